@@ -1,0 +1,49 @@
+# `make` needs nothing but python3 (3.11, 3.12 or 3.13); it installs the rest into .venv.
+.DEFAULT_GOAL := help
+.PHONY: help install run test lint format lock clean
+
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+# The first Python that fits; `make PYTHON=/path/to/python …` chooses another.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	"$$p" -c '$(SUPPORTED)' 2>/dev/null && { echo "$$p"; break; }; done)
+BIN := .venv/bin
+UV_COMPILE = $(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
+	--custom-compile-command 'make lock' --build-constraints requirements/bootstrap.lock $(UPGRADE)
+LOCAL_PACKAGES := $(foreach name,proxy-router-sim morpheus-common morpheus-devstack morpheus-gateway morpheus-auth \
+	morpheus-sessions morpheus-automation,--no-emit-package $(name))
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+install: ## Make .venv as the lock files say (nothing to do: well under a second)
+	@python="$(PYTHON)"; \
+	test -n "$$python" || { echo "make: Python 3.11, 3.12 or 3.13 is needed and none was found as python3, python3.13, python3.12 or python3.11; make PYTHON=/path/to/python $@" >&2; exit 1; }; \
+	"$$python" requirements/install.py
+
+run: install ## Start the whole system on this machine and show one streamed answer (Ctrl-C stops it)
+	@$(BIN)/morpheus up
+
+test: install ## Run all tests
+	@$(BIN)/python -m pytest
+
+lint: install ## Check format, style and types
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+format: install ## Format the code and mend what can be mended
+	@$(BIN)/ruff check --fix-only --quiet
+	@$(BIN)/ruff format
+
+lock: install ## Write requirements/*.lock anew (make lock UPGRADE=--upgrade takes newer versions)
+	$(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
+		--custom-compile-command 'make lock' $(UPGRADE) requirements/bootstrap.in -o requirements/bootstrap.lock
+	$(UV_COMPILE) $(LOCAL_PACKAGES) --constraints requirements/bootstrap.lock --group pyproject.toml:dev \
+		libs/*/pyproject.toml services/*/pyproject.toml -o requirements/dev.lock
+	@for service in gateway auth sessions automation; do echo "requirements/$$service.lock"; \
+		$(UV_COMPILE) $(LOCAL_PACKAGES) --constraints requirements/dev.lock \
+			services/$$service/pyproject.toml -o requirements/$$service.lock || exit 1; done
+
+clean: ## Remove .venv and all caches (the data in .data stays)
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find libs services tests examples requirements -name __pycache__ -type d -prune -exec rm -rf {} +

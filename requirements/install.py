@@ -1,0 +1,97 @@
+"""Makes `.venv` what the lock files say; does nothing, quickly, when it already is.
+
+Needs only the standard library of the Python that is to run the project. pip installs uv from `bootstrap.lock`, uv the rest
+from `dev.lock` (both with hashes), then every package of this repository is installed editable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+PYTHON = VENV / "bin" / "python"
+UV = VENV / "bin" / "uv"
+REQUIREMENTS = ROOT / "requirements"
+BOOTSTRAP = REQUIREMENTS / "bootstrap.lock"
+DEV = REQUIREMENTS / "dev.lock"
+
+UV_NAME_OF_PIP_SETTING = {
+    "PIP_INDEX_URL": "UV_DEFAULT_INDEX",
+    "PIP_EXTRA_INDEX_URL": "UV_INDEX",
+    "PIP_CERT": "SSL_CERT_FILE",
+}
+"""Who has to use a mirror or a certificate of his own has usually told pip; uv reads other names."""
+
+
+def packages() -> list[Path]:
+    return sorted(path.parent for folder in ("libs", "services") for path in ROOT.glob(f"{folder}/*/pyproject.toml"))
+
+
+def digest(*paths: Path) -> str:
+    """The content of files, of this one, the Python that runs, and where the checkout stands (scripts in `.venv` name it)."""
+    seen = hashlib.sha256(f"{ROOT}\0{sys.version}\0".encode())
+    for path in (Path(__file__).resolve(), *paths):
+        seen.update(f"{path.relative_to(ROOT)}\0".encode())
+        seen.update(path.read_bytes())
+    return seen.hexdigest()
+
+
+def is_stamped(stamp: Path, value: str) -> bool:
+    return PYTHON.exists() and stamp.is_file() and stamp.read_text() == value
+
+
+def environment() -> dict[str, str]:
+    """The caller's environment without what would lead pip or uv out of `.venv`."""
+    unwanted = {"PYTHONHOME", "PYTHONPATH", "PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_REQUIRE_VIRTUALENV", "VIRTUAL_ENV"}
+    kept = {name: value for name, value in os.environ.items() if name not in unwanted}
+    for pip_name, uv_name in UV_NAME_OF_PIP_SETTING.items():
+        if kept.get(pip_name):
+            kept.setdefault(uv_name, kept[pip_name])
+    return kept
+
+
+def run(*command: str | Path) -> None:
+    """Runs one step; its output is shown.
+
+    Raises:
+        SystemExit: the step failed; the message names it.
+    """
+    if subprocess.run([str(part) for part in command], cwd=ROOT, env=environment(), check=False).returncode != 0:
+        sys.exit(f"install: this step failed: {' '.join(str(part) for part in command)}")
+
+
+def uv_pip(command: str, *arguments: str | Path) -> None:
+    # Only nkeys has to be built; what it is built with has its hashes in bootstrap.lock.
+    run(UV, "pip", command, "--quiet", "--no-config", "--python", PYTHON, "--build-constraints", BOOTSTRAP, *arguments)
+
+
+def main() -> None:
+    descriptions = [package / "pyproject.toml" for package in packages()]
+    bootstrapped, bootstrap_digest = VENV / "bootstrapped", digest(BOOTSTRAP)
+    installed, installed_digest = VENV / "installed", digest(BOOTSTRAP, DEV, *descriptions)
+    if is_stamped(installed, installed_digest):
+        return
+    if not is_stamped(bootstrapped, bootstrap_digest):
+        print(f"install: .venv with Python {sys.version.split()[0]}, uv from requirements/bootstrap.lock", flush=True)
+        shutil.rmtree(VENV, ignore_errors=True)
+        venv.create(VENV, with_pip=True)
+        pip = (PYTHON, "-m", "pip", "--disable-pip-version-check", "--quiet")
+        run(*pip, "install", "--require-hashes", "--requirement", BOOTSTRAP)
+        bootstrapped.write_text(bootstrap_digest)
+    print("install: everything else from requirements/dev.lock", flush=True)
+    uv_pip("sync", "--require-hashes", BOOTSTRAP, DEV)
+    print("install: this repository's packages", flush=True)
+    uv_pip("install", "--no-deps", *(argument for package in packages() for argument in ("--editable", package)))
+    installed.write_text(installed_digest)
+    print("install: done", flush=True)
+
+
+if __name__ == "__main__":
+    main()

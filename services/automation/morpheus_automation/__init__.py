@@ -1,0 +1,1 @@
+"""Decides when a session is opened, renewed or left to end."""
