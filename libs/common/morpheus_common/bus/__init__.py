@@ -1,0 +1,1 @@
+"""The bus: names, connection, questions and answers, relay frames, permissions, streams."""

@@ -1,0 +1,72 @@
+"""The connection to the bus, the same for every service."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from faststream.nats import NatsBroker
+from faststream.nats.security import NatsNKey
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from morpheus_common.bus.names import INBOX, User
+from morpheus_common.logs import get_logger
+from morpheus_common.settings import CommonSettings
+
+log = get_logger(__name__)
+
+PING_INTERVAL_SECONDS = 2
+"""nats-py notices a frozen server only after two unanswered pings (measured), so they are close together."""
+RECONNECT_WAIT_SECONDS = 0.5
+
+
+@dataclass
+class ArrivedMsg(Msg):
+    """A message that knows when it reached this process (monotonic seconds), however long it then waits in a queue."""
+
+    arrived_at: float = field(default_factory=time.monotonic)
+
+
+Client.msg_class = ArrivedMsg
+
+
+async def _log_error(error: Exception) -> None:
+    log.warning("bus error", error=str(error) or type(error).__name__)
+
+
+async def _log_disconnect() -> None:
+    log.warning("bus connection lost")
+
+
+async def _log_reconnect() -> None:
+    log.info("bus connection is back")
+
+
+def make_broker(settings: CommonSettings, user: User, *, middlewares: Sequence[Any] = ()) -> NatsBroker:
+    """Return the broker of a service, not yet connected.
+
+    It never stops trying to reconnect: the defaults of FastStream give up for good after two minutes.
+    """
+    return NatsBroker(
+        settings.nats_url.split(","),
+        security=NatsNKey.from_seed(settings.nats_seed.get_secret_value()),
+        name=f"{user}/{settings.worker_id}",
+        inbox_prefix=INBOX[user],
+        ping_interval=PING_INTERVAL_SECONDS,
+        max_outstanding_pings=2,
+        max_reconnect_attempts=-1,
+        reconnect_time_wait=RECONNECT_WAIT_SECONDS,  # type: ignore[arg-type]  # nats-py takes a float, the stub says int
+        connect_timeout=2,
+        graceful_timeout=settings.drain_seconds,
+        error_cb=_log_error,
+        disconnected_cb=_log_disconnect,
+        reconnected_cb=_log_reconnect,
+        middlewares=middlewares,
+        logger=None,
+    )
+
+
+def raw_connection(broker: NatsBroker) -> Client:
+    """Return the nats-py client under a connected broker, for what FastStream has no form for."""
+    return broker.connection

@@ -1,0 +1,122 @@
+"""The gateway's side of the relay: one wildcard subscription for all attempts, a bounded buffer for each."""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from morpheus_common.bus.frames import FRAME_BYTES, WINDOW_BYTES, Frame, FrameError, Kind, parse_frame
+from morpheus_common.bus.names import relay_inbox
+from morpheus_common.errors import ApiError
+from morpheus_common.ids import uuid7
+from morpheus_common.logs import get_logger
+
+log = get_logger(__name__)
+
+PENDING_BYTES = 128 * 1024 * 1024
+"""nats-py drops messages beyond this. Admission keeps (streams x window) under half of it, so it never does."""
+MAX_FRAMES = 4_096
+"""Frames an attempt may have waiting. Small frames cost more than their bytes."""
+
+
+class Attempt:
+    """The frames of one attempt, in order of arrival."""
+
+    def __init__(self, attempt_id: str, inbox: str) -> None:
+        self.id = attempt_id
+        self.inbox = inbox
+        self._frames: deque[Frame] = deque()
+        self._bytes = 0
+        self._arrived = asyncio.Event()
+
+    def deliver(self, frame: Frame) -> None:
+        """Put a frame in; called by the subscription, never waits."""
+        self._bytes += len(frame.data)
+        if self._bytes > WINDOW_BYTES + 2 * FRAME_BYTES or len(self._frames) >= MAX_FRAMES:
+            # a worker that ignores its credit: keep nothing more of it, let the reader fail on the gap
+            self._bytes -= len(frame.data)
+            frame = Frame(Kind.ERROR, -1, b"")
+        self._frames.append(frame)
+        self._arrived.set()
+
+    def take(self) -> Frame | None:
+        """Return the next frame if one is here."""
+        if not self._frames:
+            self._arrived.clear()
+            return None
+        frame = self._frames.popleft()
+        self._bytes -= len(frame.data)
+        return frame
+
+    async def next(self, timeout: float) -> Frame | None:
+        """Return the next frame, or None after `timeout` seconds without one."""
+        if (frame := self.take()) is not None:
+            return frame
+        try:
+            async with asyncio.timeout(timeout):
+                await self._arrived.wait()
+        except TimeoutError:
+            return None
+        return self.take()
+
+
+class RelayInbox:
+    """All attempts of one gateway process."""
+
+    def __init__(self, connection: Client, gateway: str) -> None:
+        self._connection = connection
+        self.gateway = gateway
+        self._attempts: dict[str, Attempt] = {}
+        self._subscription: Subscription | None = None
+
+    @property
+    def max_attempts(self) -> int:
+        """How many attempts may be open at once."""
+        return PENDING_BYTES // 2 // WINDOW_BYTES
+
+    def __len__(self) -> int:
+        return len(self._attempts)
+
+    async def start(self) -> None:
+        """Subscribe once, for ever."""
+        self._subscription = await self._connection.subscribe(
+            relay_inbox(self.gateway, "*"),
+            cb=self._on_message,
+            pending_bytes_limit=PENDING_BYTES,
+            pending_msgs_limit=1_000_000,
+        )
+
+    async def stop(self) -> None:
+        """Stop listening."""
+        if self._subscription is not None and not self._connection.is_closed:
+            await self._subscription.unsubscribe()
+
+    @contextmanager
+    def attempt(self) -> Iterator[Attempt]:
+        """Open an attempt; its frames are dropped from the moment the block is left.
+
+        Raises `ApiError` (overloaded) when as many streams run as the subscription's buffer is made for.
+        """
+        if len(self._attempts) >= self.max_attempts:
+            raise ApiError("overloaded", retry_after=1)
+        attempt_id = uuid7().replace("-", "")
+        attempt = Attempt(attempt_id, relay_inbox(self.gateway, attempt_id))
+        self._attempts[attempt_id] = attempt
+        try:
+            yield attempt
+        finally:
+            del self._attempts[attempt_id]
+
+    async def _on_message(self, msg: Msg) -> None:
+        # never awaits: one slow stream must not hold up the others
+        attempt = self._attempts.get(msg.subject.rpartition(".")[2])
+        if attempt is None:
+            return
+        try:
+            attempt.deliver(parse_frame(msg))
+        except FrameError as error:
+            log.warning("not a frame", problem=str(error))

@@ -1,0 +1,129 @@
+"""Who may do what on the bus, and the nats-server configuration that says so.
+
+Deny by default: a user may publish and subscribe exactly what is listed here. What may be asked is derived from the
+registry of contracts (each names its callers). Production, the development stack and the tests render their
+configuration from this module.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from morpheus_common.bus.names import ACCOUNT, CHAT_START, INBOX, Stream, User
+from morpheus_common.bus.topology import CONSUMERS
+from morpheus_common.contracts import REGISTRY
+
+
+MAX_PAYLOAD_BYTES = 1024 * 1024
+"""The server's own default. Larger bodies travel as frames."""
+
+
+@dataclass(frozen=True, slots=True)
+class Permissions:
+    """Subjects a user may publish to and subscribe to. `answers`: may reply once to each question it received."""
+
+    publish: tuple[str, ...]
+    subscribe: tuple[str, ...]
+    answers: bool
+
+
+def _questions_of(user: User) -> list[str]:
+    return sorted(subject for subject, rpc in REGISTRY.rpcs.items() if user in rpc.callers)
+
+
+def _events_of(user: User) -> list[str]:
+    own = any(event.domain is user for event in REGISTRY.events.values())
+    return [f"evt.{user}.>"] if own else []
+
+
+def _durable_rights(user: User) -> list[str]:
+    rights = []
+    for consumer in CONSUMERS:
+        if consumer.service is user:
+            stream, name = consumer.stream, consumer.name
+            rights += [
+                f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}",
+                f"$JS.API.CONSUMER.INFO.{stream}.{name}",
+                f"$JS.ACK.{stream}.{name}.>",
+                *(f"dlq.{subject}" for subject in consumer.filters),
+            ]
+    return rights
+
+
+def permissions_of(user: User) -> Permissions:
+    """Return what `user` may do."""
+    inbox = f"{INBOX[user]}.>"
+    publish = [*_questions_of(user), *_events_of(user), *_durable_rights(user)]
+    subscribe = [inbox]
+    answers = False
+    if any(rpc.service is user for rpc in REGISTRY.rpcs.values()):
+        subscribe.append(f"rpc.{user}.>")
+        answers = True
+    if user is User.GATEWAY:
+        publish += [CHAT_START, f"{CHAT_START}.*", "chat.credit.*.*", "chat.body.*.*", "chat.cancel.*.*"]
+    elif user is User.SESSIONS:
+        # an answer is many frames; `allow_responses` would cut it after the first (measured)
+        publish.append(f"{INBOX[User.GATEWAY]}.>")
+        subscribe += [CHAT_START, f"{CHAT_START}.*", "chat.credit.*.*", "chat.body.*.*", "chat.cancel.*.*"]
+    elif user is User.OPS:
+        publish.append("$JS.API.>")
+    elif user is User.SUBSCRIBER:
+        publish += [
+            f"$JS.API.STREAM.INFO.{Stream.EVENTS}",
+            f"$JS.API.CONSUMER.CREATE.{Stream.EVENTS}",
+            f"$JS.API.CONSUMER.CREATE.{Stream.EVENTS}.>",
+            f"$JS.API.CONSUMER.INFO.{Stream.EVENTS}.*",
+            f"$JS.API.CONSUMER.MSG.NEXT.{Stream.EVENTS}.*",
+            f"$JS.API.CONSUMER.DELETE.{Stream.EVENTS}.*",
+            f"$JS.ACK.{Stream.EVENTS}.>",
+            f"$JS.FC.{Stream.EVENTS}.>",
+        ]
+    return Permissions(tuple(publish), tuple(subscribe), answers)
+
+
+def _list(subjects: tuple[str, ...]) -> str:
+    return "[" + ", ".join(json.dumps(subject) for subject in subjects) + "]"
+
+
+def _user_block(user: User, public_key: str) -> str:
+    rights = permissions_of(user)
+    publish = f"publish: {{ allow: {_list(rights.publish)} }}" if rights.publish else 'publish: { deny: [">"] }'
+    answers = " allow_responses: true" if rights.answers else ""
+    subscribe = f"subscribe: {{ allow: {_list(rights.subscribe)} }}"
+    return f"      {{ nkey: {json.dumps(public_key)}, permissions: {{ {publish}, {subscribe}{answers} }} }}"
+
+
+def render_server_config(
+    *,
+    listen: str,
+    store_dir: str,
+    accounts: Mapping[str, Mapping[User, str]],
+    observer: tuple[str, str] | None = None,
+) -> str:
+    """Return a nats-server configuration.
+
+    `listen` is host:port. `accounts` maps an account's name (production has one, `ACCOUNT`) to the public NKeys of its
+    users. `observer` (user name, password) is for development only: it may listen to everything in `ACCOUNT` and read
+    JetStream, and publish nothing else.
+    """
+    blocks = []
+    for name, keys in accounts.items():
+        users = [_user_block(user, key) for user, key in keys.items()]
+        if observer is not None and name == ACCOUNT:
+            user, password = (json.dumps(text) for text in observer)
+            users.append(
+                f"      {{ user: {user}, password: {password}, permissions: "
+                '{ publish: { allow: ["$JS.API.>", "$JS.ACK.>"] }, subscribe: { allow: [">"] } } }'
+            )
+        body = "\n".join(users)
+        blocks.append(f"  {name}: {{\n    jetstream: enabled\n    users: [\n{body}\n    ]\n  }}")
+    account_text = "\n".join(blocks)
+    return (
+        f"listen: {json.dumps(listen)}\n"
+        f"max_payload: {MAX_PAYLOAD_BYTES}\n"
+        "ping_interval: \"20s\"\n"
+        "lame_duck_grace_period: \"1s\"\n"
+        "lame_duck_duration: \"30s\"\n"
+        f"jetstream: {{ store_dir: {json.dumps(store_dir)} }}\n"
+        f"accounts: {{\n{account_text}\n}}\n"
+    )

@@ -1,0 +1,77 @@
+"""What travels with a prompt: the head of the request, what the worker says of the answer, how it failed.
+
+The bytes of the prompt and of the answer are never decoded into these models.
+"""
+
+from enum import StrEnum
+
+from pydantic import Field
+
+from morpheus_common.contracts.base import ChainId, Message
+
+
+class Endpoint(StrEnum):
+    """The router's endpoints that run in a session."""
+
+    CHAT = "chat/completions"
+    EMBEDDINGS = "embeddings"
+
+
+class PromptHead(Message):
+    """Everything the worker decides by. Sent as JSON in the header `Mor-Head` of `chat.start`.
+
+    `model_id` None: whatever the key's current session offers. `session_id`: the client insists on this session.
+    `body_bytes` is the whole body's length; what does not fit in the first message follows in body frames.
+    `open_wait` is how long the client waits for a session to open (seconds).
+    """
+
+    attempt: str
+    gateway: str
+    request_id: str
+    user_id: str
+    key_id: str
+    key_prefix: str
+    endpoint: Endpoint = Endpoint.CHAT
+    model_id: ChainId | None = None
+    model: str | None = None
+    session_id: ChainId | None = None
+    stream: bool
+    include_usage: bool = False
+    body_bytes: int = Field(ge=0)
+    open_wait: float = Field(ge=0, le=300)
+
+
+class AcceptFrame(Message):
+    """The worker will run the prompt once this attempt has its first credit."""
+
+    worker: str
+
+
+class OwnerFrame(Message):
+    """Another worker owns the key's session: start there."""
+
+    worker: str
+
+
+class AnswerHead(Message):
+    """What the gateway tells the client about the answer; comes with the first data frame."""
+
+    model: str
+    session_id: ChainId
+    provider: str
+
+
+class ErrorFrame(Message):
+    """The end of an attempt that failed.
+
+    `not_sent` is the worker's word that no byte of the prompt has gone to a router, so that it may be sent again;
+    `owner` names the worker to send it to. The other fields are those of `ApiError`.
+    """
+
+    code: str
+    message: str
+    param: str | None = None
+    retry_after: int | None = None
+    upstream_code: str | None = None
+    not_sent: bool = False
+    owner: str | None = None

@@ -1,0 +1,175 @@
+"""What the sessions service is asked, and the life-cycle events it tells."""
+
+from enum import StrEnum
+
+from pydantic import Field
+
+from morpheus_common.bus.names import User
+from morpheus_common.contracts.base import GATEWAY_ONLY, REGISTRY, ChainId, Message, UtcTime, Wei
+
+
+class SessionState(StrEnum):
+    """`failed`: nothing was ever sent to the chain. `abandoned`: sent, not seen, watched for ever."""
+
+    OPENING = "opening"
+    ACTIVE = "active"
+    PARKED = "parked"
+    CLOSING = "closing"
+    CLOSED = "closed"
+    FAILED = "failed"
+    ABANDONED = "abandoned"
+
+
+class Slot(StrEnum):
+    """A key has at most one session in each slot; prompts run in `current` only."""
+
+    CURRENT = "current"
+    NEXT = "next"
+
+
+class ModelType(StrEnum):
+    """As the router derives it from a model's tags."""
+
+    LLM = "LLM"
+    EMBEDDING = "EMBEDDING"
+    STT = "STT"
+    TTS = "TTS"
+    UNKNOWN = "UNKNOWN"
+
+
+class CatalogueQuestion(Message):
+    """Ask for the catalogue, unless it still is the version the asker has."""
+
+    have_version: str | None = None
+
+
+class CatalogueModel(Message):
+    """A model that is not deleted on chain. `created_at` is Unix seconds."""
+
+    id: ChainId
+    name: str
+    owner: str
+    tags: list[str]
+    type: ModelType
+    created_at: int
+    has_bids: bool
+
+
+class Catalogue(Message):
+    """`version` is a digest of the content: two workers with the same models say the same. `models` is None when the
+    asker's version is this one. `age` is the seconds since the router confirmed it.
+    """
+
+    version: str
+    age: float
+    models: list[CatalogueModel] | None
+
+
+class OpenSession(Message):
+    """Open a session for a key by model or by bid (exactly one), or answer the one that fits.
+
+    `operation_id` is made by the gateway before its first publish and the same on every repeat: a repeat joins the
+    operation. `duration` in seconds. `wait` is how long the caller waits for the chain (seconds); then
+    `session_pending`, and the open goes on.
+    """
+
+    operation_id: str
+    user_id: str
+    key_id: str
+    key_prefix: str
+    model_id: ChainId | None = None
+    bid_id: ChainId | None = None
+    duration: int = Field(ge=300)
+    wait: float = Field(ge=0, le=300)
+
+
+class SessionRow(Message):
+    """A session as its owner sees it. Times and stake as on chain; None while it is opening."""
+
+    operation_id: str
+    state: SessionState
+    slot: Slot | None
+    session_id: ChainId | None
+    key_prefix: str
+    model_id: ChainId
+    model: str
+    bid_id: ChainId | None
+    provider: str | None
+    stake: Wei | None
+    price_per_second: Wei | None
+    opened_at: UtcTime | None
+    expires_at: UtcTime | None
+    last_used_at: UtcTime | None
+
+
+class CurrentSession(Message):
+    """None when the key has no current session."""
+
+    session: SessionRow | None
+
+
+class GetSession(Message):
+    """Ask for a key's current session."""
+
+    key_id: str
+
+
+class CloseSession(Message):
+    """Close the current and parked sessions of a key. `wait` as in `OpenSession`."""
+
+    operation_id: str
+    user_id: str
+    key_id: str
+    wait: float = Field(ge=0, le=300)
+
+
+class CloseResult(Message):
+    """`session_id` is the session that was current, None if the key had none. `confirmed`: the chain said so; if not
+    (the wait was over) the close goes on by itself.
+    """
+
+    session_id: ChainId | None
+    confirmed: bool
+    operation_id: str
+
+
+class SessionChanged(Message):
+    """A session after a change of its state. Ids and figures only, nothing of what was asked or answered."""
+
+    id: str
+    state: SessionState
+    slot: Slot | None
+    user_id: str
+    key_id: str
+    model_id: ChainId
+    bid_id: ChainId | None
+    provider: str | None
+    session_id: ChainId | None
+    stake: Wei | None
+    price_per_second: Wei | None
+    opened_at: UtcTime | None
+    expires_at: UtcTime | None
+    reason: str | None = None
+
+
+CATALOGUE = REGISTRY.rpc(User.SESSIONS, "catalogue", CatalogueQuestion, Catalogue, callers=GATEWAY_ONLY)
+# the handler answers when `wait` is over; the rest is for the way there and back
+OPEN_SESSION = REGISTRY.rpc(User.SESSIONS, "open", OpenSession, SessionRow, callers=GATEWAY_ONLY, timeout=105.0)
+CLOSE_SESSION = REGISTRY.rpc(User.SESSIONS, "close", CloseSession, CloseResult, callers=GATEWAY_ONLY, timeout=35.0)
+GET_SESSION = REGISTRY.rpc(User.SESSIONS, "get_current", GetSession, CurrentSession, callers=GATEWAY_ONLY)
+
+_DESCRIPTIONS = {
+    "requested": "A session was asked for; nothing is on chain yet.",
+    "opened": "The session is on chain and can be used.",
+    "parked": "The session stays open on chain but is not its key's current one.",
+    "resumed": "A parked session is its key's current one again.",
+    "close_requested": "The session takes no prompts any more and will be closed on chain.",
+    "closed": "The chain confirmed that the session is closed.",
+    "failed": "The session could not be opened; nothing was sent to the chain.",
+    "abandoned": "The open was sent, but the session was not seen on chain in time; it is watched for.",
+}
+SESSION_EVENTS = {
+    past_tense: REGISTRY.event(User.SESSIONS, "session", past_tense, SessionChanged, description=text)
+    for past_tense, text in _DESCRIPTIONS.items()
+}
+"""One event a change of state, by its past tense."""

@@ -1,0 +1,126 @@
+"""Every error a caller can be told about: one catalogue, one exception type.
+
+A service raises `ApiError` where the cause is known; the bus carries code, message, param and retry_after; the gateway
+turns the code into a status, a type and headers by this catalogue, in one place.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorKind:
+    """One row of the catalogue.
+
+    `retry` answers the SDKs' question whether waiting up to 60 seconds can cure it without running a prompt twice;
+    `message` is what the caller reads when the place that raised it had nothing more precise to say.
+    """
+
+    code: str
+    status: int
+    type: str
+    retry: bool
+    message: str
+
+
+_INVALID = "invalid_request_error"
+_SERVER = "server_error"
+
+_KINDS = (
+    # 400, 404, 405, 409, 413, 415, 422: the request has to change
+    ErrorKind("invalid_json", 400, _INVALID, False, "The body is not valid JSON. Send one JSON object in UTF-8."),
+    ErrorKind("missing_required_parameter", 400, _INVALID, False, "A required parameter is missing."),
+    ErrorKind("invalid_value", 400, _INVALID, False, "A parameter has a value that is not allowed."),
+    ErrorKind("validation_error", 422, _INVALID, False, "The request does not fit the documented form."),
+    ErrorKind("multiple_credentials", 400, _INVALID, False, "Send exactly one Authorization header."),
+    ErrorKind("unsupported_media_type", 415, _INVALID, False, "Send the body as application/json."),
+    ErrorKind("request_too_large", 413, _INVALID, False, "The body is larger than this gateway accepts."),
+    ErrorKind("not_found", 404, _INVALID, False, "There is nothing at this address."),
+    ErrorKind("method_not_allowed", 405, _INVALID, False, "This address does not answer that method."),
+    ErrorKind("endpoint_not_supported", 404, _INVALID, False, "This endpoint of the OpenAI API is not offered here."),
+    ErrorKind("model_not_found", 404, _INVALID, False, "No such model. GET /api/v1/models lists what is offered."),
+    ErrorKind("model_type_mismatch", 400, _INVALID, False, "This model is of another type than the endpoint needs."),
+    ErrorKind("bid_not_found", 404, _INVALID, False, "No such active bid. GET /api/v1/models/ratedbids lists them."),
+    ErrorKind("session_not_found", 404, _INVALID, False, "This API key has no such open session."),
+    ErrorKind("key_not_found", 404, _INVALID, False, "You have no API key with that id."),
+    ErrorKind(
+        "no_active_session",
+        400,
+        _INVALID,
+        False,
+        "This API key has no active session. Open one with POST /api/v1/session/modelsession, or let the gateway do it: "
+        'PUT /api/v1/automation/settings {"is_enabled": true}.',
+    ),
+    ErrorKind("direct_payment_unsupported", 400, _INVALID, False, "directPayment is not offered; send false."),
+    ErrorKind("email_taken", 409, _INVALID, False, "An account with this e-mail exists. Log in instead."),
+    ErrorKind("idempotency_key_reused", 422, _INVALID, False, "This Idempotency-Key was used for another request."),
+    ErrorKind("provider_rejected", 400, _INVALID, False, "The provider's model refused the request."),
+    # 401, 402, 403: who is asking, and what they may do
+    ErrorKind("missing_credentials", 401, _INVALID, False, "Send your credentials as 'Authorization: Bearer …'."),
+    ErrorKind("invalid_api_key", 401, _INVALID, False, "This API key is wrong, revoked or expired."),
+    ErrorKind("invalid_token", 401, _INVALID, False, "This access token is not valid. Log in again."),
+    ErrorKind("token_expired", 401, _INVALID, False, "This access token has expired. Refresh it or log in again."),
+    ErrorKind("wrong_credential_kind", 401, _INVALID, False, "This endpoint wants the other kind of credential."),
+    ErrorKind("invalid_credentials", 401, _INVALID, False, "E-mail or password is wrong."),
+    ErrorKind("invalid_refresh_token", 401, _INVALID, False, "This refresh token is not valid. Log in again."),
+    ErrorKind("refresh_token_reused", 401, _INVALID, False, "This refresh token was used before. Log in again."),
+    ErrorKind("insufficient_balance", 402, "insufficient_quota", False, "The gateway's wallet lacks the MOR to stake."),
+    ErrorKind("insufficient_scope", 403, "permission_error", False, "This API key lacks the scope for this call."),
+    ErrorKind("model_not_allowed", 403, "permission_error", False, "This API key may not use that model."),
+    ErrorKind("key_limit_reached", 403, "permission_error", False, "You have as many active API keys as are allowed."),
+    # 429: later
+    ErrorKind(
+        "session_busy",
+        429,
+        "requests",
+        True,
+        "This API key's session is busy: one prompt runs at a time and the line is full. More API keys run in parallel.",
+    ),
+    # 5xx: not the caller's doing
+    ErrorKind("internal_error", 500, _SERVER, False, "Something went wrong here. The request id helps us find it."),
+    ErrorKind("provider_error", 502, _SERVER, False, "The provider failed to answer."),
+    ErrorKind("session_lost", 502, _SERVER, True, "The session is gone. Send the request again."),
+    ErrorKind("stream_truncated", 502, _SERVER, False, "The answer broke off before it was complete."),
+    ErrorKind("service_unavailable", 503, _SERVER, True, "A part of the gateway is not reachable. Try again shortly."),
+    ErrorKind("overloaded", 503, _SERVER, True, "The gateway is at its limit of parallel work. Try again shortly."),
+    ErrorKind("provider_overloaded", 503, _SERVER, True, "The provider is overloaded. Try again shortly."),
+    ErrorKind("session_opening", 503, _SERVER, True, "A session is being opened on chain. Try again in a few seconds."),
+    ErrorKind("no_provider_available", 503, _SERVER, True, "No provider of this model accepts a session now."),
+    ErrorKind("open_failed", 502, _SERVER, False, "The session could not be opened on chain."),
+    ErrorKind("service_timeout", 504, _SERVER, True, "A part of the gateway did not answer in time. Try again."),
+    ErrorKind("session_pending", 504, _SERVER, False, "The session is still being opened on chain; that goes on."),
+    ErrorKind("provider_timeout", 504, _SERVER, False, "The provider did not answer in time."),
+)
+
+CATALOGUE: Final[Mapping[str, ErrorKind]] = {kind.code: kind for kind in _KINDS}
+"""Every code that can reach a caller, by its name."""
+
+
+class ApiError(Exception):
+    """A failure that the caller is told about.
+
+    `retry_after` is in seconds (1 to 60). `details` is machine-readable help and must never hold a secret, a host, a
+    wallet or the submitted value.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str | None = None,
+        *,
+        param: str | None = None,
+        retry_after: int | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.kind = CATALOGUE[code]
+        self.message = message or self.kind.message
+        self.param = param
+        self.retry_after = retry_after
+        self.details = dict(details) if details else None
+        super().__init__(f"{code}: {self.message}")
+
+    @property
+    def code(self) -> str:
+        """The stable code of the catalogue."""
+        return self.kind.code

@@ -1,0 +1,97 @@
+"""Structured logs: one JSON object a line on standard error, the request id on each, secrets never."""
+
+import logging
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+
+from morpheus_common.request_context import request_id
+
+_SECRETS = re.compile(
+    r"sk-[0-9A-Za-z]{6}\.[0-9A-Za-z]{20,}"  # API keys
+    r"|eyJ[0-9A-Za-z_-]{8,}\.[0-9A-Za-z_-]{8,}\.[0-9A-Za-z_-]{8,}"  # JSON web tokens
+    r"|\bS[UAOCN][A-Z2-7]{56}\b"  # NKey seeds
+    r"|(?<=://)[^/@\s:]+:[^/@\s]+(?=@)"  # user:password in a URL
+)
+MASK = "[secret]"
+
+
+def mask_secrets(text: str) -> str:
+    """Return `text` with everything that has the form of a secret of ours replaced.
+
+    The second line of defence: nothing should log a secret in the first place.
+    """
+    return _SECRETS.sub(MASK, text)
+
+
+def _add_request_id(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    current = request_id.get()
+    if current is not None:
+        event.setdefault("request_id", current)
+    return event
+
+
+def _mask_values(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for key, value in event.items():
+        if isinstance(value, str):
+            event[key] = mask_secrets(value)
+    return event
+
+
+def configure_logs(service: str, worker: str, level: str) -> None:
+    """Send the logs of this process, those of libraries included, to standard error as JSON lines."""
+    shared: list[Any] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _add_request_id,
+        structlog.processors.format_exc_info,
+        _mask_values,
+    ]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                _service_adder(service, worker),
+                structlog.processors.JSONRenderer(),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level)
+    # httpx logs every request at INFO with its whole URL; FastStream logs each message twice
+    for noisy in ("httpx", "httpx2", "httpcore", "httpcore2", "faststream", "pymongo"):
+        logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
+
+
+def _service_adder(service: str, worker: str) -> Any:
+    def add(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        event["service"] = service
+        event["worker"] = worker
+        return event
+
+    return add
+
+
+def get_logger(name: str) -> structlog.stdlib.BoundLogger:
+    """Return a logger: `log.info("session opened", session_id=…)`, never with a prompt, an answer or a secret."""
+    logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
+    return logger

@@ -1,0 +1,85 @@
+"""How a worker service runs: one event loop, signals, draining, background tasks that must not die unseen."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import uvloop
+from faststream.nats import NatsBroker
+from nats.aio.subscription import Subscription
+
+from morpheus_common.logs import configure_logs, get_logger
+from morpheus_common.settings import CommonSettings
+
+log = get_logger(__name__)
+
+
+@asynccontextmanager
+async def background(*jobs: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run `jobs` beside the block and cancel them when it is left.
+
+    A job that ends by itself is a bug: it is logged and ends the process, so that the operator's supervisor starts a
+    sound one instead of leaving half a service behind.
+    """
+    tasks = [asyncio.create_task(job, name=job.__qualname__) for job in jobs]
+    for task in tasks:
+        task.add_done_callback(_end_process_if_dead)
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.remove_done_callback(_end_process_if_dead)
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _end_process_if_dead(task: asyncio.Task[None]) -> None:
+    if task.cancelled():
+        return
+    log.critical("background job ended; stopping the process", job=task.get_name(), exc_info=task.exception())
+    signal.raise_signal(signal.SIGTERM)
+
+
+async def leave_queue_groups(broker: NatsBroker) -> None:
+    """Stop receiving, and let what has been received be handled.
+
+    FastStream's own stop loses messages that were delivered to this process but not started (measured).
+    """
+    for subscriber in broker.subscribers:
+        subscription = getattr(subscriber, "subscription", None)
+        if isinstance(subscription, Subscription):
+            await subscription.drain()
+
+
+async def _run(start: Callable[[], AbstractAsyncContextManager[None]], name: str) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signum, stop.set)
+    async with start():
+        log.info("ready", service=name)
+        await stop.wait()
+        log.info("draining", service=name)
+    log.info("stopped", service=name)
+
+
+def run_service(
+    name: str, settings: CommonSettings, start: Callable[[], AbstractAsyncContextManager[None]]
+) -> None:
+    """Run a worker until SIGTERM or SIGINT: `start()` is entered, and left when it is time to go."""
+    configure_logs(name, settings.worker_id, settings.log_level)
+    uvloop.run(_run(start, name))
+
+
+async def until_it_works(
+    what: str, attempt: Callable[[], Awaitable[Any]], *, errors: tuple[type[Exception], ...], pause: float = 1.0
+) -> Any:
+    """Try again and again, one log line each time: at start, the order of services does not matter."""
+    while True:
+        try:
+            return await attempt()
+        except errors as error:
+            log.warning("waiting", on=what, problem=str(error) or type(error).__name__)
+            await asyncio.sleep(pause)

@@ -1,0 +1,46 @@
+"""Settings every service has. Each service's `settings.py` adds its own; all come from environment variables."""
+
+import socket
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field, SecretStr, StringConstraints
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+WorkerName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+"""One token of a NATS subject."""
+
+
+class Environment(StrEnum):
+    """Where the process runs; production refuses what only development may have."""
+
+    DEVELOPMENT = "development"
+    PRODUCTION = "production"
+
+
+def _default_worker() -> str:
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in socket.gethostname())[:64] or "worker"
+
+
+class CommonSettings(BaseSettings):
+    """Settings of every service, read from the environment (names in upper case)."""
+
+    model_config = SettingsConfigDict(extra="ignore", frozen=True)
+
+    environment: Environment = Field(Environment.DEVELOPMENT, description="development or production")
+    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
+    worker_id: WorkerName = Field(
+        default_factory=_default_worker,
+        description="name of this process among its service's processes; the host name if not set",
+    )
+    nats_url: str = Field("nats://127.0.0.1:4222", description="servers of the bus, separated by commas")
+    nats_seed: SecretStr = Field(description="NKey seed of this service's user on the bus")
+    drain_seconds: float = Field(30.0, gt=0, description="how long running work may take to finish at shutdown")
+
+
+class StoreSettings(CommonSettings):
+    """Settings of a service with a database."""
+
+    mongo_url: SecretStr = Field(description="connection string of this service's MongoDB user")
+    mongo_database: str = Field(description="name of this service's database")
+    mongo_timeout_ms: int = Field(5_000, gt=0, description="limit of one database operation, in milliseconds")

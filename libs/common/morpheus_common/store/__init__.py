@@ -1,0 +1,1 @@
+"""MongoDB: connection, transactions, leases, outbox, indexes."""

@@ -1,0 +1,72 @@
+"""Leases: one holder at a time for a named piece of work, by the database's clock.
+
+A lease saves work done twice; it is never what keeps money safe, because a paused process may act after it has lost it.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pymongo import ReturnDocument
+from pymongo.errors import DuplicateKeyError
+
+from morpheus_common.store.mongo import Database
+
+COLLECTION = "leases"
+LEASE_SECONDS = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A process. `boot` counts its starts, so that a restarted process takes over from its former self at once."""
+
+    worker: str
+    boot: int
+
+
+class Leases:
+    """The leases of one service."""
+
+    def __init__(self, database: Database, holder: Holder, *, seconds: float = LEASE_SECONDS) -> None:
+        self._collection = database.get_collection(COLLECTION)
+        self._holder = holder
+        self._milliseconds = int(seconds * 1000)
+
+    async def acquire(self, name: str) -> int | None:
+        """Take or renew the lease `name`. Return its fencing token, which grows with each new holder, or None if
+        another process holds it.
+        """
+        mine = {
+            "$and": [
+                {"$eq": ["$worker", self._holder.worker]},
+                {"$lte": ["$boot", self._holder.boot]},
+            ]
+        }
+        still_me = {
+            "$and": [{"$eq": ["$worker", self._holder.worker]}, {"$eq": ["$boot", self._holder.boot]}],
+        }
+        free_or_mine = {"$or": [{"$lt": ["$until", "$$NOW"]}, mine]}
+        update: list[dict[str, Any]] = [
+            {
+                "$set": {
+                    "token": {"$cond": [still_me, "$token", {"$add": [{"$ifNull": ["$token", 0]}, 1]}]},
+                    "worker": self._holder.worker,
+                    "boot": self._holder.boot,
+                    "until": {"$dateAdd": {"startDate": "$$NOW", "unit": "millisecond", "amount": self._milliseconds}},
+                }
+            }
+        ]
+        try:
+            document = await self._collection.find_one_and_update(
+                {"_id": name, "$expr": free_or_mine}, update, upsert=True, return_document=ReturnDocument.AFTER
+            )
+        except DuplicateKeyError:
+            # the filter found no free lease and the upsert met the held one
+            return None
+        return int(document["token"]) if document is not None else None
+
+    async def release(self, name: str) -> None:
+        """Give the lease up, if it still is ours."""
+        await self._collection.update_one(
+            {"_id": name, "worker": self._holder.worker, "boot": self._holder.boot},
+            [{"$set": {"until": "$$NOW", "worker": None}}],
+        )

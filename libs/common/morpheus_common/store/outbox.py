@@ -1,0 +1,160 @@
+"""The transactional outbox: an event is written in the transaction of the change it tells of, and published later.
+
+Each change of an entity raises its `version` by one; the version travels with the event, and a unique index on
+(entity, version) makes two events for one version impossible. One process a service publishes (lease), each entity's
+events in order of their versions. Delivery is at least once.
+"""
+
+import asyncio
+from datetime import datetime
+from typing import Any, ClassVar
+
+from beanie import Document
+from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
+from nats.js.errors import Error as JetStreamError
+from pydantic import Field
+from pymongo import ASCENDING, IndexModel
+from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo.errors import PyMongoError
+
+from morpheus_common.bus.events import event_headers
+from morpheus_common.contracts import REGISTRY
+from morpheus_common.contracts.base import EventType, Payload
+from morpheus_common.ids import uuid7
+from morpheus_common.logs import get_logger
+from morpheus_common.request_context import request_id, traceparent
+from morpheus_common.store.leases import LEASE_SECONDS, Leases
+
+log = get_logger(__name__)
+
+POLL_SECONDS = 0.25
+BATCH = 200
+PUBLISH_TIMEOUT_SECONDS = 2.0
+KEPT_SECONDS = 7 * 86_400
+"""Published rows stay as long as the stream keeps their events."""
+
+
+class OutboxRow(Document):
+    """An event that has been decided and may not have been published yet."""
+
+    id: str = Field(default_factory=uuid7)  # type: ignore[assignment]  # Beanie types it as an ObjectId
+    subject: str
+    entity: str
+    version: int
+    at: datetime
+    payload: str
+    request_id: str | None = None
+    traceparent: str | None = None
+    published_at: datetime | None = None
+
+    class Settings:
+        """Where and how it is stored."""
+
+        name = "outbox"
+        indexes: ClassVar[list[IndexModel]] = [
+            IndexModel([("entity", ASCENDING), ("version", ASCENDING)], name="entity_version", unique=True),
+            IndexModel([("published_at", ASCENDING), ("_id", ASCENDING)], name="unpublished"),
+            IndexModel([("published_at", ASCENDING)], name="expiry", expireAfterSeconds=KEPT_SECONDS),
+        ]
+
+
+async def stage(
+    event_type: EventType[Payload],
+    payload: Payload,
+    *,
+    entity: str,
+    version: int,
+    at: datetime,
+    session: AsyncClientSession,
+) -> None:
+    """Write an event into the running transaction. `entity` is its id, `version` the entity's after the change."""
+    await OutboxRow(
+        subject=event_type.subject,
+        entity=entity,
+        version=version,
+        at=at,
+        payload=payload.model_dump_json(),
+        request_id=request_id.get(),
+        traceparent=traceparent(),
+    ).insert(session=session)
+
+
+class OutboxRelay:
+    """Publishes what is staged."""
+
+    def __init__(self, jetstream: JetStreamContext, leases: Leases, *, lease: str = "outbox") -> None:
+        self._jetstream = jetstream
+        self._leases = leases
+        self._lease = lease
+        self._nudged = asyncio.Event()
+
+    def nudge(self) -> None:
+        """Say that something was staged just now."""
+        self._nudged.set()
+
+    async def run(self) -> None:
+        """Publish until cancelled."""
+        renewed_at = float("-inf")
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                if loop.time() - renewed_at > LEASE_SECONDS / 3:
+                    if await self._leases.acquire(self._lease) is None:
+                        await asyncio.sleep(LEASE_SECONDS / 3)
+                        continue
+                    renewed_at = loop.time()
+                if await self.publish_batch() == BATCH:
+                    continue
+            except PyMongoError as error:
+                log.warning("outbox waits for the database", problem=type(error).__name__)
+                renewed_at = float("-inf")
+                await asyncio.sleep(1.0)
+            try:
+                async with asyncio.timeout(POLL_SECONDS):
+                    await self._nudged.wait()
+            except TimeoutError:
+                continue
+            self._nudged.clear()
+
+    async def publish_batch(self) -> int:
+        """Publish up to a batch of rows and return how many rows were looked at.
+
+        An entity's rows go in order of their versions and stop at the first that fails; other entities go on.
+        """
+        rows = OutboxRow.get_pymongo_collection()
+        entities = [
+            row["entity"]
+            async for row in rows.find({"published_at": None}, {"entity": 1}).sort("_id", ASCENDING).limit(BATCH)
+        ]
+        if not entities:
+            return 0
+        stuck: set[str] = set()
+        cursor = rows.find({"published_at": None, "entity": {"$in": list(set(entities))}})
+        async for row in cursor.sort([("entity", ASCENDING), ("version", ASCENDING)]):
+            if row["entity"] in stuck:
+                continue
+            if await self._publish(row):
+                await rows.update_one({"_id": row["_id"]}, [{"$set": {"published_at": "$$NOW"}}])
+            else:
+                stuck.add(row["entity"])
+        return 0 if stuck else len(entities)
+
+    async def _publish(self, row: dict[str, Any]) -> bool:
+        headers = event_headers(
+            REGISTRY.events[row["subject"]],
+            event_id=row["_id"],
+            entity_id=row["entity"],
+            version=row["version"],
+            time=row["at"],
+            request_id=row.get("request_id"),
+            traceparent=row.get("traceparent"),
+        )
+        try:
+            await self._jetstream.publish(
+                row["subject"], row["payload"].encode(), timeout=PUBLISH_TIMEOUT_SECONDS, headers=headers
+            )
+        except (NatsError, JetStreamError, TimeoutError) as error:
+            log.warning("event not published yet", subject=row["subject"], problem=type(error).__name__)
+            return False
+        return True
