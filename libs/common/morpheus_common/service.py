@@ -23,7 +23,7 @@ async def background(*jobs: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     A job that ends by itself is a bug: it is logged and ends the process, so that the operator's supervisor starts a
     sound one instead of leaving half a service behind.
     """
-    tasks = [asyncio.create_task(job, name=job.__qualname__) for job in jobs]
+    tasks = [asyncio.create_task(job, name=getattr(job, "__qualname__", None)) for job in jobs]
     for task in tasks:
         task.add_done_callback(_end_process_if_dead)
     try:
@@ -50,7 +50,7 @@ async def leave_queue_groups(broker: NatsBroker) -> None:
     for subscriber in broker.subscribers:
         subscription = getattr(subscriber, "subscription", None)
         if isinstance(subscription, Subscription):
-            await subscription.drain()
+            await subscription.drain()  # type: ignore[no-untyped-call]  # nats-py has no annotation here
 
 
 async def _run(start: Callable[[], AbstractAsyncContextManager[None]], name: str) -> None:

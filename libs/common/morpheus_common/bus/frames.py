@@ -61,8 +61,13 @@ def frame_headers(kind: Kind, seq: int, *, more: bool = False, head: Message | N
     if more:
         headers[Header.MORE] = "1"
     if head is not None:
-        headers[Header.HEAD] = head.model_dump_json()
+        headers[Header.HEAD] = encode_head(head)
     return headers
+
+
+def encode_head(head: Message) -> str:
+    """Return a head as it stands in the header `Mor-Head`: JSON in ASCII, because headers are not UTF-8 everywhere."""
+    return head.model_dump_json(ensure_ascii=True)
 
 
 def parse_frame(msg: Msg) -> Frame:

@@ -91,6 +91,11 @@ def chat_cancel(worker: str, attempt: str) -> str:
     return f"chat.cancel.{worker}.{attempt}"
 
 
+def session_changed(worker: str, key_id: str) -> str:
+    """Return the subject that tells `worker` to look at the session of a key it owns again."""
+    return f"chat.changed.{worker}.{key_id}"
+
+
 def relay_inbox(gateway: str, attempt: str) -> str:
     """Return where the frames of `attempt` go; a gateway listens to all of its attempts with one subscription."""
     return f"{INBOX[User.GATEWAY]}.{gateway}.{attempt}"

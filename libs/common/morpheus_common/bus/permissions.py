@@ -63,8 +63,9 @@ def permissions_of(user: User) -> Permissions:
         publish += [CHAT_START, f"{CHAT_START}.*", "chat.credit.*.*", "chat.body.*.*", "chat.cancel.*.*"]
     elif user is User.SESSIONS:
         # an answer is many frames; `allow_responses` would cut it after the first (measured)
-        publish.append(f"{INBOX[User.GATEWAY]}.>")
-        subscribe += [CHAT_START, f"{CHAT_START}.*", "chat.credit.*.*", "chat.body.*.*", "chat.cancel.*.*"]
+        publish += [f"{INBOX[User.GATEWAY]}.>", "chat.changed.*.*"]
+        subscribe += [CHAT_START, f"{CHAT_START}.*"]
+        subscribe += [f"chat.{kind}.*.*" for kind in ("credit", "body", "cancel", "changed")]
     elif user is User.OPS:
         publish.append("$JS.API.>")
     elif user is User.SUBSCRIBER:

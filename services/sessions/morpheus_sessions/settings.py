@@ -1,0 +1,70 @@
+"""Settings of the sessions service."""
+
+from typing import Self
+
+from morpheus_common.settings import StoreSettings, WorkerName
+from pydantic import BaseModel, Field, Secret, SecretStr, field_validator, model_validator
+
+
+class RouterSettings(BaseModel):
+    """One proxy-router: its address and our Basic credentials. One router holds one wallet."""
+
+    name: WorkerName
+    url: str = Field(pattern=r"^https?://\S+$")
+    user: str
+    password: SecretStr
+
+
+class RouterList(BaseModel):
+    """The fleet, as JSON: `[{"name", "url", "user", "password"}]`."""
+
+    routers: list[RouterSettings] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        for what in ("name", "url"):
+            values = [getattr(router, what) for router in self.routers]
+            if len(set(values)) != len(values):
+                msg = f"two routers have the same {what}"
+                raise ValueError(msg)
+        return self
+
+
+class SessionsSettings(StoreSettings):
+    """Settings of a session worker, from the environment (names in upper case). Times in seconds."""
+
+    mongo_database: str = Field("sessions", description="name of this service's database")
+    proxy_routers: Secret[str] = Field(
+        description='the proxy-routers as JSON: [{"name": …, "url": …, "user": …, "password": …}]'
+    )
+    deployment_number: int = Field(
+        1, ge=1, le=999, description="tells our stakes from those of other deployments on the same wallet"
+    )
+    catalogue_seconds: float = Field(30.0, gt=0, description="how often models and bids are read again")
+    reconcile_seconds: float = Field(15.0, gt=0, description="how often our records are held beside the chain")
+    handshake_timeout: float = Field(15.0, gt=0, description="limit of a provider's answer to a session request")
+    chain_timeout: float = Field(240.0, gt=0, description="after this a chain call's outcome is unknown")
+    router_read_timeout: float = Field(15.0, gt=0, description="limit of a reading call to the router")
+    abandon_after: float = Field(600.0, gt=0, description="an open not seen on chain for so long is given up")
+    own_close_after: float = Field(600.0, gt=0, description="we close an expired session ourselves after this")
+    handshakes_at_once: int = Field(4, ge=1, description="session requests to providers in parallel, per wallet")
+    first_byte_timeout: float = Field(120.0, gt=0, description="limit of a provider's first byte")
+    chunk_timeout: float = Field(90.0, gt=0, description="limit of the silence between two chunks")
+    answer_timeout: float = Field(900.0, gt=0, description="limit of a whole answer")
+    queue_per_key: int = Field(32, ge=1, description="prompts of one key that may wait")
+    queue_wait: float = Field(120.0, gt=0, description="how long a prompt may wait for its turn")
+    quarantine: float = Field(600.0, gt=0, description="how long a session rests whose last prompt's end was not seen")
+    idle_release: float = Field(300.0, gt=0, description="a session not used for so long is released by its worker")
+    body_bytes_at_once: int = Field(256 * 1024 * 1024, gt=0, description="request bodies a worker holds, in bytes")
+    answer_bytes: int = Field(32 * 1024 * 1024, gt=0, description="largest answer in JSON mode, in bytes")
+
+    @field_validator("proxy_routers")
+    @classmethod
+    def _readable(cls, value: Secret[str]) -> Secret[str]:
+        RouterList.model_validate_json(f'{{"routers": {value.get_secret_value()}}}')
+        return value
+
+    @property
+    def routers(self) -> list[RouterSettings]:
+        """The proxy-routers."""
+        return RouterList.model_validate_json(f'{{"routers": {self.proxy_routers.get_secret_value()}}}').routers
