@@ -8,7 +8,9 @@ from typing import Any
 
 import uvloop
 from faststream.nats import NatsBroker
+from faststream.nats.subscriber.usecases.core_subscriber import ConcurrentCoreSubscriber
 from nats.aio.subscription import Subscription
+from nats.errors import Error as NatsError
 
 from morpheus_common.logs import configure_logs, get_logger
 from morpheus_common.settings import CommonSettings
@@ -42,15 +44,44 @@ def _end_process_if_dead(task: asyncio.Task[None]) -> None:
     signal.raise_signal(signal.SIGTERM)
 
 
-async def leave_queue_groups(broker: NatsBroker) -> None:
-    """Stop receiving, and let what has been received be handled.
+async def leave_queue_groups(broker: NatsBroker, *, seconds: float = 30.0) -> None:
+    """Stop receiving, and let what has been received be handled and answered, for at most `seconds`.
 
     FastStream's own stop loses messages that were delivered to this process but not started (measured).
     """
-    for subscriber in broker.subscribers:
-        subscription = getattr(subscriber, "subscription", None)
-        if isinstance(subscription, Subscription):
-            await subscription.drain()  # type: ignore[no-untyped-call]  # nats-py has no annotation here
+    if not broker.connection.is_connected:
+        return
+    try:
+        async with asyncio.timeout(seconds):
+            await asyncio.gather(*(_leave(subscriber) for subscriber in broker.subscribers))
+    except (TimeoutError, NatsError) as error:
+        log.warning("some questions may stay unanswered", problem=type(error).__name__)
+
+
+async def _leave(subscriber: Any) -> None:
+    subscription = getattr(subscriber, "subscription", None)
+    if not isinstance(subscription, Subscription):
+        return
+    await subscription.drain()
+    subscriber.subscription = None  # FastStream's stop would unsubscribe once more, which nats-py refuses
+    if isinstance(subscriber, ConcurrentCoreSubscriber):
+        # drained means here that all messages are in FastStream's own queue, for which it has no event
+        idle = False
+        while not idle:
+            await asyncio.sleep(0.01)
+            waiting = subscriber.receive_stream.statistics().current_buffer_used
+            idle = not waiting and subscriber.limiter.value == subscriber.max_workers
+
+
+async def stop_broker(broker: NatsBroker, *, seconds: float = 30.0) -> None:
+    """Leave the queue groups, finish what was received, close the connection; also while the bus is away."""
+    await leave_queue_groups(broker, seconds=seconds)
+    connection = broker.connection
+    try:
+        await broker.stop()
+    except NatsError as error:
+        log.warning("bus connection not closed in order", problem=type(error).__name__)
+        await connection.close()
 
 
 async def _run(start: Callable[[], AbstractAsyncContextManager[None]], name: str) -> None:
@@ -65,9 +96,7 @@ async def _run(start: Callable[[], AbstractAsyncContextManager[None]], name: str
     log.info("stopped", service=name)
 
 
-def run_service(
-    name: str, settings: CommonSettings, start: Callable[[], AbstractAsyncContextManager[None]]
-) -> None:
+def run_service(name: str, settings: CommonSettings, start: Callable[[], AbstractAsyncContextManager[None]]) -> None:
     """Run a worker until SIGTERM or SIGINT: `start()` is entered, and left when it is time to go."""
     configure_logs(name, settings.worker_id, settings.log_level)
     uvloop.run(_run(start, name))

@@ -9,10 +9,18 @@ from pymongo import AsyncMongoClient
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import PyMongoError
 
+from morpheus_common.service import until_it_works
 from morpheus_common.settings import StoreSettings
 
 Database = AsyncDatabase[dict[str, Any]]
 MongoClient = AsyncMongoClient[dict[str, Any]]
+
+
+class NotAppliedError(Exception):
+    """The database lacks indexes."""
+
+    def __init__(self, missing: Sequence[str]) -> None:
+        super().__init__(f"missing indexes: {', '.join(missing)}; run `morpheus apply`")
 
 
 def connect(settings: StoreSettings, service: str) -> MongoClient:
@@ -72,6 +80,17 @@ async def missing_indexes(database: Database, models: Sequence[type[Document]]) 
             if index.document["name"] not in present
         ]
     return missing
+
+
+async def until_applied(database: Database, models: Sequence[type[Document]]) -> None:
+    """Bind document classes to their database as soon as it is there and `morpheus apply` has made what they need."""
+
+    async def ready() -> None:
+        await init_documents(database, models)
+        if missing := await missing_indexes(database, models):
+            raise NotAppliedError(missing)
+
+    await until_it_works("database", ready, errors=(PyMongoError, NotAppliedError))
 
 
 async def is_reachable(database: Database) -> bool:
