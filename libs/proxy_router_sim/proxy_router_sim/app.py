@@ -1,0 +1,107 @@
+"""The HTTP application: every route with its auth and faults, and errors in the router's words."""
+
+import logging
+import re
+import secrets
+
+from aiohttp import web
+
+from proxy_router_sim import gojson
+from proxy_router_sim.auth import authorize
+from proxy_router_sim.errors import ConnectionCutError, ModelError, RouterError
+from proxy_router_sim.faults import CALL_ACTIONS, Fault, Faults
+from proxy_router_sim.routes import blockchain, inference, marketplace, sessions, simulation, system
+from proxy_router_sim.routes.route import CONTENT_TYPE, FAULTS, SIMULATOR, USER, Handler, Route, json_response
+from proxy_router_sim.simulator import Simulator
+
+_ROUTES = [
+    *system.ROUTES,
+    *blockchain.ROUTES,
+    *marketplace.ROUTES,
+    *sessions.ROUTES,
+    *inference.ROUTES,
+    *simulation.ROUTES,
+]
+_LARGEST_BODY = 64 * 1024 * 1024
+"""The router has no limit; this one keeps a mistake from filling the memory."""
+_PRINTABLE = re.compile(r"[\x20-\x7e]{1,200}")
+
+logger = logging.getLogger(__name__)
+
+
+def create_app(simulator: Simulator) -> web.Application:
+    """The application of a simulator. It starts nothing in the background: see ``node.run_closer``."""
+    app = web.Application(client_max_size=_LARGEST_BODY, middlewares=[_answer_errors])
+    app[SIMULATOR] = simulator
+    app[FAULTS] = Faults(frozenset(route.kind for route in _ROUTES) - {"sim"})
+    for route in _ROUTES:
+        app.router.add_route(route.method, route.path, _guarded(route))
+    app.on_response_prepare.append(_name_request)
+    return app
+
+
+def _guarded(route: Route) -> Handler:
+    """The handler behind its auth and the faults armed for it."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        if route.permission is not None:
+            user = request.app[SIMULATOR].users.authenticate(request.headers.get("Authorization"))
+            authorize(user, route.permission)
+            request[USER] = user
+        faults = request.app[FAULTS]
+        if not faults.wanted(route.kind):
+            return await route.handler(request)
+        about = f"{request.path_qs} {request.headers.get('session_id', '')} {await request.text()}".lower()
+        fault = faults.take(route.kind, CALL_ACTIONS, about)
+        if fault is None:
+            return await route.handler(request)
+        try:
+            return await _struck(route, request, fault)
+        finally:
+            faults.done(fault)
+
+    return handle
+
+
+async def _struck(route: Route, request: web.Request, fault: Fault) -> web.StreamResponse:
+    if not fault.after_work:
+        await _strike(fault)
+        return await route.handler(request)
+    response = await route.handler(request)
+    if not response.prepared:
+        await _strike(fault)
+    return response
+
+
+async def _strike(fault: Fault) -> None:
+    match fault.action:
+        case "delay" | "hang":
+            await fault.wait()
+        case "drop":
+            raise ConnectionCutError
+        case _:
+            raise fault.error()
+
+
+@web.middleware
+async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except RouterError as error:
+        return json_response(error.body, error.status, request.get(CONTENT_TYPE))
+    except ModelError as error:
+        return json_response(error.body, error.status, "application/json")
+    except ConnectionCutError:
+        if request.transport is not None:
+            request.transport.abort()
+    except ConnectionResetError:
+        logger.info("%s %s: the caller went away", request.method, request.path)
+    except (web.HTTPNotFound, web.HTTPMethodNotAllowed):
+        return web.Response(text="404 page not found", status=404, headers={"Content-Type": "text/plain"})
+    return web.Response(body=gojson.encode(None))
+
+
+async def _name_request(request: web.Request, response: web.StreamResponse) -> None:
+    """X-Request-Id: the caller's, or eight hex digits."""
+    given = request.headers.get("X-Request-Id", "")
+    response.headers["X-Request-Id"] = given if _PRINTABLE.fullmatch(given) else secrets.token_hex(4)

@@ -1,0 +1,276 @@
+"""The consumer node: one wallet that opens and closes sessions, and passes prompts to providers one at a time."""
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+
+from proxy_router_sim.chain import (
+    MAX_UINT256,
+    Approve,
+    Call,
+    Chain,
+    CloseSession,
+    IncreaseAllowance,
+    OpenSession,
+    RevertError,
+    Session,
+    Transaction,
+    UnknownSessionError,
+    WithdrawStakes,
+)
+from proxy_router_sim.clock import Clock
+from proxy_router_sim.errors import RouterError
+from proxy_router_sim.ethereum import Approval, checksum, sign
+from proxy_router_sim.marketplace import Bid, Marketplace, Model
+from proxy_router_sim.provider import HandshakeError, ProviderNetwork
+from proxy_router_sim.store import KnownProvider, NodeStore
+
+CLOSER_PERIOD_SECONDS = 60
+"""How often the router closes what has run out (contract section 3)."""
+
+logger = logging.getLogger(__name__)
+
+
+class ConsumerNode:
+    """What the routes call. ``save`` is called after every change, before the caller hears of it."""
+
+    def __init__(
+        self,
+        *,
+        wallet: str,
+        marketplace: Marketplace,
+        chain: Chain,
+        providers: ProviderNetwork,
+        store: NodeStore,
+        clock: Clock,
+        save: Callable[[], None],
+    ) -> None:
+        self.wallet = wallet
+        self.marketplace = marketplace
+        self.chain = chain
+        self.providers = providers
+        self.store = store
+        self.clock = clock
+        self.counters: Counter[str] = Counter()
+        self.prompts_of_session: Counter[str] = Counter()
+        self._unfinished: Counter[str] = Counter()
+        self._turns: dict[str, asyncio.Lock] = {}
+        self._chain_calls = 0
+        self._save = save
+
+    def sync(self) -> None:
+        """Bring the chain up to the clock."""
+        if self.chain.mine_until(self.clock.now()):
+            self._save()
+
+    def session(self, session_id: str) -> Session:
+        """Straight from the chain."""
+        self.sync()
+        try:
+            return self.chain.session(session_id)
+        except UnknownSessionError:
+            raise RouterError("session not found") from None
+
+    # -- opening --------------------------------------------------------------------------------------------------
+
+    def initiate(self, *, user: str, provider: str, bid_id: str, endpoint: str) -> tuple[str, Approval, str]:
+        """First step of an open: the provider's key, approval and signature. Its key and address are remembered."""
+        answering, approval, signature = self.providers.handshake(
+            user=user, provider=provider, bid_id=bid_id, endpoint=endpoint, now=self.clock.now()
+        )
+        self.store.providers[provider] = KnownProvider(answering.public_key, endpoint)
+        self.counters["initiated"] += 1
+        self._save()
+        return answering.public_key, approval, signature
+
+    async def open_with_approval(self, *, approval: str, signature: str, stake: int, direct_payment: bool) -> str:
+        """Second step: top up the allowance, openSession, wait for one more block. Returns the session's id."""
+        with self._calling_chain():
+            return await self._open(OpenSession(approval, signature, stake, direct_payment))
+
+    async def open_by_bid(self, bid_id: str, seconds: int) -> str:
+        """Both steps with one bid; the stake is the router's own arithmetic."""
+        bid = self.marketplace.bids.get(bid_id)
+        if bid is None:
+            raise RouterError("failed to get bid: bid not found")
+        if bid.provider == self.wallet:
+            raise RouterError("cannot open session with own bid")
+        with self._calling_chain():
+            try:
+                call = self._agree(bid, seconds, direct_payment=False)
+            except HandshakeError as error:
+                raise RouterError(f"failed to initiate session: {error.text}") from error
+            return await self._open(call)
+
+    async def open_by_model(self, model_id: str, seconds: int, *, direct_payment: bool) -> str:
+        """Both steps with the first rated bid whose provider agrees; what fails later is not tried again."""
+        rated = self.marketplace.rated_bids(model_id)
+        if not rated:
+            raise RouterError("no bids available")
+        refusals = []
+        with self._calling_chain():
+            for bid, _ in rated:
+                if bid.provider == self.wallet:
+                    continue
+                try:
+                    call = self._agree(bid, seconds, direct_payment=direct_payment)
+                except HandshakeError as error:
+                    reason = f"failed to initiate session: {error.text}"
+                    refusals.append(f'{{"provider":"{checksum(bid.provider)}","reason":"{reason}"}}')
+                    continue
+                return await self._open(call)
+        listed = f"[{','.join(refusals)}]" if refusals else "null"
+        raise RouterError(f"no provider accepting session: {listed}")
+
+    def _agree(self, bid: Bid, seconds: int, *, direct_payment: bool) -> OpenSession:
+        now = self.clock.now()
+        endpoint = self.marketplace.providers[bid.provider].endpoint
+        _, approval, signature = self.initiate(
+            user=self.wallet, provider=bid.provider, bid_id=bid.id, endpoint=endpoint
+        )
+        if direct_payment:
+            stake = bid.price_per_second * seconds
+        else:
+            stake = self.chain.stake_for(bid.price_per_second, seconds, now)
+        return OpenSession(approval.encode(), signature, stake, direct_payment)
+
+    async def _open(self, call: OpenSession) -> str:
+        await self._top_up(call.stake)
+        opened = await self._send(call, "open session failed: failed to build transaction")
+        if opened.revert is not None or opened.session_id is None:
+            raise RouterError(
+                "failed to send transaction: parse session receipt failed: Transaction failed with status 0"
+            )
+        # The router wants one more block on top of the one that has the session.
+        await self._until(self.chain.next_block(opened.due))
+        self.counters["opened"] += 1
+        return opened.session_id
+
+    async def _top_up(self, stake: int) -> None:
+        """Increase the allowance by the stake while it is under three stakes (contract section 3)."""
+        allowance = self.chain.allowance(self.wallet, self.chain.diamond)
+        if allowance >= 3 * stake or allowance + stake > MAX_UINT256:
+            return
+        raised = await self._send(IncreaseAllowance(self.chain.diamond, stake), "approve failed")
+        if raised.revert is not None:
+            raise RouterError("failed to send transaction: approve tx failed with status 0")
+
+    # -- approving and closing ------------------------------------------------------------------------------------
+
+    async def approve(self, spender: str, amount: int) -> str:
+        """Set the wallet's allowance (wei) for a spender. Returns the transaction's hash."""
+        with self._calling_chain():
+            transaction = await self._send(Approve(spender, amount), None)
+        if transaction.revert is not None:
+            raise RouterError("failed to send transaction: transaction failed with status 0")
+        return transaction.hash
+
+    async def withdraw(self) -> str:
+        """Send withdrawUserStakes, which no route of the router does. Returns the transaction's hash."""
+        return (await self._send(WithdrawStakes(), "withdraw")).hash
+
+    async def close(self, session_id: str) -> str:
+        """Close a session, with the provider's report or else the node's own. Returns the transaction's hash."""
+        with self._calling_chain():
+            return await self._close(session_id)
+
+    async def _close(self, session_id: str) -> str:
+        self.sync()
+        try:
+            session = self.chain.session(session_id)
+        except UnknownSessionError:
+            raise RouterError("failed to get session report from user: session not found") from None
+        report = self.providers.closing_report(session)
+        own_report = sign(self.wallet, f"report/{session.id}").removeprefix("0x")
+        call = CloseSession(session.id, report or own_report, signed_by_provider=report is not None)
+        closed = await self._send(call, "close session failed: failed to build transaction")
+        if closed.revert is not None:
+            raise RouterError("failed to send transaction: close session tx failed with status 0")
+        self.counters["closed"] += 1
+        return closed.hash
+
+    async def close_expired(self) -> int:
+        """Close the wallet's sessions whose time is over, one after another. Returns how many were closed."""
+        self.sync()
+        now = self.clock.now()
+        closed = 0
+        for session in self.chain.sessions_of(self.wallet):
+            if session.closed_at or session.ends_at >= now:
+                continue
+            try:
+                await self._close(session.id)
+            except RouterError as error:
+                logger.warning("session %s could not be closed: %s", session.id, error.text)
+                continue
+            self.counters["closed_by_router"] += 1
+            closed += 1
+        return closed
+
+    async def run_closer(self) -> None:
+        """Close expired sessions every minute of the clock, for ever."""
+        while True:
+            await self.clock.sleep(CLOSER_PERIOD_SECONDS)
+            await self.close_expired()
+
+    # -- prompts --------------------------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def prompt(self, session_id: str) -> AsyncIterator[Model]:
+        """Wait for the session's turn, first come first served, and hold it. Gives the session's model."""
+        session = self.session(session_id)
+        known = self.store.providers.get(session.provider)
+        if known is None:
+            raise RouterError("provider not found")
+        turn = self._turns.setdefault(session_id, asyncio.Lock())
+        self._unfinished[session_id] += 1
+        unfinished = self._unfinished[session_id]
+        self.counters["prompts"] += 1
+        self.prompts_of_session[session_id] += 1
+        self.counters["max_unfinished_prompts_of_a_session"] = max(
+            self.counters["max_unfinished_prompts_of_a_session"], unfinished
+        )
+        try:
+            async with turn:
+                self.providers.admit_prompt(session, known.endpoint, self.clock.now())
+                yield self.marketplace.models[session.model_id]
+                self.counters["prompts_served"] += 1
+        finally:
+            self._unfinished[session_id] -= 1
+            if not self._unfinished[session_id]:
+                del self._unfinished[session_id], self._turns[session_id]
+
+    # -- chain ----------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _calling_chain(self) -> Iterator[None]:
+        """Counts the callers that are at the chain at once; the router itself has no lock (contract section 5)."""
+        self.sync()
+        self._chain_calls += 1
+        self.counters["max_concurrent_chain_calls"] = max(
+            self.counters["max_concurrent_chain_calls"], self._chain_calls
+        )
+        try:
+            yield
+        finally:
+            self._chain_calls -= 1
+
+    async def _send(self, call: Call, stage: str | None) -> Transaction:
+        """Send a transaction of the wallet and wait until it is mined."""
+        self.sync()
+        try:
+            transaction = self.chain.submit(self.wallet, call, self.clock.now())
+        except RevertError as revert:
+            raise RouterError(
+                ": ".join(part for part in ("failed to send transaction", stage, str(revert)) if part)
+            ) from revert
+        # Sent is sent: were this process to die now, the chain would still mine it.
+        self._save()
+        await self._until(transaction.due)
+        return transaction
+
+    async def _until(self, moment: float) -> None:
+        await self.clock.sleep_until(moment)
+        if self.chain.mine_until(max(moment, self.clock.now())):
+            self._save()

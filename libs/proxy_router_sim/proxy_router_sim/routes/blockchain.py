@@ -1,0 +1,59 @@
+"""Balances, allowance, blocks, supply and budget (contract sections 2.3 and 2.5)."""
+
+from aiohttp import web
+
+from proxy_router_sim import params
+from proxy_router_sim.errors import BadRequestError
+from proxy_router_sim.routes.route import SIMULATOR, Route, json_response
+
+
+async def balance(request: web.Request) -> web.Response:
+    node = request.app[SIMULATOR].node
+    node.sync()
+    mor, eth = node.chain.mor_balance(node.wallet), node.chain.eth_balance(node.wallet)
+    return json_response({"mor": str(mor), "eth": str(eth)})
+
+
+async def allowance(request: web.Request) -> web.Response:
+    node = request.app[SIMULATOR].node
+    spender = params.query_address(request, "spender")
+    node.sync()
+    return json_response({"allowance": str(node.chain.allowance(node.wallet, spender))})
+
+
+async def latest_block(request: web.Request) -> web.Response:
+    simulator = request.app[SIMULATOR]
+    return json_response({"block": simulator.chain.height(simulator.clock.now())})
+
+
+async def budget(request: web.Request) -> web.Response:
+    node = request.app[SIMULATOR].node
+    node.sync()
+    return json_response({"budget": str(node.chain.budget(node.clock.now()))})
+
+
+async def supply(request: web.Request) -> web.Response:
+    node = request.app[SIMULATOR].node
+    node.sync()
+    return json_response({"supply": str(node.chain.supply(node.clock.now()))})
+
+
+async def approve(request: web.Request) -> web.Response:
+    """Parameters come in the query; a body is ignored."""
+    amount = request.query.get("amount")
+    if amount is None:
+        raise BadRequestError(
+            "Key: 'QueryApprove.Amount' Error:Field validation for 'Amount' failed on the 'required' tag"
+        )
+    spender = params.query_address(request, "spender")
+    return json_response({"tx": await request.app[SIMULATOR].node.approve(spender, params.big_int(amount))})
+
+
+ROUTES = [
+    Route("GET", "/blockchain/balance", balance, "balance", "get_balance"),
+    Route("GET", "/blockchain/allowance", allowance, "allowance", "get_allowance"),
+    Route("GET", "/blockchain/latestBlock", latest_block, "latest_block", "get_latest_block"),
+    Route("GET", "/blockchain/sessions/budget", budget, "budget", "get_budget"),
+    Route("GET", "/blockchain/token/supply", supply, "supply", "get_supply"),
+    Route("POST", "/blockchain/approve", approve, "approve", "approve"),
+]

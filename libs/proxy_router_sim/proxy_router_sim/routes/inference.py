@@ -1,0 +1,116 @@
+"""Chat and embeddings (contract sections 2.10 and 4)."""
+
+from contextlib import aclosing
+from typing import Any
+
+from aiohttp import web
+
+from proxy_router_sim import gojson, params, sse
+from proxy_router_sim.errors import BadRequestError, ModelError, RouterError
+from proxy_router_sim.faults import CHAT_ACTIONS, Fault, strike_stream, strike_whole
+from proxy_router_sim.marketplace import Model
+from proxy_router_sim.routes.route import CONTENT_TYPE, FAULTS, SIMULATOR, Route
+
+_DROPPED_WHEN_ZERO = frozenset(
+    ["max_tokens", "max_completion_tokens", "temperature", "top_p", "n", "stream", "stop", "presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "top_logprobs", "user", "tools", "functions", "store", "metadata", "seed"]
+)
+"""Keys that the router re-encodes with Go's omitempty, so that a zero does not reach the model."""
+
+
+def _session_id(request: web.Request) -> str | None:
+    header = request.headers.get("session_id")
+    return params.hash32(header) if header else None
+
+
+async def chat(request: web.Request) -> web.StreamResponse:
+    session_id = _session_id(request)
+    body = await params.json_body(request)
+    messages = body.get("messages") or []
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise BadRequestError(
+            "json: cannot unmarshal into Go struct field .messages of type []openai.ChatCompletionMessage"
+        )
+    streamed = body.get("stream") is True
+    # Decided before the provider is asked, so an early error of a stream is JSON under text/event-stream.
+    request[CONTENT_TYPE] = "text/event-stream" if streamed else "application/json"
+    if session_id is None:
+        raise RouterError("api adapter not found: ")
+    prompt = {key: value for key, value in body.items() if value or key not in _DROPPED_WHEN_ZERO}
+    prompt["messages"] = messages
+    faults = request.app[FAULTS]
+    fault = (
+        faults.take("chat", CHAT_ACTIONS, f"{session_id} {gojson.encode(body).decode()}".lower())
+        if faults.wanted("chat")
+        else None
+    )
+    try:
+        async with request.app[SIMULATOR].node.prompt(session_id) as model:
+            if model.type not in {"LLM", "UNKNOWN"}:
+                raise ModelError(_unsupported(model, "Chat Completions"))
+            answer = _streamed if streamed else _whole
+            return await answer(request, prompt, model, fault)
+    finally:
+        if fault is not None:
+            faults.done(fault)
+
+
+async def _whole(request: web.Request, prompt: dict[str, Any], model: Model, fault: Fault | None) -> web.Response:
+    completion = await request.app[SIMULATOR].model.complete(prompt, model.name)
+    if fault is not None:
+        await strike_whole(fault)
+        if fault.action == "no_usage":
+            completion.pop("usage", None)
+    body = gojson.encode(sse.UsageMeter(prompt["messages"]).whole(completion), sort_keys=True)
+    response = web.Response(body=body, headers={"Content-Type": "application/json"})
+    response.enable_chunked_encoding()
+    return response
+
+
+async def _streamed(
+    request: web.Request, prompt: dict[str, Any], model: Model, fault: Fault | None
+) -> web.StreamResponse:
+    chunks = request.app[SIMULATOR].model.stream(prompt, model.name)
+    if fault is not None:
+        chunks = strike_stream(chunks, fault)
+    meter = sse.UsageMeter(prompt["messages"])
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    response.enable_chunked_encoding()
+    async with aclosing(chunks):
+        try:
+            async for chunk in chunks:
+                if not response.prepared:
+                    await response.prepare(request)
+                await response.write(sse.frame(meter.passing(chunk)))
+        except (RouterError, ModelError) as error:
+            if not response.prepared:
+                raise
+            # The router has no way to fail a running stream: it appends the bare error and ends as if all were well.
+            await response.write(gojson.encode(error.body))
+    if not response.prepared:
+        raise RouterError("provider request failed: provider closed connection without sending any data")
+    return response
+
+
+async def embeddings(request: web.Request) -> web.Response:
+    session_id = _session_id(request)
+    body = await params.json_body(request)
+    request[CONTENT_TYPE] = "application/json"
+    if session_id is None:
+        raise RouterError("api adapter not found: ")
+    simulator = request.app[SIMULATOR]
+    async with simulator.node.prompt(session_id) as model:
+        if model.type != "EMBEDDING":
+            raise ModelError(_unsupported(model, "Embeddings"))
+        answer = await simulator.model.embed(body, model.name)
+    return web.Response(body=gojson.encode(answer), headers={"Content-Type": "application/json"})
+
+
+def _unsupported(model: Model, api: str) -> dict[str, Any]:
+    message = f"The model {model.name} does not support the {api} API"
+    return {"error": {"message": message, "type": "invalid_request_error"}}
+
+
+ROUTES = [
+    Route("POST", "/v1/chat/completions", chat, "chat", "chat"),
+    Route("POST", "/v1/embeddings", embeddings, "embeddings", "embeddings"),
+]

@@ -1,0 +1,37 @@
+"""How a route is declared, and how its handler reaches the simulator."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+from proxy_router_sim import gojson
+from proxy_router_sim.auth import User
+from proxy_router_sim.faults import Faults
+from proxy_router_sim.simulator import Simulator
+
+SIMULATOR = web.AppKey("simulator", Simulator)
+FAULTS = web.AppKey("faults", Faults)
+USER = web.RequestKey("user", User)
+CONTENT_TYPE = web.RequestKey("content_type", str)
+"""Set by handlers that choose the type of the answer before they know whether it will be an error."""
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A route; ``kind`` is its name for faults, ``permission`` None for routes without auth."""
+
+    method: str
+    path: str
+    handler: Handler
+    kind: str
+    permission: str | None
+
+
+def json_response(value: Any, status: int = 200, content_type: str | None = None) -> web.Response:
+    """A JSON answer as gin writes it."""
+    headers = {"Content-Type": content_type or "application/json; charset=utf-8"}
+    return web.Response(body=gojson.encode(value), status=status, headers=headers)

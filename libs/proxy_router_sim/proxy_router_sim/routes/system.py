@@ -1,0 +1,78 @@
+"""Health, configuration and wallet (contract sections 2.1, 2.2, 2.9)."""
+
+import time
+
+from aiohttp import web
+
+from proxy_router_sim.chain import CHAIN_ID
+from proxy_router_sim.ethereum import hash_id
+from proxy_router_sim.routes.route import SIMULATOR, Route, json_response
+
+VERSION = "v7.0.0"
+"""The router's version that this one behaves like."""
+
+
+def _uptime(seconds: int) -> str:
+    """As Go prints a duration."""
+    hours, rest = divmod(seconds, 3600)
+    minutes, left = divmod(rest, 60)
+    if hours:
+        return f"{hours}h{minutes}m{left}s"
+    return f"{minutes}m{left}s" if minutes else f"{left}s"
+
+
+async def healthcheck(request: web.Request) -> web.Response:
+    uptime = _uptime(int(time.monotonic() - request.app[SIMULATOR].started))
+    components = {"badgerdb": "healthy, size=0.1MB"}
+    return json_response({"status": "healthy", "version": VERSION, "uptime": uptime, "components": components})
+
+
+async def config(request: web.Request) -> web.Response:
+    simulator = request.app[SIMULATOR]
+    return json_response(
+        {
+            "Version": VERSION,
+            "Commit": "simulated",
+            "DerivedConfig": {
+                "WalletAddress": simulator.node.wallet,
+                "ChainID": CHAIN_ID,
+                "EthNodeURLs": ["https://rpc.sim.invalid"],
+            },
+            "Config": {
+                "Blockchain": {"ChainID": CHAIN_ID},
+                "Marketplace": {
+                    "DiamondContractAddress": simulator.chain.diamond,
+                    "MorTokenAddress": simulator.chain.mor_token,
+                    "WalletPrivateKey": None,
+                },
+                "Proxy": {"StoreChatContext": False, "ForwardChatContext": False},
+                "Web": {"Address": request.host},
+            },
+        }
+    )
+
+
+async def wallet(request: web.Request) -> web.Response:
+    return json_response({"address": request.app[SIMULATOR].node.wallet})
+
+
+async def local_models(_request: web.Request) -> web.Response:
+    """The node's own models, not the marketplace's."""
+    local = {
+        "Id": hash_id("local-model"),
+        "Name": "llama2",
+        "Model": "llama2",
+        "ApiType": "openai",
+        "ApiUrl": "http://localhost:8080/v1",
+        "Slots": 0,
+        "CapacityPolicy": "",
+    }
+    return json_response([local])
+
+
+ROUTES = [
+    Route("GET", "/healthcheck", healthcheck, "healthcheck", None),
+    Route("GET", "/config", config, "config", "system_config"),
+    Route("GET", "/wallet", wallet, "wallet", "get_wallet"),
+    Route("GET", "/v1/models", local_models, "local_models", "get_local_models"),
+]
