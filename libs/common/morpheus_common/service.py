@@ -3,7 +3,7 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any
 
 import uvloop
@@ -62,7 +62,7 @@ async def _leave(subscriber: Any) -> None:
     subscription = getattr(subscriber, "subscription", None)
     if not isinstance(subscription, Subscription):
         return
-    await subscription.drain()
+    await subscription.drain()  # type: ignore[no-untyped-call]  # nats-py leaves it untyped
     subscriber.subscription = None  # FastStream's stop would unsubscribe once more, which nats-py refuses
     if isinstance(subscriber, ConcurrentCoreSubscriber):
         # drained means here that all messages are in FastStream's own queue, for which it has no event
@@ -86,13 +86,27 @@ async def stop_broker(broker: NatsBroker, *, seconds: float = 30.0) -> None:
 
 async def _run(start: Callable[[], AbstractAsyncContextManager[None]], name: str) -> None:
     stop = asyncio.Event()
+    ready = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signum, stop.set)
-    async with start():
-        log.info("ready", service=name)
-        await stop.wait()
-        log.info("draining", service=name)
+
+    async def serve() -> None:
+        async with start():
+            ready.set()
+            log.info("ready", service=name)
+            await stop.wait()
+            log.info("draining", service=name)
+
+    serving = asyncio.create_task(serve())
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not ready.is_set():
+        # told to go while it still waits for the database or the bus: there is nothing to drain
+        serving.cancel()
+    with suppress(asyncio.CancelledError):
+        await serving
     log.info("stopped", service=name)
 
 

@@ -23,7 +23,7 @@ DEAD_SECONDS = 15.0
 
 async def boot(database: Database, worker: str) -> Holder:
     """Count a start of `worker` and return who it is now. An older process of the same name is fenced by this."""
-    document: dict[str, Any] = await database.get_collection(COLLECTION).find_one_and_update(
+    document: Any = await database.get_collection(COLLECTION).find_one_and_update(
         {"_id": worker},
         [{"$set": {"boot": {"$add": [{"$ifNull": ["$boot", 0]}, 1]}, "beat_at": "$$NOW"}}],
         upsert=True,

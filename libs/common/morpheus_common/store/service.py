@@ -1,0 +1,66 @@
+"""What every service with a database consists of, and the order in which it comes up and goes down."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from beanie import Document
+from faststream.nats import NatsBroker
+from nats.errors import Error as NatsError
+
+from morpheus_common.bus.connection import make_broker, raw_connection
+from morpheus_common.bus.names import User
+from morpheus_common.bus.rpc import RpcMiddleware
+from morpheus_common.service import background, leave_queue_groups, stop_broker, until_it_works
+from morpheus_common.settings import StoreSettings
+from morpheus_common.store.leases import Leases
+from morpheus_common.store.mongo import Database, MongoClient, connect, database_of, until_applied
+from morpheus_common.store.outbox import OutboxRelay
+from morpheus_common.store.unavailable import StoreMiddleware
+from morpheus_common.store.watch import DatabaseWatch
+from morpheus_common.store.workers import boot
+
+
+@dataclass(frozen=True, slots=True)
+class StoreService:
+    """The parts of a running service that it did not make itself. `broker` is connected and not yet started."""
+
+    client: MongoClient
+    database: Database
+    broker: NatsBroker
+    relay: OutboxRelay
+    watch: DatabaseWatch
+    drain_seconds: float
+
+    @asynccontextmanager
+    async def answering(self) -> AsyncIterator[None]:
+        """Answer questions and publish events while the block runs; then finish what was received."""
+        await self.watch.check()
+        async with background(self.relay.run(), self.watch.run()):
+            await self.broker.start()
+            try:
+                yield
+            finally:
+                await leave_queue_groups(self.broker, seconds=self.drain_seconds)
+        await self.relay.retire()
+
+
+@asynccontextmanager
+async def store_service(
+    settings: StoreSettings, user: User, documents: Sequence[type[Document]]
+) -> AsyncIterator[StoreService]:
+    """Connect to database and bus, in whatever order they come up, and disconnect at the end."""
+    client = connect(settings, user)
+    try:
+        database = database_of(client, settings.mongo_database)
+        await until_applied(database, documents)
+        leases = Leases(database, await boot(database, settings.worker_id))
+        broker = make_broker(settings, user, middlewares=[RpcMiddleware, StoreMiddleware])
+        await until_it_works("bus", broker.connect, errors=(NatsError, OSError))
+        try:
+            relay = OutboxRelay(raw_connection(broker).jetstream(), leases)
+            yield StoreService(client, database, broker, relay, DatabaseWatch(database), settings.drain_seconds)
+        finally:
+            await stop_broker(broker, seconds=settings.drain_seconds)
+    finally:
+        await client.close()

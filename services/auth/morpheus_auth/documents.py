@@ -1,0 +1,179 @@
+"""What auth stores."""
+
+from datetime import datetime
+from typing import ClassVar
+
+from beanie import Document
+from morpheus_common.contracts.auth import Scope
+from morpheus_common.ids import uuid7
+from morpheus_common.store.outbox import OutboxRow
+from pydantic import BaseModel, Field
+from pymongo import ASCENDING, DESCENDING, IndexModel
+
+REFRESH_GRACE_SECONDS = 10
+"""How long a spent refresh token still gives the same answer: two tabs refresh at once, a reply gets lost."""
+
+
+class UserDocument(Document):
+    """An account. `email_key` is the normalised e-mail, `email` what its owner typed.
+
+    `key_guard` changes with every change to the set of the user's API keys: two transactions that would both count
+    the keys meet there.
+    """
+
+    id: str = Field(default_factory=uuid7)  # type: ignore[assignment]  # Beanie types it as an ObjectId
+    email: str
+    email_key: str
+    name: str | None
+    password_hash: str
+    is_active: bool = True
+    created_at: datetime
+    version: int = 1
+    key_guard: int = 0
+
+    class Settings:
+        """Where and how it is stored."""
+
+        name = "users"
+        indexes: ClassVar[list[IndexModel]] = [
+            IndexModel([("email_key", ASCENDING)], name="email_key", unique=True),
+        ]
+
+
+class ApiKeyDocument(Document):
+    """An API key. `digest` is HMAC-SHA-256(pepper, SHA-256 of the key) as hex; the key itself was never here."""
+
+    id: str = Field(default_factory=uuid7)  # type: ignore[assignment]  # Beanie types it as an ObjectId
+    user_id: str
+    key_prefix: str
+    digest: str
+    pepper_version: int
+    name: str | None
+    is_active: bool = True
+    created_at: datetime
+    expires_at: datetime | None
+    deactivated_at: datetime | None = None
+    last_used_at: datetime | None = None
+    scopes: list[Scope]
+    allowed_models: list[str] | None
+    version: int = 1
+
+    class Settings:
+        """Where and how it is stored."""
+
+        name = "api_keys"
+        indexes: ClassVar[list[IndexModel]] = [
+            IndexModel([("digest", ASCENDING)], name="digest", unique=True),
+            IndexModel([("user_id", ASCENDING), ("_id", DESCENDING)], name="user_newest"),
+        ]
+
+
+class LoginDocument(Document):
+    """One login: the family of all refresh tokens that descend from it. Its id is the claim `sid`.
+
+    `refreshes` counts; a refresh and a revocation both write here, so that they cannot miss each other.
+    """
+
+    id: str = Field(default_factory=uuid7)  # type: ignore[assignment]  # Beanie types it as an ObjectId
+    user_id: str
+    authenticated_at: datetime
+    expires_at: datetime
+    refreshes: int = 0
+    revoked_at: datetime | None = None
+
+    class Settings:
+        """Where and how it is stored."""
+
+        name = "logins"
+        indexes: ClassVar[list[IndexModel]] = [
+            IndexModel([("user_id", ASCENDING)], name="user"),
+            IndexModel([("expires_at", ASCENDING)], name="expiry", expireAfterSeconds=0),
+        ]
+
+
+class RefreshTokenDocument(Document):
+    """A refresh token, by its SHA-256 (hex). A spent one stays until it would have expired, to be recognised."""
+
+    id: str  # type: ignore[assignment]  # Beanie types it as an ObjectId
+    login_id: str
+    created_at: datetime
+    expires_at: datetime
+    used_at: datetime | None = None
+
+    class Settings:
+        """Where and how it is stored."""
+
+        name = "refresh_tokens"
+        indexes: ClassVar[list[IndexModel]] = [
+            IndexModel([("expires_at", ASCENDING)], name="expiry", expireAfterSeconds=0),
+        ]
+
+
+class RefreshAnswerDocument(Document):
+    """What a refresh token was exchanged for, by the token's SHA-256, sealed under a key that only the token gives."""
+
+    id: str  # type: ignore[assignment]  # Beanie types it as an ObjectId
+    sealed: bytes
+    created_at: datetime
+
+    class Settings:
+        """Where and how it is stored."""
+
+        name = "refresh_answers"
+        indexes: ClassVar[list[IndexModel]] = [
+            # the database looks once a minute; until then the answer is refused by its age
+            IndexModel([("created_at", ASCENDING)], name="expiry", expireAfterSeconds=REFRESH_GRACE_SECONDS),
+        ]
+
+
+class WrappedSecret(BaseModel):
+    """A secret at rest: AES-256-GCM under version `key_version` of the keyring, bound to its record's id."""
+
+    key_version: int
+    nonce: bytes
+    ciphertext: bytes
+
+
+class ServiceKeyDocument(Document):
+    """A private key of the service itself, one a generation; the highest generation is the one in use."""
+
+    id: str = Field(default_factory=uuid7)  # type: ignore[assignment]  # Beanie types it as an ObjectId
+    generation: int
+    private_key: WrappedSecret
+    created_at: datetime
+
+
+_ONE_A_GENERATION = IndexModel([("generation", ASCENDING)], name="generation", unique=True)
+
+
+class SigningKeyDocument(ServiceKeyDocument):
+    """An Ed25519 key that signs access tokens. Its id is the `kid`."""
+
+    class Settings:
+        """Where and how it is stored."""
+
+        name = "signing_keys"
+        indexes: ClassVar[list[IndexModel]] = [_ONE_A_GENERATION]
+
+
+class SealingKeyDocument(ServiceKeyDocument):
+    """An X25519 key that opens what was sealed for auth."""
+
+    class Settings:
+        """Where and how it is stored."""
+
+        name = "sealing_keys"
+        indexes: ClassVar[list[IndexModel]] = [_ONE_A_GENERATION]
+
+
+DOCUMENTS: tuple[type[Document], ...] = (
+    UserDocument,
+    ApiKeyDocument,
+    LoginDocument,
+    RefreshTokenDocument,
+    RefreshAnswerDocument,
+    SigningKeyDocument,
+    SealingKeyDocument,
+    OutboxRow,
+)
+"""Everything stored, for `morpheus apply` and for the start."""

@@ -1,0 +1,75 @@
+"""Passwords: their form, and argon2id in threads, a few at a time."""
+
+import asyncio
+import secrets
+import unicodedata
+from collections.abc import Callable
+from typing import TypeVar
+
+from morpheus_common.errors import ApiError
+from morpheus_common.request_context import deadline
+from pwdlib import PasswordHash
+from pwdlib.hashers.argon2 import Argon2Hasher
+
+MIN_CHARACTERS = 8
+MAX_CHARACTERS = 1024
+
+T = TypeVar("T")
+
+
+def read_password(raw: bytes) -> str:
+    """Return the password in NFC, so that one keyboard's accents are another's. Raises `ValueError`."""
+    return unicodedata.normalize("NFC", raw.decode())
+
+
+def read_new_password(raw: bytes) -> str:
+    """Return a password that somebody may choose. Raises `ApiError` (validation_error)."""
+    try:
+        password = read_password(raw)
+    except ValueError:
+        raise ApiError("validation_error", "The password is not valid UTF-8.", param="password") from None
+    if not MIN_CHARACTERS <= len(password) <= MAX_CHARACTERS:
+        raise ApiError(
+            "validation_error",
+            f"The password needs {MIN_CHARACTERS} to {MAX_CHARACTERS} characters.",
+            param="password",
+        )
+    return password
+
+
+class Passwords:
+    """Hashes passwords. Each hash takes much memory and a tenth of a second of several cores, on purpose, so only
+    `at_once` run together, `waiting` more wait their turn, and the next is refused.
+    """
+
+    def __init__(self, *, passes: int, memory_kib: int, lanes: int, at_once: int, waiting: int) -> None:
+        self._hasher = PasswordHash((Argon2Hasher(time_cost=passes, memory_cost=memory_kib, parallelism=lanes),))
+        self._turns = asyncio.Semaphore(at_once)
+        self._limit = at_once + waiting
+        self._admitted = 0
+        self._nobodys_hash = self._hasher.hash(secrets.token_urlsafe())
+
+    async def hash(self, password: str) -> str:
+        """Return the hash to store. Raises `ApiError` (overloaded, service_timeout)."""
+        return await self._in_turn(lambda: self._hasher.hash(password))
+
+    async def verify(self, password: str, password_hash: str | None) -> bool:
+        """Tell whether the password is the one that was hashed; without a hash, say no after the same time.
+
+        Raises `ApiError` (overloaded, service_timeout).
+        """
+        stored = password_hash or self._nobodys_hash
+        return await self._in_turn(lambda: self._hasher.verify(password, stored)) and password_hash is not None
+
+    async def _in_turn(self, work: Callable[[], T]) -> T:
+        if self._admitted >= self._limit:
+            raise ApiError("overloaded", retry_after=1)
+        self._admitted += 1
+        try:
+            async with self._turns:
+                caller = deadline.get()
+                if caller is not None and caller.passed:
+                    raise ApiError("service_timeout", retry_after=1)
+                return await asyncio.to_thread(work)
+        finally:
+            self._admitted -= 1

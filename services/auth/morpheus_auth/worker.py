@@ -1,0 +1,185 @@
+"""What auth answers on the bus, and how its parts are put together."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from importlib.metadata import version
+
+from faststream.nats import NatsBroker
+from morpheus_common.bus.names import User
+from morpheus_common.contracts.auth import (
+    CHECK_KEY,
+    CHECK_TOKEN,
+    CREATE_KEY,
+    DEACTIVATE_KEY,
+    LIST_KEYS,
+    LOGIN,
+    PUBLIC_KEYS,
+    REFRESH,
+    REGISTER,
+    Caller,
+    CheckKey,
+    CheckToken,
+    CreateKey,
+    DeactivateKey,
+    KeyRow,
+    KeyRows,
+    ListKeys,
+    Login,
+    PublicKeys,
+    PublicKeysQuestion,
+    Refresh,
+    Register,
+    TokenPair,
+    UserRow,
+)
+from morpheus_common.contracts.base import Empty
+from morpheus_common.contracts.health import PING, Health
+from morpheus_common.errors import ApiError
+from morpheus_common.store.service import StoreService, store_service
+from morpheus_common.store.watch import DatabaseWatch
+
+from morpheus_auth.access_tokens import AccessTokens
+from morpheus_auth.accounts import Accounts
+from morpheus_auth.clock import utc_now
+from morpheus_auth.documents import DOCUMENTS
+from morpheus_auth.keyring import Keyring
+from morpheus_auth.keys import ApiKeys
+from morpheus_auth.passwords import Passwords
+from morpheus_auth.sealing_key import SealingKey, load_sealing_key, read_answer_key, seal_answer
+from morpheus_auth.settings import AuthSettings
+from morpheus_auth.signing import SigningKeys, load_signing_keys
+from morpheus_auth.tokens import Logins
+
+SERVICE = User.AUTH
+CONCURRENT = 64
+"""Handlers of one subject that may wait for the database at once; its connection pool has 50."""
+
+
+@dataclass(frozen=True, slots=True)
+class Auth:
+    """What there is one of in a process."""
+
+    settings: AuthSettings
+    watch: DatabaseWatch
+    signing: SigningKeys
+    sealing: SealingKey
+    accounts: Accounts
+    logins: Logins
+    keys: ApiKeys
+
+
+def subscribe(broker: NatsBroker, auth: Auth) -> None:
+    """Let the broker answer every question to auth."""
+    # more than may run and wait, so that the next is refused at once instead of waiting unseen
+    password_workers = auth.settings.hashes_at_once + auth.settings.hashes_waiting + CONCURRENT
+
+    @broker.subscriber(PING[SERVICE].subject, queue=SERVICE)
+    async def ping(_: Empty) -> Health:
+        return Health(
+            version=version("morpheus-auth"),
+            worker=auth.settings.worker_id,
+            components={"database": auth.watch.healthy},
+        )
+
+    @broker.subscriber(PUBLIC_KEYS.subject, queue=SERVICE)
+    async def public_keys(_: PublicKeysQuestion) -> PublicKeys:
+        return PublicKeys(jwks=auth.signing.jwks, sealing_key=auth.sealing.public_text)
+
+    @broker.subscriber(REGISTER.subject, queue=SERVICE, max_workers=password_workers)
+    async def register(question: Register) -> UserRow:
+        password = auth.sealing.open(question.password, REGISTER)
+        return await auth.accounts.register(email=question.email, name=question.name, password=password)
+
+    @broker.subscriber(LOGIN.subject, queue=SERVICE, max_workers=password_workers)
+    async def login(question: Login) -> TokenPair:
+        answer_key = read_answer_key(question.answer_key)
+        password = auth.sealing.open(question.password, LOGIN)
+        user_id = await auth.accounts.authenticate(email=question.email, password=password)
+        tokens = await auth.logins.start(user_id)
+        return TokenPair(tokens=seal_answer(tokens.model_dump_json().encode(), answer_key, LOGIN))
+
+    @broker.subscriber(REFRESH.subject, queue=SERVICE, max_workers=CONCURRENT)
+    async def refresh(question: Refresh) -> TokenPair:
+        answer_key = read_answer_key(question.answer_key)
+        token = auth.sealing.open(question.refresh_token, REFRESH)
+        tokens = await auth.logins.refresh(_text(token))
+        return TokenPair(tokens=seal_answer(tokens.model_dump_json().encode(), answer_key, REFRESH))
+
+    @broker.subscriber(CREATE_KEY.subject, queue=SERVICE, max_workers=CONCURRENT)
+    async def create_key(question: CreateKey) -> KeyRow:
+        return await auth.keys.create(question)
+
+    @broker.subscriber(LIST_KEYS.subject, queue=SERVICE, max_workers=CONCURRENT)
+    async def list_keys(question: ListKeys) -> KeyRows:
+        return KeyRows(keys=await auth.keys.list_of(question.user_id))
+
+    @broker.subscriber(DEACTIVATE_KEY.subject, queue=SERVICE, max_workers=CONCURRENT)
+    async def deactivate_key(question: DeactivateKey) -> KeyRow:
+        return await auth.keys.deactivate(user_id=question.user_id, key_id=question.key_id)
+
+    @broker.subscriber(CHECK_KEY.subject, queue=SERVICE, max_workers=CONCURRENT)
+    async def check_key(question: CheckKey) -> Caller:
+        return await auth.keys.check(question.sha256)
+
+    @broker.subscriber(CHECK_TOKEN.subject, queue=SERVICE, max_workers=CONCURRENT)
+    async def check_token(question: CheckToken) -> Caller:
+        return await auth.logins.check(user_id=question.user_id, login_id=question.login_id)
+
+
+def _text(refresh_token: bytes) -> str:
+    try:
+        return refresh_token.decode("ascii")
+    except UnicodeDecodeError:
+        raise ApiError("invalid_refresh_token") from None
+
+
+async def build(settings: AuthSettings, service: StoreService) -> Auth:
+    """Put the parts together. Raises `KeyringError` if the keyring is not the one that is in use."""
+    keyring = Keyring(settings.keyring)
+    signing = await load_signing_keys(keyring, utc_now)
+    sealing = await load_sealing_key(keyring, utc_now)
+    passwords = Passwords(
+        passes=settings.argon2_passes,
+        memory_kib=settings.argon2_memory_kib,
+        lanes=settings.argon2_lanes,
+        at_once=settings.hashes_at_once,
+        waiting=settings.hashes_waiting,
+    )
+    access_tokens = AccessTokens(
+        keys=signing,
+        issuer=settings.token_issuer,
+        audience=settings.token_audience,
+        lifetime=settings.access_token_seconds,
+    )
+    return Auth(
+        settings=settings,
+        watch=service.watch,
+        signing=signing,
+        sealing=sealing,
+        accounts=Accounts(client=service.client, passwords=passwords, clock=utc_now, staged=service.relay.nudge),
+        logins=Logins(
+            client=service.client,
+            access_tokens=access_tokens,
+            refresh_lifetime=timedelta(seconds=settings.refresh_token_seconds),
+            login_lifetime=timedelta(seconds=settings.login_seconds),
+            clock=utc_now,
+        ),
+        keys=ApiKeys(
+            client=service.client,
+            peppers=settings.peppers,
+            max_active=settings.max_active_keys,
+            clock=utc_now,
+            staged=service.relay.nudge,
+        ),
+    )
+
+
+@asynccontextmanager
+async def serve(settings: AuthSettings) -> AsyncIterator[None]:
+    """Answer questions while the block runs."""
+    async with store_service(settings, SERVICE, DOCUMENTS) as service:
+        subscribe(service.broker, await build(settings, service))
+        async with service.answering():
+            yield
