@@ -43,6 +43,7 @@ class Header:
     REQUEST_ID: Final = "X-Request-Id"
     TRACEPARENT: Final = "traceparent"
     MESSAGE_ID: Final = "Nats-Msg-Id"
+    REASON: Final = "Mor-Reason"
     STATUS: Final = "Status"
     """Set by the server itself; 503 on a reply subject means that nobody listens to what was asked."""
 

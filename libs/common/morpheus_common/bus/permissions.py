@@ -13,7 +13,6 @@ from morpheus_common.bus.names import ACCOUNT, CHAT_START, INBOX, Stream, User
 from morpheus_common.bus.topology import CONSUMERS
 from morpheus_common.contracts import REGISTRY
 
-
 MAX_PAYLOAD_BYTES = 1024 * 1024
 """The server's own default. Larger bodies travel as frames."""
 
@@ -122,9 +121,9 @@ def render_server_config(
     return (
         f"listen: {json.dumps(listen)}\n"
         f"max_payload: {MAX_PAYLOAD_BYTES}\n"
-        "ping_interval: \"20s\"\n"
-        "lame_duck_grace_period: \"1s\"\n"
-        "lame_duck_duration: \"30s\"\n"
+        'ping_interval: "20s"\n'
+        'lame_duck_grace_period: "1s"\n'
+        'lame_duck_duration: "30s"\n'
         f"jetstream: {{ store_dir: {json.dumps(store_dir)} }}\n"
         f"accounts: {{\n{account_text}\n}}\n"
     )

@@ -4,7 +4,6 @@ Every question is answered by one envelope, `{"ok": …}` or `{"error": {code, m
 FastStream alone sends nothing when a handler raises or a payload does not fit, and the caller would wait.
 """
 
-import asyncio
 import json
 import time
 from typing import Any, TypeVar
@@ -59,7 +58,7 @@ class RpcClient:
             reply = await self._connection.request(rpc.subject, payload, timeout=patience, headers=headers)
         except NoRespondersError:
             raise ApiError("service_unavailable", retry_after=1) from None
-        except (NatsTimeoutError, asyncio.TimeoutError):
+        except (TimeoutError, NatsTimeoutError):
             raise ApiError("service_timeout", retry_after=1) from None
         except (ConnectionClosedError, OutboundBufferLimitError):
             raise ApiError("service_unavailable", retry_after=1) from None

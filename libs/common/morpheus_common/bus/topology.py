@@ -30,9 +30,7 @@ class Consumer:
         return durable(self.service, self.purpose)
 
 
-CONSUMERS: tuple[Consumer, ...] = (
-    Consumer(User.SESSIONS, "keys", Stream.EVENTS, ("evt.auth.key.deactivated.v1",)),
-)
+CONSUMERS: tuple[Consumer, ...] = (Consumer(User.SESSIONS, "keys", Stream.EVENTS, ("evt.auth.key.deactivated.v1",)),)
 """Every durable consumer. A deactivated key's sessions are no longer wanted."""
 
 

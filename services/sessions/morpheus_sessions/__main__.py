@@ -1,0 +1,24 @@
+"""Start a session worker: `python -m morpheus_sessions`."""
+
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from morpheus_common.bus.names import User
+from morpheus_common.service import run_service
+
+from morpheus_sessions.settings import SessionsSettings
+from morpheus_sessions.worker import serve
+
+
+def main() -> None:
+    """Run until SIGTERM or SIGINT."""
+    settings = SessionsSettings()
+
+    def start() -> AbstractAsyncContextManager[Any]:
+        return serve(settings)
+
+    run_service(User.SESSIONS, settings, start)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""A copy of the marketplace: models and whether anybody offers them. Read in the background, served from memory."""
+
+import asyncio
+import hashlib
+import random
+import time
+from dataclasses import dataclass
+
+import orjson
+from morpheus_common.contracts.sessions import Catalogue, CatalogueModel, ModelType
+from morpheus_common.errors import ApiError
+from morpheus_common.logs import get_logger
+
+from morpheus_sessions.router import Provider, Router, RouterRefused, RouterUnclear, RouterUnreachable
+
+log = get_logger(__name__)
+
+BIDS_AT_ONCE = 8
+FIRST_RETRY_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """What was read, and when (monotonic seconds)."""
+
+    version: str
+    models: dict[str, CatalogueModel]
+    providers: dict[str, Provider]
+    read_at: float
+
+
+class CatalogueCopy:
+    """Keeps the copy of one worker fresh. The version is a digest, so that all workers name the same content alike."""
+
+    def __init__(self, router: Router, *, seconds: float) -> None:
+        self._router = router
+        self._seconds = seconds
+        self._copy: Copy | None = None
+
+    @property
+    def copy(self) -> Copy:
+        """The last good copy. `service_unavailable` while there was none yet."""
+        if self._copy is None:
+            raise ApiError("service_unavailable", retry_after=2)
+        return self._copy
+
+    def answer(self, have_version: str | None) -> Catalogue:
+        """Return the catalogue, without its models if the asker has this version."""
+        copy = self.copy
+        models = None if have_version == copy.version else list(copy.models.values())
+        return Catalogue(version=copy.version, age=time.monotonic() - copy.read_at, models=models)
+
+    def model(self, model_id: str) -> CatalogueModel:
+        """Return a model. `model_not_found` if no such model is on chain."""
+        found = self.copy.models.get(model_id)
+        if found is None:
+            raise ApiError("model_not_found", param="model")
+        return found
+
+    def provider(self, address: str) -> Provider | None:
+        """Return a provider by its address."""
+        return self.copy.providers.get(address)
+
+    async def run(self) -> None:
+        """Refresh until cancelled; soon after a failure of the first reading, with jitter later."""
+        while True:
+            try:
+                await self.refresh()
+            except (RouterUnreachable, RouterRefused, RouterUnclear, KeyError, TypeError, ValueError) as error:
+                log.warning("catalogue not refreshed", router=self._router.name, problem=str(error)[:200])
+            pause = FIRST_RETRY_SECONDS if self._copy is None else self._seconds * random.uniform(0.8, 1.2)  # noqa: S311 - jitter, not a secret
+            await asyncio.sleep(pause)
+
+    async def refresh(self) -> None:
+        """Read models, providers and active bids once."""
+        models = [model for model in await self._router.models() if not model.is_deleted]
+        providers = await self._router.providers()
+        gate = asyncio.Semaphore(BIDS_AT_ONCE)
+
+        async def offered_by(address: str) -> set[str]:
+            async with gate:
+                return {bid.model_id for bid in await self._router.active_bids_of(address)}
+
+        offered: set[str] = set().union(*await asyncio.gather(*(offered_by(address) for address in providers)))
+        rows = {
+            model.id: CatalogueModel(
+                id=model.id,
+                name=model.name,
+                owner=model.owner,
+                tags=list(model.tags),
+                type=_model_type(model.type),
+                created_at=model.created_at,
+                has_bids=model.id in offered,
+            )
+            for model in sorted(models, key=lambda model: model.id)
+        }
+        content = orjson.dumps([row.model_dump(mode="json") for row in rows.values()])
+        version = hashlib.sha256(content).hexdigest()[:32]
+        if self._copy is None or self._copy.version != version:
+            log.info("catalogue changed", models=len(rows), offered=len(offered))
+        self._copy = Copy(version, rows, providers, time.monotonic())
+
+
+def _model_type(text: str) -> ModelType:
+    try:
+        return ModelType(text)
+    except ValueError:
+        return ModelType.UNKNOWN

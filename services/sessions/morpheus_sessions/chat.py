@@ -1,0 +1,414 @@
+"""Prompts: one at a time per key, first come first served, on the key's current session.
+
+A prompt that finds no session asks automation what to do; all prompts of a key wait for the one open.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from morpheus_common.bus.frames import BEAT_SECONDS, SILENCE_SECONDS
+from morpheus_common.bus.rpc import RpcClient
+from morpheus_common.contracts.automation import PLAN_CHAT, Decision, Plan, PlanChat
+from morpheus_common.contracts.chat import AcceptFrame, AnswerHead, OwnerFrame, PromptHead
+from morpheus_common.contracts.sessions import SessionState, Slot
+from morpheus_common.errors import ApiError
+from morpheus_common.ids import uuid7
+from morpheus_common.logs import get_logger
+from morpheus_common.request_context import request_id
+from morpheus_common.store.workers import Heartbeat
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+from pymongo.errors import PyMongoError
+
+from morpheus_sessions.documents import Owner, SessionDocument
+from morpheus_sessions.failures import PromptFailure
+from morpheus_sessions.journal import Journal, SlotTaken
+from morpheus_sessions.lifecycle import Lifecycle, is_usable, outcome
+from morpheus_sessions.ownership import OwnedElsewhere, OwnedSession, Ownership
+from morpheus_sessions.prompts import Prompt
+from morpheus_sessions.router import Router
+from morpheus_sessions.settings import SessionsSettings
+from morpheus_sessions.sse import StreamRules, finish_json
+from morpheus_sessions.upstream import TimeLimits, streamed_answer, whole_answer
+
+log = get_logger(__name__)
+
+USABLE_SECONDS = 5.0
+"""A session with less time left takes no new prompt: the provider judges by its own clock."""
+STALLED_SECONDS = 60.0
+"""A client that took nothing for so long, while there was something to take, is given up."""
+TRIES = 5
+
+
+class GoElsewhere(Exception):
+    """The key's session turned out to be another worker's; nothing was sent."""
+
+    def __init__(self, worker: str) -> None:
+        super().__init__(worker)
+        self.worker = worker
+
+
+@dataclass(slots=True)
+class Line:
+    """The prompts of one key: one runs, the others wait in order."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    inside: int = 0
+    running: str | None = None
+
+
+class Chat:
+    """Runs prompts."""
+
+    def __init__(
+        self,
+        *,
+        connection: Client,
+        rpc: RpcClient,
+        ownership: Ownership,
+        heartbeat: Heartbeat,
+        journal: Journal,
+        lifecycle: Lifecycle,
+        routers: Mapping[str, Router],
+        settings: SessionsSettings,
+    ) -> None:
+        self._connection = connection
+        self._rpc = rpc
+        self._ownership = ownership
+        self._heartbeat = heartbeat
+        self._journal = journal
+        self._lifecycle = lifecycle
+        self._routers = routers
+        self._settings = settings
+        self._limits = TimeLimits(settings.first_byte_timeout, settings.chunk_timeout, settings.answer_timeout)
+        self._prompts: dict[str, Prompt] = {}
+        self._lines: dict[str, Line] = {}
+        self._body_bytes = 0
+        self.draining = False
+
+    # what arrives
+
+    def start(self, head: PromptHead, inbox: str, body: bytes) -> None:
+        """Take a prompt in, or say at once why not."""
+        prompt = Prompt(head, inbox, self._connection)
+        prompt.start_body(body)
+        self._prompts[head.attempt] = prompt
+        self._body_bytes += head.body_bytes
+        prompt.task = asyncio.create_task(self._run(prompt))
+
+    def prompt(self, attempt: str) -> Prompt | None:
+        """Return a prompt of this worker."""
+        return self._prompts.get(attempt)
+
+    def __len__(self) -> int:
+        return len(self._prompts)
+
+    async def drained(self) -> None:
+        """Wait until no prompt is left."""
+        while self._prompts:
+            tasks = [prompt.task for prompt in self._prompts.values() if prompt.task is not None]
+            await asyncio.wait(tasks)
+
+    async def beat(self) -> None:
+        """Keep every attempt alive, and give up those whose other side is gone, until cancelled."""
+        while True:
+            await asyncio.sleep(BEAT_SECONDS)
+            now = time.monotonic()
+            for prompt in list(self._prompts.values()):
+                stalled = prompt.waits_for_credit and now - prompt.moved_at > STALLED_SECONDS
+                if now - prompt.heard_at > SILENCE_SECONDS or stalled:
+                    log.info("gateway or client gone", request_id=prompt.head.request_id, stalled=stalled)
+                    prompt.leave()
+                elif not prompt.gone:
+                    try:
+                        await prompt.beat()
+                    except NatsError as error:
+                        log.warning("no beat", problem=type(error).__name__)
+
+    async def release_idle(self) -> None:
+        """Let go of sessions that were not used for a while, until cancelled."""
+        while True:
+            await asyncio.sleep(self._settings.idle_release / 10)
+            for owned in self._ownership.all():
+                idle = time.monotonic() - owned.used_at > self._settings.idle_release
+                if idle and owned.key_id not in self._lines:
+                    try:
+                        await self._ownership.release(owned)
+                    except PyMongoError as error:
+                        log.warning("session not released", problem=type(error).__name__)
+
+    def runs_in(self, session_id: str) -> bool:
+        """Tell whether a prompt of this worker runs in a session (our own id)."""
+        return any(line.running == session_id for line in self._lines.values())
+
+    # one prompt from start to end
+
+    async def _run(self, prompt: Prompt) -> None:
+        request_id.set(prompt.head.request_id)
+        try:
+            await self._answer(prompt)
+        except GoElsewhere as elsewhere:
+            await self._tell(
+                prompt, ApiError("service_unavailable", retry_after=1), not_sent=True, owner=elsewhere.worker
+            )
+        except PromptFailure as failure:
+            log.info("prompt failed", code=failure.error.code, key_id=prompt.head.key_id)
+            await self._tell(prompt, failure.error, upstream_code=failure.upstream_code, not_sent=failure.not_sent)
+        except ApiError as error:
+            await self._tell(prompt, error)
+        except PyMongoError as error:
+            log.warning("prompt failed at the database", problem=type(error).__name__)
+            await self._tell(prompt, ApiError("service_unavailable", retry_after=2))
+        except asyncio.CancelledError:
+            if not prompt.gone:
+                raise
+        except Exception:
+            # the outermost edge of a prompt: its client is told, and we have the traceback
+            log.exception("prompt failed unexpectedly")
+            await self._tell(prompt, ApiError("internal_error"))
+        finally:
+            self._body_bytes -= prompt.head.body_bytes
+            del self._prompts[prompt.head.attempt]
+
+    async def _tell(
+        self,
+        prompt: Prompt,
+        error: ApiError,
+        *,
+        upstream_code: str | None = None,
+        not_sent: bool = False,
+        owner: str | None = None,
+    ) -> None:
+        if prompt.gone:
+            return
+        try:
+            await prompt.fail(error, upstream_code=upstream_code, not_sent=not_sent, owner=owner)
+        except NatsError as problem:
+            log.warning("gateway not told", problem=type(problem).__name__)
+
+    async def _answer(self, prompt: Prompt) -> None:
+        key_id = prompt.head.key_id
+        if self.draining or not self._heartbeat.admits or self._body_bytes > self._settings.body_bytes_at_once:
+            raise PromptFailure(ApiError("overloaded", retry_after=1), not_sent=True)
+        if self._ownership.owned(key_id) is None and key_id not in self._lines:
+            claimed = await self._ownership.claim(key_id)
+            if isinstance(claimed, OwnedElsewhere):
+                await prompt.refer(OwnerFrame(worker=claimed.worker))
+                return
+        await prompt.accept(AcceptFrame(worker=self._ownership.holder.worker))
+        if not await self._is_complete(prompt):
+            return
+        async with self._turn(key_id) as line:
+            await self._with_turn(prompt, line)
+
+    async def _is_complete(self, prompt: Prompt) -> bool:
+        try:
+            async with asyncio.timeout(SILENCE_SECONDS):
+                await prompt.complete()
+        except TimeoutError:
+            # another worker was given the credit, or the gateway is gone; nobody waits for this attempt
+            prompt.leave()
+        return not prompt.gone
+
+    @asynccontextmanager
+    async def _turn(self, key_id: str) -> AsyncIterator[Line]:
+        line = self._lines.setdefault(key_id, Line())
+        if line.inside > self._settings.queue_per_key:
+            raise ApiError("session_busy", retry_after=5)
+        line.inside += 1
+        try:
+            try:
+                async with asyncio.timeout(self._settings.queue_wait):
+                    await line.lock.acquire()
+            except TimeoutError:
+                raise ApiError("session_busy", retry_after=10) from None
+            try:
+                yield line
+            finally:
+                line.lock.release()
+        finally:
+            line.inside -= 1
+            if not line.inside:
+                del self._lines[key_id]
+
+    async def _with_turn(self, prompt: Prompt, line: Line) -> None:
+        for last in (False, True):
+            owned = await self._session_for(prompt)
+            line.running = owned.id
+            self._ownership.mark_busy(owned, prompt.head.attempt)
+            try:
+                await self._relay(prompt, owned)
+            except PromptFailure as failure:
+                if failure.session_gone:
+                    # the provider does not know it any more: it runs out on chain, its key gets another
+                    self._ownership.forget(owned)
+                    await self._journal.park(owned.id, "lost")
+                    if not last and not prompt.has_answered:
+                        continue
+                raise
+            finally:
+                line.running = None
+                self._ownership.mark_free(owned)
+            return
+
+    # the session of a prompt
+
+    async def _session_for(self, prompt: Prompt) -> OwnedSession:
+        """Return the session the prompt runs in, opened, switched or resumed if automation says so."""
+        head = prompt.head
+        for _ in range(TRIES):
+            owned = await self._owned_now(head.key_id)
+            if owned is not None and owned.state is SessionState.OPENING:
+                await self._wait_for(owned.operation_id, head.open_wait, prompt)
+                self._ownership.forget(owned)
+                continue
+            if owned is not None and owned.time_left() < USABLE_SECONDS:
+                self._ownership.forget(owned)
+                await self._journal.park(owned.id, "expired")
+                continue
+            if head.session_id is not None:
+                if owned is not None and owned.chain_session == head.session_id and owned.rest_left() <= 0:
+                    return owned
+                await self._resume_wanted(head, owned)
+                continue
+            if owned is not None and head.model_id in {None, owned.model_id} and owned.rest_left() <= 0:
+                return owned
+            await self._open_for(prompt, owned)
+        raise ApiError("session_opening", retry_after=5)
+
+    async def _owned_now(self, key_id: str) -> OwnedSession | None:
+        owned = self._ownership.owned(key_id)
+        if owned is not None:
+            return owned
+        claimed = await self._ownership.claim(key_id)
+        if isinstance(claimed, OwnedElsewhere):
+            raise GoElsewhere(claimed.worker)
+        return claimed
+
+    async def _wait_for(self, operation_id: str, wait: float, prompt: Prompt) -> None:
+        left = wait - (time.monotonic() - prompt.started_at)
+        operation = await self._journal.ended(operation_id, wait=max(0.0, left))
+        try:
+            outcome(operation)
+        except ApiError as error:
+            if error.code == "session_pending":
+                raise ApiError("session_opening", retry_after=5) from None
+            raise
+
+    async def _resume_wanted(self, head: PromptHead, owned: OwnedSession | None) -> None:
+        for parked in await self._journal.sessions_of(head.key_id, (SessionState.PARKED,)):
+            if parked.chain_session == head.session_id and is_usable(parked):
+                await self._resume(parked, owned)
+                return
+        if owned is not None and owned.chain_session == head.session_id:
+            raise _resting(owned)
+        raise ApiError("session_not_found", param="session_id")
+
+    async def _open_for(self, prompt: Prompt, owned: OwnedSession | None) -> None:
+        """Bring about a session for the prompt, as automation plans; returns when it is worth looking again."""
+        head = prompt.head
+        model_id = head.model_id or (owned.model_id if owned is not None else None)
+        if model_id is None:
+            raise ApiError(
+                "missing_required_parameter", "Name a model: this API key has no session yet.", param="model"
+            )
+        plan = await self._rpc.call(PLAN_CHAT, PlanChat(user_id=head.user_id, key_id=head.key_id, model_id=model_id))
+        if plan.decision is not Decision.OPEN or plan.duration is None:
+            raise _refusal(plan, owned, model_id)
+        rests = owned is not None and owned.model_id == model_id
+        if not rests:
+            for parked in await self._journal.sessions_of(head.key_id, (SessionState.PARKED,)):
+                if parked.model_id == model_id and parked.reason == "switched" and is_usable(parked):
+                    await self._resume(parked, owned)
+                    return
+        holder = self._ownership.holder
+        coming = await self._lifecycle.begin(
+            operation_id=uuid7(),
+            user_id=head.user_id,
+            key_id=head.key_id,
+            key_prefix=head.key_prefix,
+            model_id=model_id,
+            bid_id=None,
+            duration=plan.duration,
+            owner=Owner(worker=holder.worker, boot=holder.boot),
+            old_becomes=SessionState.PARKED,
+            even_if_usable=rests,
+        )
+        if coming.slot is Slot.NEXT:
+            # it becomes current in the transaction that settles it; the one we own then is no more
+            await self._wait_for(coming.operation_id, head.open_wait, prompt)
+            if owned is not None:
+                self._ownership.forget(owned)
+
+    async def _resume(self, parked: SessionDocument, owned: OwnedSession | None) -> None:
+        holder = self._ownership.holder
+        try:
+            await self._journal.resume(
+                parked.id,
+                instead_of=None if owned is None else owned.id,
+                owner=Owner(worker=holder.worker, boot=holder.boot),
+            )
+        except SlotTaken:
+            log.info("session was taken meanwhile", key_id=parked.key_id)
+        if owned is not None:
+            self._ownership.forget(owned)
+
+    # the router
+
+    async def _relay(self, prompt: Prompt, owned: OwnedSession) -> None:
+        router = self._routers.get(owned.router)
+        if router is None:
+            log.error("session belongs to a router that is not configured", router=owned.router)
+            raise PromptFailure(ApiError("service_unavailable", retry_after=30), not_sent=True)
+        prompt.announce(AnswerHead(model=owned.model_name, session_id=owned.chain_session, provider=owned.provider))
+        if prompt.head.stream:
+            await self._relay_stream(prompt, owned, router)
+        else:
+            await self._relay_json(prompt, owned, router)
+        await prompt.end()
+
+    async def _relay_stream(self, prompt: Prompt, owned: OwnedSession, router: Router) -> None:
+        rules = StreamRules(include_usage=prompt.head.include_usage)
+        answer = streamed_answer(
+            router, prompt.head.endpoint, owned.chain_session, bytes(prompt.body), self._limits, rules
+        )
+        try:
+            async for piece in answer:
+                await prompt.send(piece)
+        finally:
+            # hanging up frees the session at the router with the next chunk or two
+            await answer.aclose()
+
+    async def _relay_json(self, prompt: Prompt, owned: OwnedSession, router: Router) -> None:
+        # a JSON prompt runs to its end at the router whatever we do: its turn ends when its answer has come
+        prompt.interruptible = False
+        body = await whole_answer(
+            router,
+            prompt.head.endpoint,
+            owned.chain_session,
+            bytes(prompt.body),
+            self._limits,
+            max_bytes=self._settings.answer_bytes,
+        )
+        prompt.interruptible = True
+        if prompt.gone:
+            raise asyncio.CancelledError
+        await prompt.send(
+            finish_json(
+                body, model=owned.model_name, answer_id=f"chatcmpl-{prompt.head.request_id}", created=int(time.time())
+            )
+        )
+
+
+def _refusal(plan: Plan, owned: OwnedSession | None, model_id: str) -> ApiError:
+    if owned is not None and owned.model_id == model_id:
+        return _resting(owned)
+    log.info("no session, and automation does not open one", reason=plan.reason)
+    return ApiError("no_active_session")
+
+
+def _resting(owned: OwnedSession) -> ApiError:
+    return ApiError("session_busy", retry_after=max(1, min(60, int(owned.rest_left()) + 1)))

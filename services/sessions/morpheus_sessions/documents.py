@@ -1,0 +1,256 @@
+"""What the sessions service stores. Money truth: every write is acknowledged by a majority."""
+
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar
+
+from beanie import Document
+from bson import Decimal128
+from morpheus_common.contracts.sessions import SessionChanged, SessionRow, SessionState, Slot
+from morpheus_common.ids import uuid7
+from morpheus_common.store.outbox import OutboxRow
+from pydantic import BaseModel, BeforeValidator, Field
+from pymongo import ASCENDING, IndexModel
+
+
+def _decimal(value: Any) -> Any:
+    return value.to_decimal() if isinstance(value, Decimal128) else value
+
+
+StoredWei = Annotated[Decimal, BeforeValidator(_decimal)]
+"""Wei as BSON Decimal128: exact to 34 digits (all MOR there will ever be has 26), and the database can add it up."""
+
+LIVE_STATES = (SessionState.OPENING, SessionState.ACTIVE, SessionState.PARKED, SessionState.CLOSING)
+"""States in which stake is, or may be, at risk."""
+
+
+def wei(value: Decimal | None) -> int | None:
+    """Return a stored amount as an exact integer of wei."""
+    return None if value is None else int(value)
+
+
+class Owner(BaseModel):
+    """The worker that runs a session's prompts."""
+
+    worker: str
+    boot: int
+
+
+class SessionDocument(Document):
+    """A session of one API key.
+
+    `chain_session` is its id on chain, once there is one. `wanted` false: asked to close while it was still opening.
+    """
+
+    id: str = Field(default_factory=uuid7)  # type: ignore[assignment]  # Beanie types it as an ObjectId
+    version: int = 1
+    state: SessionState
+    slot: Slot | None
+    user_id: str
+    key_id: str
+    key_prefix: str
+    model_id: str
+    model_name: str
+    duration: int
+    operation_id: str
+    wanted: bool = True
+    reason: str | None = None
+    router: str | None = None
+    wallet: str | None = None
+    chain: int | None = None
+    chain_session: str | None = None
+    bid_id: str | None = None
+    provider: str | None = None
+    stake: StoredWei | None = None
+    price_per_second: StoredWei | None = None
+    opened_at: datetime | None = None
+    ends_at: datetime | None = None
+    closed_at: datetime | None = None
+    owner: Owner | None = None
+    busy: dict[str, Any] | None = None
+    claimed_at: datetime | None = None
+    quarantined_until: datetime | None = None
+    last_used_at: datetime | None = None
+    created_at: datetime
+    updated_at: datetime
+
+    class Settings:
+        """Where and how it is stored."""
+
+        name = "sessions"
+        indexes: ClassVar[list[IndexModel]] = [
+            IndexModel(
+                [("key_id", ASCENDING), ("slot", ASCENDING)],
+                name="one_per_key_and_slot",
+                unique=True,
+                partialFilterExpression={"slot": {"$in": [slot.value for slot in Slot]}},
+            ),
+            IndexModel(
+                [("chain", ASCENDING), ("chain_session", ASCENDING)],
+                name="one_per_chain_session",
+                unique=True,
+                partialFilterExpression={"chain_session": {"$type": "string"}},
+            ),
+            IndexModel([("key_id", ASCENDING), ("state", ASCENDING)], name="key_state"),
+            IndexModel([("state", ASCENDING), ("wallet", ASCENDING), ("ends_at", ASCENDING)], name="state_wallet"),
+            IndexModel([("owner.worker", ASCENDING)], name="owner"),
+        ]
+
+    def row(self) -> SessionRow:
+        """Return the session as its owner sees it."""
+        return SessionRow(
+            operation_id=self.operation_id,
+            state=self.state,
+            slot=self.slot,
+            session_id=self.chain_session,
+            key_prefix=self.key_prefix,
+            model_id=self.model_id,
+            model=self.model_name,
+            bid_id=self.bid_id,
+            provider=self.provider,
+            stake=wei(self.stake),
+            price_per_second=wei(self.price_per_second),
+            opened_at=self.opened_at,
+            expires_at=self.ends_at,
+            last_used_at=self.last_used_at,
+        )
+
+    def changed(self) -> SessionChanged:
+        """Return the payload of an event about the session as it is now."""
+        return SessionChanged(
+            id=self.id,
+            state=self.state,
+            slot=self.slot,
+            user_id=self.user_id,
+            key_id=self.key_id,
+            model_id=self.model_id,
+            bid_id=self.bid_id,
+            provider=self.provider,
+            session_id=self.chain_session,
+            stake=wei(self.stake),
+            price_per_second=wei(self.price_per_second),
+            opened_at=self.opened_at,
+            expires_at=self.ends_at,
+            reason=self.reason,
+        )
+
+
+class OperationKind(StrEnum):
+    """What an operation does on chain."""
+
+    OPEN = "open"
+    CLOSE = "close"
+
+
+class OperationState(StrEnum):
+    """`sent`: bytes may have gone out. `unknown`: sent, and the outcome has to be read from the chain."""
+
+    PENDING = "pending"
+    SENT = "sent"
+    UNKNOWN = "unknown"
+    DONE = "done"
+    FAILED = "failed"
+    ABANDONED = "abandoned"
+
+
+ENDED = (OperationState.DONE, OperationState.FAILED, OperationState.ABANDONED)
+LIVE_OPERATIONS = [OperationState.PENDING.value, OperationState.SENT.value, OperationState.UNKNOWN.value]
+
+
+class Replaces(BaseModel):
+    """What happens to the key's current session when the one being opened takes its place."""
+
+    session: str
+    becomes: SessionState
+
+
+class OperationDocument(Document):
+    """One open or close: the journal. An approval is worth money: stored here, never logged.
+
+    `facts` are what was observed, appended by whoever observed it; `state` is turned by the wallet's loop alone.
+    """
+
+    id: str  # type: ignore[assignment]  # made by the gateway before its first publish
+    kind: OperationKind
+    state: OperationState = OperationState.PENDING
+    session: str
+    user_id: str
+    key_id: str
+    model_id: str
+    wanted_bid: str | None = None
+    duration: int
+    replaces: Replaces | None = None
+    wallet: str | None = None
+    router: str | None = None
+    bid_id: str | None = None
+    provider: str | None = None
+    price_per_second: StoredWei | None = None
+    stake: StoredWei | None = None
+    approval: str | None = None
+    approval_signature: str | None = None
+    sent_at: datetime | None = None
+    attempts: int = 0
+    not_before: datetime | None = None
+    facts: list[dict[str, Any]] = Field(default_factory=list)
+    error: dict[str, Any] | None = None
+    created_at: datetime
+    updated_at: datetime
+
+    class Settings:
+        """Where and how it is stored."""
+
+        name = "operations"
+        indexes: ClassVar[list[IndexModel]] = [
+            IndexModel(
+                [("wallet", ASCENDING), ("bid_id", ASCENDING), ("stake", ASCENDING)],
+                name="one_stake_per_wallet_and_bid",
+                unique=True,
+                partialFilterExpression={"state": {"$in": LIVE_OPERATIONS}, "stake": {"$type": "decimal"}},
+            ),
+            IndexModel(
+                [("approval", ASCENDING)],
+                name="one_use_of_an_approval",
+                unique=True,
+                partialFilterExpression={"approval": {"$type": "string"}},
+            ),
+            IndexModel([("state", ASCENDING), ("wallet", ASCENDING), ("created_at", ASCENDING)], name="queue"),
+            IndexModel([("session", ASCENDING), ("kind", ASCENDING)], name="session"),
+        ]
+
+
+class KeyGuardDocument(Document):
+    """A document per API key that an open and a revocation both write, so that they cannot miss each other."""
+
+    id: str  # type: ignore[assignment]  # the key's id
+    user_id: str
+    wanted: bool = True
+    changes: int = 0
+
+    class Settings:
+        """Where it is stored."""
+
+        name = "key_guards"
+
+
+class WalletDocument(Document):
+    """A wallet of ours, by its address, and how many stakes were tagged for it."""
+
+    id: str  # type: ignore[assignment]  # the address
+    router: str
+    counter: int = 0
+
+    class Settings:
+        """Where it is stored."""
+
+        name = "wallets"
+
+
+DOCUMENTS: tuple[type[Document], ...] = (
+    SessionDocument,
+    OperationDocument,
+    KeyGuardDocument,
+    WalletDocument,
+    OutboxRow,
+)
+"""Everything in this service's database that has an index."""

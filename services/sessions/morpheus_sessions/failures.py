@@ -1,0 +1,122 @@
+"""What a router or a provider says, told apart, and what our callers are told of it.
+
+Texts are matched by substring: two generations of routers word them differently (proxy-router contract, sections 2, 4, 6).
+"""
+
+import re
+from typing import Any, Final
+
+import orjson
+from morpheus_common.errors import ApiError
+
+from morpheus_sessions.router import error_text
+
+MESSAGE_LIMIT: Final = 2_000
+
+_SESSION_GONE = ("session expired", "session not found", "provider not found", "session cannot be loaded")
+_NOT_REACHED = ("failed to connect to provider", "failed to write to provider")
+_TIMED_OUT = ("read timed out", "i/o timeout", "context deadline exceeded")
+_BEFORE_ANY_TRANSACTION = (
+    "low agent user allowance",
+    "method not allowed",
+    "invalid username or password",
+    "no basic auth",
+)
+
+_UNSAFE = re.compile(
+    r"https?://\S+"
+    r"|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"
+    r"|\b(?:[a-z0-9-]+\.)+[a-z]{2,}(?::\d+)\b"
+    r"|\bsk-[A-Za-z0-9._-]{8,}"
+    r"|\bBearer\s+\S+"
+    r"|\b0x[0-9a-fA-F]{40,64}\b",
+    re.IGNORECASE,
+)
+
+
+class PromptFailure(Exception):
+    """A prompt that failed at the router or beyond.
+
+    `error`: what the client is told. `session_gone`: the session is of no use any more. `upstream_code`: the code of
+    the provider's own error, when it is the client's business. `not_sent`: no byte of the prompt reached a router.
+    """
+
+    def __init__(
+        self,
+        error: ApiError,
+        *,
+        session_gone: bool = False,
+        upstream_code: str | None = None,
+        not_sent: bool = False,
+    ) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.session_gone = session_gone
+        self.upstream_code = upstream_code
+        self.not_sent = not_sent
+
+
+def safe_text(text: str) -> str:
+    """Return a provider's words without hosts, addresses and keys, cut to a length people can read."""
+    return _UNSAFE.sub("[…]", text)[:MESSAGE_LIMIT]
+
+
+def nothing_was_sent(status: int, text: str) -> bool:
+    """Tell whether an error of the second step of opening certainly came before the first transaction."""
+    return status in {401, 403} or any(part in text for part in _BEFORE_ANY_TRANSACTION)
+
+
+def handshake_reason(text: str) -> str:
+    """Return in one word why a provider did not take a session."""
+    if "no capacity" in text:
+        return "no_capacity"
+    if "attestation" in text or "TEE" in text:
+        return "attestation_failed"
+    if any(part in text for part in _TIMED_OUT):
+        return "timed_out"
+    if any(part in text for part in (*_NOT_REACHED, "failed to decode response: EOF")):
+        return "unreachable"
+    return "rejected"
+
+
+def prompt_failure(status: int, body: bytes) -> PromptFailure:
+    """Read a router's error to a prompt: an answer that is not 200, or the raw object at the end of a broken stream."""
+    try:
+        parsed = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        parsed = None
+    if isinstance(parsed, dict) and "providerModelError" in parsed:
+        return _model_failure(status, parsed)
+    text = error_text(body)
+    if any(part in text for part in _SESSION_GONE):
+        return PromptFailure(ApiError("session_lost", retry_after=1), session_gone=True)
+    if "read timed out" in text:
+        return PromptFailure(ApiError("provider_timeout"))
+    return PromptFailure(ApiError("provider_error"))
+
+
+def _model_failure(status: int, parsed: dict[str, Any]) -> PromptFailure:
+    inner = parsed["providerModelError"]
+    error = inner.get("error") if isinstance(inner, dict) else None
+    # newer routers say what the model's backend answered; older ones say 400 whatever it was
+    told = parsed.get("statusCode")
+    code = error.get("code") if isinstance(error, dict) else None
+    upstream = told if isinstance(told, int) else status
+    if upstream == 400 and isinstance(code, int | str) and str(code).isdigit() and 400 <= int(code) < 600:
+        upstream = int(code)
+    if upstream in {401, 402, 403, 404}:
+        return PromptFailure(ApiError("provider_error"))
+    if upstream in {408, 409, 425, 429} or upstream >= 500:
+        return PromptFailure(ApiError("provider_overloaded", retry_after=5))
+    if not isinstance(error, dict) or not isinstance(error.get("message"), str):
+        return PromptFailure(ApiError("provider_rejected"))
+    param = error.get("param")
+    own_code = code if isinstance(code, str) and re.fullmatch(r"[a-z0-9_]{1,64}", code) else None
+    return PromptFailure(
+        ApiError(
+            "provider_rejected",
+            safe_text(error["message"]),
+            param=param[:200] if isinstance(param, str) else None,
+        ),
+        upstream_code=own_code,
+    )

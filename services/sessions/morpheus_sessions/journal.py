@@ -1,0 +1,636 @@
+"""The journal: every change of a session or an operation, each one transaction with its event.
+
+Nothing here talks to a router, and nothing else writes these collections (but owner and busy marks: ownership.py).
+"""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from weakref import WeakValueDictionary
+
+from bson import Decimal128
+from morpheus_common.contracts.sessions import SESSION_EVENTS, CatalogueModel, SessionState, Slot
+from morpheus_common.errors import ApiError
+from morpheus_common.ids import uuid7
+from morpheus_common.store.mongo import MongoClient
+from morpheus_common.store.outbox import OutboxRelay, stage
+from morpheus_common.store.transactions import run_transaction
+from pymongo import ASCENDING, ReturnDocument
+from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo.errors import DuplicateKeyError
+
+from morpheus_sessions.documents import (
+    ENDED,
+    KeyGuardDocument,
+    OperationDocument,
+    OperationKind,
+    OperationState,
+    Owner,
+    Replaces,
+    SessionDocument,
+    WalletDocument,
+)
+from morpheus_sessions.router import Approval, Bid, ChainSession
+
+WATCH_SECONDS = 0.25
+"""How often a waiter looks at an operation that another worker's loop carries out."""
+
+
+class SlotTaken(Exception):
+    """The key has another session in that slot by now; read it and go on from there."""
+
+
+class StakeTaken(Exception):
+    """Another live operation has this stake at this bid, or the approval was used: make another."""
+
+
+class StateChanged(Exception):
+    """The session is not in a state the change is for; somebody was faster."""
+
+
+class AlreadyAdopted(Exception):
+    """The chain session belongs to another of our sessions."""
+
+
+def utc_now() -> datetime:
+    """Return the time; a journal's times are for people, nothing is decided by them."""
+    return datetime.now(UTC)
+
+
+def _session(document: Mapping[str, Any]) -> SessionDocument:
+    return SessionDocument.model_validate(document)
+
+
+def _operation(document: Mapping[str, Any]) -> OperationDocument:
+    return OperationDocument.model_validate(document)
+
+
+def _from_unix(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+class Journal:
+    """Reads and writes the operations and sessions of this service."""
+
+    def __init__(self, client: MongoClient, outbox: OutboxRelay) -> None:
+        self._client = client
+        self._outbox = outbox
+        self._ended: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
+        self._listeners: list[asyncio.Event] = []
+
+    def listen(self) -> asyncio.Event:
+        """Return an event that is set whenever an operation is queued by this process. One for each loop."""
+        event = asyncio.Event()
+        self._listeners.append(event)
+        return event
+
+    def _wake(self) -> None:
+        self._outbox.nudge()
+        for event in self._listeners:
+            event.set()
+
+    # reading
+
+    async def session_in(self, key_id: str, slot: Slot) -> SessionDocument | None:
+        """Return the session of a key in a slot."""
+        return await self._find_session({"key_id": key_id, "slot": slot.value})
+
+    async def session(self, session_id: str) -> SessionDocument | None:
+        """Return a session by our own id."""
+        return await self._find_session({"_id": session_id})
+
+    async def sessions_of(self, key_id: str, states: Iterable[SessionState]) -> list[SessionDocument]:
+        """Return the sessions of a key in any of `states`."""
+        return await self._list_sessions({"key_id": key_id, "state": {"$in": [state.value for state in states]}})
+
+    async def sessions_on(self, wallet: str, states: Iterable[SessionState]) -> list[SessionDocument]:
+        """Return the sessions on a wallet in any of `states`."""
+        return await self._list_sessions({"wallet": wallet, "state": {"$in": [state.value for state in states]}})
+
+    async def operation(self, operation_id: str) -> OperationDocument | None:
+        """Return an operation."""
+        document = await OperationDocument.get_pymongo_collection().find_one({"_id": operation_id})
+        return None if document is None else _operation(document)
+
+    async def unfinished(self, wallet: str) -> list[OperationDocument]:
+        """Return what a wallet's loop has to carry on: its own operations that have not ended, oldest first."""
+        cursor = OperationDocument.get_pymongo_collection().find(
+            {"wallet": wallet, "state": {"$nin": [state.value for state in ENDED]}}
+        )
+        return [_operation(item) async for item in cursor.sort("created_at", ASCENDING)]
+
+    async def ended(self, operation_id: str, *, wait: float) -> OperationDocument | None:
+        """Wait up to `wait` seconds for an operation to end and return it as it is then; None if there is no such."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + wait
+        event = self._ended.setdefault(operation_id, asyncio.Event())  # lives as long as somebody waits
+        while True:
+            operation = await self.operation(operation_id)
+            left = until - loop.time()
+            if operation is None or operation.state in ENDED or left <= 0:
+                return operation
+            try:
+                async with asyncio.timeout(min(WATCH_SECONDS, left)):
+                    await event.wait()
+            except TimeoutError:
+                continue
+
+    async def _find_session(self, query: Mapping[str, Any]) -> SessionDocument | None:
+        document = await SessionDocument.get_pymongo_collection().find_one(query)
+        return None if document is None else _session(document)
+
+    async def _list_sessions(self, query: Mapping[str, Any]) -> list[SessionDocument]:
+        cursor = SessionDocument.get_pymongo_collection().find(query)
+        return [_session(item) async for item in cursor.sort("created_at", ASCENDING)]
+
+    # opening
+
+    async def request_open(
+        self,
+        *,
+        operation_id: str,
+        user_id: str,
+        key_id: str,
+        key_prefix: str,
+        model: CatalogueModel,
+        bid_id: str | None,
+        duration: int,
+        owner: Owner | None,
+        replaces: Replaces | None,
+    ) -> SessionDocument:
+        """Write an open and its session. Raises `SlotTaken`, and `invalid_api_key` if the key was revoked meanwhile."""
+        now = utc_now()
+        slot = Slot.CURRENT if replaces is None else Slot.NEXT
+
+        async def body(session: AsyncClientSession) -> SessionDocument:
+            guard: dict[str, Any] = await KeyGuardDocument.get_pymongo_collection().find_one_and_update(
+                {"_id": key_id},
+                {"$inc": {"changes": 1}, "$setOnInsert": {"user_id": user_id, "wanted": True}},
+                upsert=True,
+                return_document=ReturnDocument.AFTER,
+                session=session,
+            )
+            if not guard["wanted"]:
+                raise ApiError("invalid_api_key")
+            opening = SessionDocument(
+                state=SessionState.OPENING,
+                slot=slot,
+                user_id=user_id,
+                key_id=key_id,
+                key_prefix=key_prefix,
+                model_id=model.id,
+                model_name=model.name,
+                duration=duration,
+                operation_id=operation_id,
+                bid_id=bid_id,
+                owner=owner,
+                created_at=now,
+                updated_at=now,
+            )
+            await opening.insert(session=session)
+            await OperationDocument(
+                id=operation_id,
+                kind=OperationKind.OPEN,
+                session=opening.id,
+                user_id=user_id,
+                key_id=key_id,
+                model_id=model.id,
+                wanted_bid=bid_id,
+                duration=duration,
+                replaces=replaces,
+                created_at=now,
+                updated_at=now,
+            ).insert(session=session)
+            await self._stage("requested", opening, session)
+            return opening
+
+        async def read_back() -> SessionDocument | None:
+            return await self._find_session({"operation_id": operation_id})
+
+        try:
+            opening = await run_transaction(self._client, body, read_back=read_back)
+        except DuplicateKeyError:
+            raise SlotTaken from None
+        self._wake()
+        return opening
+
+    async def take(self, wallet: str, router: str) -> OperationDocument | None:
+        """Bind the oldest unbound open to a wallet and return it."""
+        document = await OperationDocument.get_pymongo_collection().find_one_and_update(
+            {"state": OperationState.PENDING.value, "wallet": None},
+            {"$set": {"wallet": wallet, "router": router, "updated_at": utc_now()}},
+            sort=[("created_at", ASCENDING)],
+            return_document=ReturnDocument.AFTER,
+        )
+        return None if document is None else _operation(document)
+
+    async def next_counter(self, wallet: str, router: str) -> int:
+        """Return the next number for the tag of a stake of this wallet."""
+        document: dict[str, Any] = await WalletDocument.get_pymongo_collection().find_one_and_update(
+            {"_id": wallet},
+            {"$inc": {"counter": 1}, "$set": {"router": router}},
+            upsert=True,
+            return_document=ReturnDocument.AFTER,
+        )
+        return int(document["counter"])
+
+    async def record_approval(
+        self, operation: OperationDocument, bid: Bid, approval: Approval, stake: int, block: int
+    ) -> OperationDocument:
+        """Write approval and exact stake, and that they are about to be sent, before a byte goes out.
+
+        Raises `StakeTaken` if another operation has this stake or this approval.
+        """
+        now = utc_now()
+        try:
+            document = await OperationDocument.get_pymongo_collection().find_one_and_update(
+                {"_id": operation.id, "state": OperationState.PENDING.value},
+                {
+                    "$set": {
+                        "state": OperationState.SENT.value,
+                        "bid_id": bid.id,
+                        "provider": bid.provider,
+                        "price_per_second": Decimal128(str(bid.price)),
+                        "stake": Decimal128(str(stake)),
+                        "approval": approval.data,
+                        "approval_signature": approval.signature,
+                        "sent_at": now,
+                        "updated_at": now,
+                    },
+                    "$push": {"facts": {"at": now, "what": "sending", "block": block}},
+                },
+                return_document=ReturnDocument.AFTER,
+            )
+        except DuplicateKeyError:
+            raise StakeTaken from None
+        if document is None:
+            msg = f"operation {operation.id} is not pending any more"
+            raise RuntimeError(msg)
+        # read back with majority: what is not durable is not sent
+        stored = await self.operation(operation.id)
+        if stored is None or stored.approval != approval.data or stored.stake is None or int(stored.stake) != stake:
+            msg = f"operation {operation.id} was not stored as written"
+            raise RuntimeError(msg)
+        return stored
+
+    async def append_fact(self, operation_id: str, what: str, **details: Any) -> None:
+        """Add what was observed, whoever observed it."""
+        await OperationDocument.get_pymongo_collection().update_one(
+            {"_id": operation_id},
+            {"$push": {"facts": {"$each": [{"at": utc_now(), "what": what, **details}], "$slice": -100}}},
+        )
+
+    async def mark_unknown(self, operation: OperationDocument, *, retry_in: float) -> None:
+        """The outcome has to be read from the chain; look again in `retry_in` seconds."""
+        now = utc_now()
+        await OperationDocument.get_pymongo_collection().update_one(
+            {"_id": operation.id, "state": {"$nin": [state.value for state in ENDED]}},
+            {
+                "$set": {
+                    "state": OperationState.UNKNOWN.value,
+                    "updated_at": now,
+                    "not_before": now + timedelta(seconds=retry_in),
+                },
+                "$inc": {"attempts": 1},
+            },
+        )
+
+    async def postpone(self, operation: OperationDocument, *, retry_in: float) -> None:
+        """Try again later; nothing has changed."""
+        now = utc_now()
+        await OperationDocument.get_pymongo_collection().update_one(
+            {"_id": operation.id},
+            {"$set": {"not_before": now + timedelta(seconds=retry_in), "updated_at": now}, "$inc": {"attempts": 1}},
+        )
+
+    async def settle_open(
+        self, operation: OperationDocument, found: ChainSession, *, chain: int, wallet: str, router: str
+    ) -> SessionDocument:
+        """The chain has the session: make it usable, and give it its key's current slot.
+
+        Writing the chain's id is what adopts a session: a unique index allows it once, for ever. If the key was revoked
+        meanwhile the session goes straight to `closing`. Raises `AlreadyAdopted`.
+        """
+        now = utc_now()
+
+        async def body(session: AsyncClientSession) -> SessionDocument:
+            guard: dict[str, Any] = await KeyGuardDocument.get_pymongo_collection().find_one_and_update(
+                {"_id": operation.key_id},
+                {"$inc": {"changes": 1}, "$setOnInsert": {"user_id": operation.user_id, "wanted": True}},
+                upsert=True,
+                return_document=ReturnDocument.AFTER,
+                session=session,
+            )
+            if operation.replaces is not None:
+                await self._give_way(operation.replaces, now, session)
+            before = await SessionDocument.get_pymongo_collection().find_one(
+                {"_id": operation.session}, session=session
+            )
+            given_up = before is None or before["state"] == SessionState.ABANDONED
+            changes = {
+                "state": SessionState.PARKED if given_up else SessionState.ACTIVE,
+                "slot": None if given_up else Slot.CURRENT,
+                "router": router,
+                "wallet": wallet,
+                "chain": chain,
+                "chain_session": found.id,
+                "bid_id": found.bid_id,
+                "provider": found.provider,
+                "stake": Decimal128(str(found.stake)),
+                "price_per_second": Decimal128(str(found.price)),
+                "opened_at": _from_unix(found.opened_at),
+                "ends_at": _from_unix(found.ends_at),
+            }
+            opened = await self._change(
+                operation.session, (SessionState.OPENING, SessionState.ABANDONED), changes, "opened", now, session
+            )
+            await self._end_operation(operation.id, OperationState.DONE, None, now, session)
+            if not guard["wanted"]:
+                opened = await self._start_close(opened, "key_revoked", now, session)
+            elif not opened.wanted:
+                opened = await self._start_close(opened, "requested", now, session)
+            elif given_up:
+                # its key was told that this open came to nothing, and may have another session by now
+                opened = await self._start_close(opened, "came_late", now, session)
+            return opened
+
+        async def read_back() -> SessionDocument | None:
+            return await self._find_session({"chain": chain, "chain_session": found.id})
+
+        try:
+            opened = await run_transaction(self._client, body, read_back=read_back)
+        except DuplicateKeyError:
+            raise AlreadyAdopted from None
+        self._tell(operation.id)
+        self._wake()
+        return opened
+
+    async def _give_way(self, replaces: Replaces, now: datetime, session: AsyncClientSession) -> None:
+        old = await SessionDocument.get_pymongo_collection().find_one({"_id": replaces.session}, session=session)
+        if old is None or old["state"] != SessionState.ACTIVE:
+            return
+        if replaces.becomes is SessionState.PARKED:
+            await self._change(
+                replaces.session,
+                (SessionState.ACTIVE,),
+                {"state": SessionState.PARKED, "slot": None},
+                "parked",
+                now,
+                session,
+            )
+        else:
+            await self._start_close(_session(old), "replaced", now, session)
+
+    async def fail_open(self, operation: OperationDocument, error: ApiError) -> None:
+        """Nothing was ever sent: the session has failed, its key is free."""
+        now = utc_now()
+
+        async def body(session: AsyncClientSession) -> bool:
+            changes = {"state": SessionState.FAILED, "slot": None, "reason": error.code, "owner": None}
+            await self._change(operation.session, (SessionState.OPENING,), changes, "failed", now, session)
+            # whoever takes an operation over counts an attempt before it sends: a paused process that wakes up here
+            # must not declare failed what another has sent meanwhile
+            await self._end_operation(
+                operation.id, OperationState.FAILED, error, now, session, attempts=operation.attempts
+            )
+            return True
+
+        await run_transaction(self._client, body)
+        self._tell(operation.id)
+
+    async def abandon_open(self, operation: OperationDocument, error: ApiError) -> None:
+        """Sent, and not seen on chain in time: the key is free, the fingerprint is watched for ever."""
+        now = utc_now()
+
+        async def body(session: AsyncClientSession) -> bool:
+            changes = {"state": SessionState.ABANDONED, "slot": None, "reason": error.code, "owner": None}
+            await self._change(operation.session, (SessionState.OPENING,), changes, "abandoned", now, session)
+            await self._end_operation(operation.id, OperationState.ABANDONED, error, now, session)
+            return True
+
+        await run_transaction(self._client, body)
+        self._tell(operation.id)
+
+    # moving between slots
+
+    async def park(self, session_id: str, reason: str) -> SessionDocument | None:
+        """Take an active session out of its slot; it stays open on chain. None if it is not active any more."""
+        now = utc_now()
+
+        async def body(session: AsyncClientSession) -> SessionDocument | None:
+            old = await SessionDocument.get_pymongo_collection().find_one({"_id": session_id}, session=session)
+            if old is None or old["state"] != SessionState.ACTIVE:
+                return None
+            changes = {"state": SessionState.PARKED, "slot": None, "reason": reason}
+            return await self._change(session_id, (SessionState.ACTIVE,), changes, "parked", now, session)
+
+        parked = await run_transaction(self._client, body)
+        self._outbox.nudge()
+        return parked
+
+    async def resume(self, parked_id: str, *, instead_of: str | None, owner: Owner | None) -> SessionDocument:
+        """Make a parked session its key's current one, and park the one that is. Raises `SlotTaken`."""
+        now = utc_now()
+
+        async def body(session: AsyncClientSession) -> SessionDocument:
+            if instead_of is not None:
+                changes: dict[str, Any] = {"state": SessionState.PARKED, "slot": None, "reason": "switched"}
+                await self._change(instead_of, (SessionState.ACTIVE,), changes, "parked", now, session)
+            changes = {
+                "state": SessionState.ACTIVE,
+                "slot": Slot.CURRENT,
+                "reason": None,
+                "owner": None if owner is None else owner.model_dump(),
+            }
+            return await self._change(parked_id, (SessionState.PARKED,), changes, "resumed", now, session)
+
+        try:
+            resumed = await run_transaction(self._client, body)
+        except (DuplicateKeyError, StateChanged):
+            raise SlotTaken from None
+        self._outbox.nudge()
+        return resumed
+
+    # closing
+
+    async def request_close(
+        self, session: SessionDocument, reason: str, *, operation_id: str | None = None
+    ) -> str | None:
+        """Stop a session's use and queue its close. Return the operation's id; None if it was not open any more.
+
+        A session that is still opening closes as soon as it is on chain, because its key is not wanted: `revoke`.
+        """
+        now = utc_now()
+
+        async def body(tx: AsyncClientSession) -> str | None:
+            fresh = await SessionDocument.get_pymongo_collection().find_one({"_id": session.id}, session=tx)
+            if fresh is None:
+                return None
+            if fresh["state"] == SessionState.CLOSING:
+                running = await OperationDocument.get_pymongo_collection().find_one(
+                    {"session": session.id, "kind": OperationKind.CLOSE}, session=tx
+                )
+                return None if running is None else str(running["_id"])
+            if fresh["state"] not in (SessionState.ACTIVE, SessionState.PARKED):
+                return None
+            identifier = operation_id or uuid7()
+            await self._start_close(_session(fresh), reason, now, tx, operation_id=identifier)
+            return identifier
+
+        identifier = await run_transaction(self._client, body)
+        self._wake()
+        return identifier
+
+    async def unwant(self, session: SessionDocument) -> None:
+        """Close a session that is still opening as soon as it is on chain."""
+        await SessionDocument.get_pymongo_collection().update_one(
+            {"_id": session.id, "state": SessionState.OPENING.value}, {"$set": {"wanted": False}}
+        )
+
+    async def revoke(self, key_id: str, user_id: str) -> list[SessionDocument]:
+        """The key is not wanted any more: no open begins after this, and what is open is closed. Repeatable.
+
+        Returns the sessions that were open or opening.
+        """
+
+        async def body(session: AsyncClientSession) -> bool:
+            await KeyGuardDocument.get_pymongo_collection().update_one(
+                {"_id": key_id},
+                {"$set": {"wanted": False}, "$inc": {"changes": 1}, "$setOnInsert": {"user_id": user_id}},
+                upsert=True,
+                session=session,
+            )
+            return True
+
+        await run_transaction(self._client, body)
+        found = await self.sessions_of(key_id, (SessionState.OPENING, SessionState.ACTIVE, SessionState.PARKED))
+        for session in found:
+            await self.request_close(session, "key_revoked")
+        return found
+
+    async def settle_close(self, session_id: str, closed_at: int, *, operation: OperationDocument | None) -> None:
+        """The chain says that the session is closed."""
+        now = utc_now()
+
+        async def body(session: AsyncClientSession) -> bool:
+            open_states = (SessionState.ACTIVE, SessionState.PARKED, SessionState.CLOSING)
+            current = await SessionDocument.get_pymongo_collection().find_one({"_id": session_id}, session=session)
+            if current is not None and current["state"] in open_states:
+                changes = {
+                    "state": SessionState.CLOSED,
+                    "slot": None,
+                    "closed_at": _from_unix(closed_at),
+                    "owner": None,
+                    "busy": None,
+                }
+                await self._change(session_id, open_states, changes, "closed", now, session)
+            running = OperationDocument.get_pymongo_collection().find(
+                {
+                    "session": session_id,
+                    "kind": OperationKind.CLOSE,
+                    "state": {"$nin": [state.value for state in ENDED]},
+                },
+                session=session,
+            )
+            for item in await running.to_list():
+                await self._end_operation(str(item["_id"]), OperationState.DONE, None, now, session)
+            return True
+
+        await run_transaction(self._client, body)
+        if operation is not None:
+            self._tell(operation.id)
+        self._outbox.nudge()
+
+    async def _start_close(
+        self,
+        old: SessionDocument,
+        reason: str,
+        now: datetime,
+        session: AsyncClientSession,
+        *,
+        operation_id: str | None = None,
+    ) -> SessionDocument:
+        closing = await self._change(
+            old.id,
+            (SessionState.ACTIVE, SessionState.PARKED),
+            {"state": SessionState.CLOSING, "slot": None, "reason": reason},
+            "close_requested",
+            now,
+            session,
+        )
+        await OperationDocument(
+            id=operation_id or uuid7(),
+            kind=OperationKind.CLOSE,
+            session=old.id,
+            user_id=old.user_id,
+            key_id=old.key_id,
+            model_id=old.model_id,
+            duration=old.duration,
+            wallet=old.wallet,
+            router=old.router,
+            created_at=now,
+            updated_at=now,
+        ).insert(session=session)
+        return closing
+
+    # the pieces every transaction is made of
+
+    async def _change(
+        self,
+        session_id: str,
+        expected: tuple[SessionState, ...],
+        changes: Mapping[str, Any],
+        past_tense: str,
+        now: datetime,
+        session: AsyncClientSession,
+    ) -> SessionDocument:
+        document = await SessionDocument.get_pymongo_collection().find_one_and_update(
+            {"_id": session_id, "state": {"$in": [state.value for state in expected]}},
+            {"$set": {**changes, "updated_at": now}, "$inc": {"version": 1}},
+            return_document=ReturnDocument.AFTER,
+            session=session,
+        )
+        if document is None:
+            raise StateChanged(session_id)
+        changed = _session(document)
+        await self._stage(past_tense, changed, session)
+        return changed
+
+    async def _stage(self, past_tense: str, changed: SessionDocument, session: AsyncClientSession) -> None:
+        await stage(
+            SESSION_EVENTS[past_tense],
+            changed.changed(),
+            entity=changed.id,
+            version=changed.version,
+            at=changed.updated_at,
+            session=session,
+        )
+
+    async def _end_operation(
+        self,
+        operation_id: str,
+        state: OperationState,
+        error: ApiError | None,
+        now: datetime,
+        session: AsyncClientSession,
+        *,
+        attempts: int | None = None,
+    ) -> None:
+        told = None
+        if error is not None:
+            told = {"code": error.code, "message": error.message, "details": error.details}
+        query: dict[str, Any] = {"_id": operation_id, "state": {"$nin": [state.value for state in ENDED]}}
+        if attempts is not None:
+            query["attempts"] = attempts
+        result = await OperationDocument.get_pymongo_collection().update_one(
+            query, {"$set": {"state": state.value, "error": told, "updated_at": now}}, session=session
+        )
+        if not result.matched_count:
+            raise StateChanged(operation_id)
+
+    def _tell(self, operation_id: str) -> None:
+        event = self._ended.pop(operation_id, None)
+        if event is not None:
+            event.set()
+        self._outbox.nudge()

@@ -1,0 +1,244 @@
+"""Which worker runs a session's prompts.
+
+A worker claims a key's current session with one find-and-modify and keeps it while it is used, so that a prompt on a
+warm session waits for no database operation. Busy marks are written unwaited, in one bulk write every 50 ms.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from morpheus_common.contracts.sessions import SessionState, Slot
+from morpheus_common.logs import get_logger
+from morpheus_common.store.leases import Holder
+from morpheus_common.store.mongo import Database
+from morpheus_common.store.workers import BEAT_SECONDS, Heartbeat, is_alive
+from pymongo import ReturnDocument, UpdateOne
+from pymongo.errors import PyMongoError
+
+from morpheus_sessions.documents import SessionDocument
+
+log = get_logger(__name__)
+
+MARK_SECONDS: Final = 0.05
+MARKS_COMMENT: Final = "busy marks"
+REFRESH_COMMENT: Final = "owner refresh"
+
+
+@dataclass(slots=True)
+class OwnedSession:
+    """What a worker knows of a session it owns. Times are monotonic seconds of this process.
+
+    `usable_until`: when the chain takes its time for over, None while it is opening. `rests_until`: no prompt before
+    then, because one whose end nobody saw may still run.
+    """
+
+    id: str
+    key_id: str
+    state: SessionState
+    operation_id: str
+    model_id: str
+    model_name: str
+    chain_session: str
+    provider: str
+    router: str
+    usable_until: float | None
+    rests_until: float
+    used_at: float
+    gone: bool = False
+
+    def time_left(self) -> float:
+        """Seconds until its time is over."""
+        return 0.0 if self.usable_until is None else self.usable_until - time.monotonic()
+
+    def rest_left(self) -> float:
+        """Seconds until a prompt may run again."""
+        return self.rests_until - time.monotonic()
+
+
+@dataclass(frozen=True, slots=True)
+class OwnedElsewhere:
+    """Another worker that is alive owns the key's session."""
+
+    worker: str
+
+
+class Ownership:
+    """The sessions of this worker."""
+
+    def __init__(self, database: Database, heartbeat: Heartbeat, *, quarantine: float) -> None:
+        self._database = database
+        self._heartbeat = heartbeat
+        self._quarantine_ms = int(quarantine * 1000)
+        self._owned: dict[str, OwnedSession] = {}
+        self._marks: dict[str, list[dict[str, Any]]] = {}
+        self._marked = asyncio.Event()
+
+    @property
+    def holder(self) -> Holder:
+        """This worker."""
+        return self._heartbeat.holder
+
+    def owned(self, key_id: str) -> OwnedSession | None:
+        """Return the session of a key if this worker owns it."""
+        return self._owned.get(key_id)
+
+    def all(self) -> list[OwnedSession]:
+        """Return every session this worker owns."""
+        return list(self._owned.values())
+
+    async def claim(self, key_id: str) -> OwnedSession | OwnedElsewhere | None:
+        """Take a key's current session, opening or active. None if the key has none.
+
+        One operation when nobody else owns it; an owner that is dead is replaced, and a session whose busy mark it
+        left behind rests until the mark is old enough.
+        """
+        free_or_mine = [
+            {"owner": None},
+            {"owner.worker": self.holder.worker, "owner.boot": {"$lte": self.holder.boot}},
+        ]
+        taken = await self._take(key_id, {"$or": free_or_mine})
+        if taken is not None:
+            return taken
+        other = await SessionDocument.get_pymongo_collection().find_one(
+            {"key_id": key_id, "slot": Slot.CURRENT.value}, {"owner": 1}
+        )
+        if other is None:
+            return None
+        owner = other.get("owner")
+        if owner is None:
+            return await self._take(key_id, {"owner": None})
+        if await is_alive(self._database, Holder(owner["worker"], owner["boot"])):
+            return OwnedElsewhere(owner["worker"])
+        log.info("taking over from a dead worker", key_id=key_id, dead=owner["worker"])
+        return await self._take(key_id, {"owner": owner})
+
+    async def _take(self, key_id: str, whose: dict[str, Any]) -> OwnedSession | None:
+        rest = {"$dateAdd": {"startDate": "$busy.since", "unit": "millisecond", "amount": self._quarantine_ms}}
+        document = await SessionDocument.get_pymongo_collection().find_one_and_update(
+            {"key_id": key_id, "slot": Slot.CURRENT.value, **whose},
+            [
+                {
+                    "$set": {
+                        "owner": {"worker": self.holder.worker, "boot": self.holder.boot},
+                        "claimed_at": "$$NOW",
+                        "quarantined_until": {"$cond": [{"$ifNull": ["$busy", False]}, rest, "$quarantined_until"]},
+                        "busy": None,
+                    }
+                }
+            ],
+            return_document=ReturnDocument.AFTER,
+        )
+        if document is None:
+            return None
+        owned = _owned(document)
+        self._owned[key_id] = owned
+        return owned
+
+    def forget(self, owned: OwnedSession) -> None:
+        """Use a session no more: its next prompt claims anew."""
+        owned.gone = True
+        if self._owned.get(owned.key_id) is owned:
+            del self._owned[owned.key_id]
+
+    async def release(self, owned: OwnedSession) -> None:
+        """Let another worker have a session that no prompt runs in."""
+        self.forget(owned)
+        await self.disown(owned.id)
+
+    async def disown(self, session_id: str) -> None:
+        """Write that this worker does not own a session (our own id) any more; marks of its prompts go first."""
+        await self._flush_marks()
+        await SessionDocument.get_pymongo_collection().update_one(
+            {"_id": session_id, "owner.worker": self.holder.worker, "owner.boot": {"$lte": self.holder.boot}},
+            {"$set": {"owner": None}},
+        )
+
+    def mark_busy(self, owned: OwnedSession, attempt: str) -> None:
+        """Note that a prompt runs at the router; written soon, not now."""
+        self._marks[owned.id] = [{"$set": {"busy": {"attempt": attempt, "since": "$$NOW"}}}]
+        self._marked.set()
+
+    def mark_free(self, owned: OwnedSession) -> None:
+        """Note that the end of the prompt was seen."""
+        owned.used_at = time.monotonic()
+        self._marks[owned.id] = [{"$set": {"busy": None, "last_used_at": "$$NOW"}}]
+        self._marked.set()
+
+    async def write_marks(self) -> None:
+        """Write marks in bulk until cancelled."""
+        while True:
+            await self._marked.wait()
+            await asyncio.sleep(MARK_SECONDS)
+            try:
+                await self._flush_marks()
+            except PyMongoError as error:
+                log.warning("busy marks not written", problem=type(error).__name__)
+                await asyncio.sleep(1.0)
+
+    async def _flush_marks(self) -> None:
+        marks, self._marks = self._marks, {}
+        self._marked.clear()
+        if not marks:
+            return
+        mine = {"owner.worker": self.holder.worker, "owner.boot": self.holder.boot}
+        try:
+            await SessionDocument.get_pymongo_collection().bulk_write(
+                [UpdateOne({"_id": session_id, **mine}, update) for session_id, update in marks.items()],
+                ordered=False,
+                comment=MARKS_COMMENT,
+            )
+        except PyMongoError:
+            self._marks = marks | self._marks
+            self._marked.set()
+            raise
+
+    async def watch(self) -> None:
+        """Look at the owned sessions with every sign of life, until cancelled."""
+        while True:
+            await asyncio.sleep(BEAT_SECONDS)
+            try:
+                await self.refresh()
+            except PyMongoError as error:
+                log.warning("owned sessions not looked at", problem=type(error).__name__)
+
+    async def refresh(self, key_id: str | None = None) -> None:
+        """Read the owned sessions again, of one key or all: what is not current any more is not ours to use."""
+        watched = [owned for owned in self.all() if key_id in {None, owned.key_id}]
+        if not watched:
+            return
+        cursor = SessionDocument.get_pymongo_collection().find(
+            {"_id": {"$in": [owned.id for owned in watched]}, "slot": Slot.CURRENT.value}, comment=REFRESH_COMMENT
+        )
+        current = {document["_id"]: document async for document in cursor}
+        for owned in watched:
+            document = current.get(owned.id)
+            owner = {} if document is None else document.get("owner") or {}
+            if owner.get("worker") != self.holder.worker or owner.get("boot") != self.holder.boot:
+                self.forget(owned)
+
+
+def _owned(document: dict[str, Any]) -> OwnedSession:
+    now = time.monotonic()
+    claimed: datetime = document["claimed_at"]
+
+    def local(moment: datetime | None) -> float | None:
+        # both times are the database's, so that clocks of workers do not matter
+        return None if moment is None else now + (moment - claimed).total_seconds()
+
+    return OwnedSession(
+        id=document["_id"],
+        key_id=document["key_id"],
+        state=SessionState(document["state"]),
+        operation_id=document["operation_id"],
+        model_id=document["model_id"],
+        model_name=document["model_name"],
+        chain_session=document["chain_session"] or "",
+        provider=document["provider"] or "",
+        router=document["router"] or "",
+        usable_until=local(document["ends_at"]),
+        rests_until=local(document["quarantined_until"]) or 0.0,
+        used_at=now,
+    )

@@ -1,0 +1,138 @@
+"""One prompt on its way through this worker: its body as it arrives, its credit, its frames to the gateway."""
+
+import asyncio
+import time
+
+from morpheus_common.bus.frames import FRAME_BYTES, Kind, frame_headers, split_frames
+from morpheus_common.contracts.base import Message
+from morpheus_common.contracts.chat import AnswerHead, ErrorFrame, PromptHead
+from morpheus_common.errors import ApiError
+from nats.aio.client import Client
+
+
+class Prompt:
+    """State of one attempt. Only the gateway that holds its inbox can give it credit or take it back."""
+
+    def __init__(self, head: PromptHead, inbox: str, connection: Client) -> None:
+        self.head = head
+        self.started_at = time.monotonic()
+        self.heard_at = self.started_at
+        self.moved_at = self.started_at
+        self.body = bytearray()
+        self.task: asyncio.Task[None] | None = None
+        self.gone = False
+        """The client or its gateway is not there any more."""
+        self.interruptible = True
+        self._inbox = inbox
+        self._connection = connection
+        self._next_body_frame = 0
+        self._seq = 0
+        self._sent = 0
+        self._credit = 0
+        self._changed = asyncio.Event()
+        self._answer_head: AnswerHead | None = None
+
+    # what the gateway sends
+
+    def add_body(self, data: bytes, seq: int) -> None:
+        """Take a piece of the body; a gap spoils the attempt."""
+        self.heard_at = time.monotonic()
+        if seq != self._next_body_frame or len(self.body) + len(data) > self.head.body_bytes:
+            self.leave()
+            return
+        self._next_body_frame += 1
+        self.body += data
+        self._changed.set()
+
+    def start_body(self, data: bytes) -> None:
+        """Take what came with the start."""
+        self.body += data
+
+    def give_credit(self, absolute: int) -> None:
+        """Note how many bytes may have been sent in all. Repeats and old values do no harm."""
+        now = time.monotonic()
+        self.heard_at = now
+        if absolute > self._credit:
+            self._credit = absolute
+            self.moved_at = now
+            self._changed.set()
+
+    def leave(self) -> None:
+        """The client is gone: stop as soon as the router allows."""
+        self.gone = True
+        if self.interruptible and self.task is not None:
+            self.task.cancel()
+
+    @property
+    def is_complete(self) -> bool:
+        """Tell whether the whole body is here and the gateway has committed to this attempt."""
+        return len(self.body) == self.head.body_bytes and self._credit > 0
+
+    async def complete(self) -> None:
+        """Wait until `is_complete`."""
+        while not self.is_complete:
+            self._changed.clear()
+            await self._changed.wait()
+
+    @property
+    def waits_for_credit(self) -> bool:
+        """Tell whether the client is too slow for what is there to send."""
+        return self._sent > 0 and self._sent >= self._credit
+
+    # what the gateway gets
+
+    async def _send(self, kind: Kind, data: bytes = b"", *, more: bool = False, head: Message | None = None) -> None:
+        seq, self._seq = self._seq, self._seq + 1
+        await self._connection.publish(self._inbox, data, headers=frame_headers(kind, seq, more=more, head=head))
+
+    async def accept(self, frame: Message) -> None:
+        """Say that this worker will run the prompt."""
+        await self._send(Kind.ACCEPT, head=frame)
+
+    async def refer(self, frame: Message) -> None:
+        """Say that another worker owns the session."""
+        await self._send(Kind.OWNER, head=frame)
+
+    async def beat(self) -> None:
+        """Say that the attempt is alive."""
+        await self._send(Kind.BEAT)
+
+    def announce(self, head: AnswerHead) -> None:
+        """Set what goes out with the first data frame."""
+        self._answer_head = head
+
+    async def send(self, data: bytes) -> None:
+        """Send a piece of the answer, when there is credit for it. One frame may overshoot."""
+        pieces = [data] if len(data) <= FRAME_BYTES else split_frames(data)
+        last = len(pieces) - 1
+        for position, piece in enumerate(pieces):
+            while self._sent >= self._credit:
+                self._changed.clear()
+                await self._changed.wait()
+            head, self._answer_head = self._answer_head, None
+            await self._send(Kind.DATA, piece, more=position != last, head=head)
+            self._sent += len(piece)
+
+    @property
+    def has_answered(self) -> bool:
+        """Tell whether a byte of the answer has gone out."""
+        return self._sent > 0
+
+    async def end(self) -> None:
+        """Say that the answer is complete."""
+        await self._send(Kind.END)
+
+    async def fail(
+        self, error: ApiError, *, upstream_code: str | None = None, not_sent: bool = False, owner: str | None = None
+    ) -> None:
+        """Say why there is no answer, or no more of it."""
+        frame = ErrorFrame(
+            code=error.code,
+            message=error.message,
+            param=error.param,
+            retry_after=error.retry_after,
+            upstream_code=upstream_code,
+            not_sent=not_sent,
+            owner=owner,
+        )
+        await self._send(Kind.ERROR, head=frame)

@@ -1,0 +1,334 @@
+"""One proxy-router over HTTP: reads, the two steps of opening, closing. Prompts are in upstream.py.
+
+Nothing here repeats a call: who may repeat what is decided where the journal is.
+Source of every path, field and text: proxy-router contract, sections 0 to 2.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import httpx2
+import orjson
+from morpheus_common.logs import get_logger
+from morpheus_common.request_context import request_id, traceparent
+
+from morpheus_sessions.settings import RouterSettings
+
+log = get_logger(__name__)
+
+PAGE: Final = 100
+ZERO_ADDRESS: Final = "0x" + "0" * 40
+ALREADY_CLOSED: Final = "SessionAlreadyClosed"
+DUPLICATE_APPROVAL: Final = "SessionDuplicateApproval"
+SESSION_NOT_FOUND: Final = "session not found"
+
+
+class RouterUnreachable(Exception):
+    """No connection was made: the router certainly did nothing."""
+
+
+class RouterRefused(Exception):
+    """The router answered with an error. `text` is its own wording; for logs and matching, not for callers."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(f"{status}: {text[:300]}")
+        self.status = status
+        self.text = text
+
+
+class RouterUnclear(Exception):
+    """The call went out and no usable answer came back: it may or may not have been done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bid:
+    """A provider's offer for a model; `price` in wei a second."""
+
+    id: str
+    provider: str
+    model_id: str
+    price: int
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """A provider and where it listens (`host:port`)."""
+
+    address: str
+    endpoint: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChainModel:
+    """A model on chain; `created_at` in Unix seconds."""
+
+    id: str
+    name: str
+    owner: str
+    tags: tuple[str, ...]
+    type: str
+    created_at: int
+    is_deleted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ChainSession:
+    """A session as the chain has it. Times in Unix seconds, `stake` in wei; open while `closed_at` is 0."""
+
+    id: str
+    user: str
+    provider: str
+    model_id: str
+    bid_id: str
+    stake: int
+    price: int
+    opened_at: int
+    ends_at: int
+    closed_at: int
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether the stake is still in it."""
+        return self.closed_at == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """A provider's word that it takes one session. Opens at most one, ever. Money-bearing: never logged."""
+
+    data: str
+    signature: str
+
+    def __repr__(self) -> str:
+        """Show nothing of it."""
+        return "Approval(…)"
+
+
+class Router:
+    """A proxy-router. `wallet` and `chain` are known after `identify`."""
+
+    def __init__(self, settings: RouterSettings, *, read_timeout: float) -> None:
+        self.name = settings.name
+        self.wallet = ""
+        self.chain = 0
+        self._read_timeout = read_timeout
+        self.http = httpx2.AsyncClient(
+            base_url=settings.url,
+            auth=httpx2.BasicAuth(settings.user, settings.password.get_secret_value()),
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30.0),
+            timeout=httpx2.Timeout(read_timeout, connect=3.0),
+            trust_env=False,
+        )
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self.http.aclose()
+
+    # reading
+
+    async def identify(self) -> None:
+        """Learn the router's wallet and chain."""
+        self.wallet = str((await self._get("/wallet"))["address"]).lower()
+        config = await self._get("/config")
+        self.chain = int(config["DerivedConfig"]["ChainID"])
+
+    async def is_healthy(self) -> bool:
+        """Tell whether the router answers and its store works. Says nothing of wallet or chain."""
+        try:
+            answer = await self.http.get("/healthcheck", timeout=3.0)
+        except httpx2.HTTPError:
+            return False
+        return answer.status_code == 200
+
+    async def balance(self) -> int:
+        """Return the wallet's MOR in wei."""
+        return int((await self._get("/blockchain/balance"))["mor"])
+
+    async def latest_block(self) -> int:
+        """Return the height of the node behind the router."""
+        return int((await self._get("/blockchain/latestBlock"))["block"])
+
+    async def supply_and_budget(self) -> tuple[int, int]:
+        """Return the two figures of the stake formula, in wei."""
+        supply = int((await self._get("/blockchain/token/supply"))["supply"])
+        budget = int((await self._get("/blockchain/sessions/budget"))["budget"])
+        return supply, budget
+
+    async def models(self) -> list[ChainModel]:
+        """Return all models that are not deleted."""
+        return [
+            ChainModel(
+                id=str(item["Id"]).lower(),
+                name=str(item["Name"]),
+                owner=str(item["Owner"]).lower(),
+                tags=tuple(str(tag) for tag in item["Tags"] or ()),
+                type=str(item.get("ModelType") or "UNKNOWN"),
+                created_at=int(item["CreatedAt"]),
+                is_deleted=bool(item["IsDeleted"]),
+            )
+            for item in (await self._get("/blockchain/models"))["models"]
+        ]
+
+    async def providers(self) -> dict[str, Provider]:
+        """Return all providers by address (lower case)."""
+        found = {}
+        for item in (await self._get("/blockchain/providers"))["providers"]:
+            if not item["IsDeleted"]:
+                address = str(item["Address"]).lower()
+                found[address] = Provider(address, str(item["Endpoint"]))
+        return found
+
+    async def active_bids_of(self, provider: str) -> list[Bid]:
+        """Return all active bids of a provider, page by page."""
+        bids: list[Bid] = []
+        while True:
+            page = (
+                await self._get(
+                    f"/blockchain/providers/{provider}/bids/active",
+                    {"offset": len(bids), "limit": PAGE, "order": "ASC"},
+                )
+            )["bids"]
+            bids += [_bid(item) for item in page]
+            if len(page) < PAGE:
+                return bids
+
+    async def rated_bids(self, model_id: str) -> list[Bid]:
+        """Return the active bids of a model, best first as the router rates them."""
+        answer = await self._get(f"/blockchain/models/{model_id}/bids/rated")
+        return [_bid(item["Bid"]) for item in answer["bids"]]
+
+    async def bid(self, bid_id: str) -> Bid | None:
+        """Return a bid that is not deleted. An unknown id answers 200 with a bid of zeros."""
+        item = (await self._get(f"/blockchain/bids/{bid_id}"))["bid"]
+        if str(item["Provider"]).lower() == ZERO_ADDRESS or int(item["DeletedAt"]) != 0:
+            return None
+        return _bid(item)
+
+    async def session(self, session_id: str) -> ChainSession | None:
+        """Return a session from the chain, None if the node does not know it (yet)."""
+        try:
+            return _session((await self._get(f"/blockchain/sessions/{session_id}"))["session"])
+        except RouterRefused as error:
+            if SESSION_NOT_FOUND in error.text:
+                return None
+            raise
+
+    async def sessions_of_wallet(self, *, offset: int, limit: int = PAGE) -> list[ChainSession]:
+        """Return a page of our wallet's sessions, newest first, closed ones included."""
+        answer = await self._get(
+            "/blockchain/sessions/user", {"user": self.wallet, "offset": offset, "limit": limit, "order": "DESC"}
+        )
+        return [_session(item) for item in answer["sessions"]]
+
+    # acting
+
+    async def initiate(self, *, provider: Provider, bid_id: str, stake: int, timeout: float) -> Approval:
+        """Ask a provider to approve a session (step one). No money moves, repeatable. `timeout` in seconds."""
+        answer = await self._post(
+            "/proxy/sessions/initiate",
+            {
+                "user": self.wallet,
+                "provider": provider.address,
+                "spend": str(stake),
+                "bidId": bid_id,
+                "providerUrl": provider.endpoint,
+            },
+            timeout,
+        )
+        try:
+            return Approval(str(answer["approval"]), str(answer["approvalSig"]))
+        except KeyError:
+            raise RouterUnclear("no approval in the answer") from None
+
+    async def open(self, approval: Approval, stake: int, *, timeout: float) -> str:
+        """Open the session on chain (step two) and return its id. Locks `stake` wei."""
+        body = {
+            "approval": approval.data,
+            "approvalSig": approval.signature,
+            "stake": str(stake),
+            "directPayment": False,
+        }
+        answer = await self._post("/blockchain/sessions", body, timeout)
+        try:
+            return str(answer["sessionID"]).lower()
+        except KeyError:
+            raise RouterUnclear("no session id in the answer") from None
+
+    async def close(self, session_id: str, *, timeout: float) -> None:
+        """Close the session on chain. Closed before: raises `RouterRefused` with `ALREADY_CLOSED` in its text."""
+        await self._post(f"/blockchain/sessions/{session_id}/close", None, timeout)
+
+    async def _get(self, path: str, params: dict[str, Any] | None = None) -> Any:
+        try:
+            answer = await self.http.get(path, params=params, headers=trace_headers())
+        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+            raise RouterUnreachable(type(error).__name__) from None
+        except httpx2.HTTPError as error:
+            raise RouterUnclear(type(error).__name__) from None
+        return _read(answer)
+
+    async def _post(self, path: str, body: Any, timeout: float) -> Any:
+        try:
+            answer = await self.http.post(
+                path, json=body, headers=trace_headers(), timeout=httpx2.Timeout(timeout, connect=3.0)
+            )
+        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
+            raise RouterUnreachable(type(error).__name__) from None
+        except httpx2.HTTPError as error:
+            raise RouterUnclear(type(error).__name__) from None
+        return _read(answer)
+
+
+def trace_headers() -> dict[str, str]:
+    """Return the headers that tie a call to the request it is made for."""
+    headers = {}
+    if current := request_id.get():
+        headers["X-Request-Id"] = current
+    if trace := traceparent():
+        headers["traceparent"] = trace
+    return headers
+
+
+def error_text(body: bytes) -> str:
+    """Return the router's own words in an error body."""
+    try:
+        parsed = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return body[:2000].decode("utf-8", "replace")
+    if isinstance(parsed, dict) and isinstance(parsed.get("error"), str):
+        return str(parsed["error"])
+    return body[:2000].decode("utf-8", "replace")
+
+
+def _read(answer: httpx2.Response) -> Any:
+    if answer.status_code != 200:
+        raise RouterRefused(answer.status_code, error_text(answer.content))
+    try:
+        # whole numbers may be far beyond 64 bits: the standard parser keeps them exact
+        return answer.json()
+    except ValueError:
+        raise RouterUnclear("an answer that is not JSON") from None
+
+
+def _bid(item: dict[str, Any]) -> Bid:
+    return Bid(
+        id=str(item["Id"]).lower(),
+        provider=str(item["Provider"]).lower(),
+        model_id=str(item["ModelAgentId"]).lower(),
+        price=int(item["PricePerSecond"]),
+    )
+
+
+def _session(item: dict[str, Any]) -> ChainSession:
+    return ChainSession(
+        id=str(item["Id"]).lower(),
+        user=str(item["User"]).lower(),
+        provider=str(item["Provider"]).lower(),
+        model_id=str(item["ModelAgentId"]).lower(),
+        bid_id=str(item["BidID"]).lower(),
+        stake=int(item["Stake"]),
+        price=int(item["PricePerSecond"]),
+        opened_at=int(item["OpenedAt"]),
+        ends_at=int(item["EndsAt"]),
+        closed_at=int(item["ClosedAt"]),
+    )
