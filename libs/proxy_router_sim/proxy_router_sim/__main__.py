@@ -18,6 +18,8 @@ from proxy_router_sim.auth import ALL, User
 from proxy_router_sim.marketplace import WEI
 from proxy_router_sim.simulator import Settings, Simulator, build
 
+logger = logging.getLogger(__name__)
+
 _SHUTDOWN_SECONDS = 0.5
 """How long running requests may go on after a signal; what they sent to the chain is mined either way."""
 
@@ -95,11 +97,11 @@ async def serve(settings: Settings, host: str, port: int, announced: dict[str, s
 
 
 async def _close_for_ever(simulator: Simulator) -> None:
-    try:
-        await simulator.node.run_closer()
-    except Exception:
-        logging.getLogger(__name__).exception("the closer of expired sessions stopped")
-        raise
+    while True:
+        try:
+            await simulator.node.run_closer()
+        except Exception:
+            logger.exception("the closer of expired sessions failed and starts again")
 
 
 def main() -> int:
@@ -130,7 +132,7 @@ def main() -> int:
     try:
         asyncio.run(serve(settings, options.host, options.port, announced))
     except (OSError, ValueError) as error:
-        logging.getLogger(__name__).error("cannot run: %s", error)
+        logger.error("cannot run: %s", error)
         return 1
     return 0
 

@@ -11,7 +11,16 @@ from proxy_router_sim.auth import authorize
 from proxy_router_sim.errors import ConnectionCutError, ModelError, RouterError
 from proxy_router_sim.faults import CALL_ACTIONS, Fault, Faults
 from proxy_router_sim.routes import blockchain, inference, marketplace, sessions, simulation, system
-from proxy_router_sim.routes.route import CONTENT_TYPE, FAULTS, SIMULATOR, USER, Handler, Route, json_response
+from proxy_router_sim.routes.route import (
+    CONTENT_TYPE,
+    FAULTS,
+    SIMULATOR,
+    USER,
+    Handler,
+    Route,
+    described,
+    json_response,
+)
 from proxy_router_sim.simulator import Simulator
 
 _ROUTES = [
@@ -51,8 +60,7 @@ def _guarded(route: Route) -> Handler:
         faults = request.app[FAULTS]
         if not faults.wanted(route.kind):
             return await route.handler(request)
-        about = f"{request.path_qs} {request.headers.get('session_id', '')} {await request.text()}".lower()
-        fault = faults.take(route.kind, CALL_ACTIONS, about)
+        fault = faults.take(route.kind, CALL_ACTIONS, await described(request))
         if fault is None:
             return await route.handler(request)
         try:

@@ -1,6 +1,7 @@
 """The model behind a provider: simulated, or any OpenAI-compatible server. Both yield OpenAI chunks as objects."""
 
 import asyncio
+import contextlib
 import itertools
 import json
 import math
@@ -21,6 +22,8 @@ Chunk = dict[str, Any] | Literal["[DONE]"]
 
 _MAX_CHUNKS = 200
 """A long echo goes out in bigger pieces, so that it costs no more frames than a long answer."""
+_MAX_CHOICES = 128
+"""What OpenAI accepts."""
 _ARGUMENT_FRAGMENT = 24
 """Characters of a tool call's arguments in one chunk."""
 _LLM_TIMEOUT_SECONDS = 240
@@ -97,6 +100,9 @@ class SimulatedModel:
         messages = request.get("messages")
         if not messages:
             raise ModelError({"error": {"message": "messages must not be empty", "type": "invalid_request_error"}})
+        n = request.get("n")
+        if isinstance(n, int) and n > _MAX_CHOICES:
+            raise ModelError({"error": {"message": f"n is at most {_MAX_CHOICES}", "type": "invalid_request_error"}})
         return answer(request, self._seed)
 
     def _head(self, kind: str, model_name: str) -> dict[str, Any]:
@@ -155,33 +161,36 @@ class RemoteModel:
         self._session: aiohttp.ClientSession | None = None
 
     async def complete(self, request: dict[str, Any], model_name: str) -> dict[str, Any]:
-        async with _failures_named(self._base_url), self._post("/chat/completions", request, model_name) as response:
-            completion = await _checked_json(response)
-            if completion.get("object") != "chat.completion" or not completion.get("choices"):
-                raise RouterError("provider request failed: invalid response: unknown response format")
-            return completion
+        with _failures_named(self._base_url):
+            async with self._post("/chat/completions", request, model_name) as response:
+                completion = await _checked_json(response)
+                if completion.get("object") != "chat.completion" or not completion.get("choices"):
+                    raise RouterError("provider request failed: invalid response: unknown response format")
+                return completion
 
     async def stream(self, request: dict[str, Any], model_name: str) -> AsyncGenerator[Chunk, None]:
-        async with _failures_named(self._base_url), self._post("/chat/completions", request, model_name) as response:
-            if response.status != 200 or response.content_type != "text/event-stream":
-                # A model that does not stream: one data line with its whole answer and no end mark (section 4).
-                yield await _checked_json(response)
-                return
-            async for line in response.content:
-                if not line.startswith(b"data:"):
-                    continue
-                data = line[5:].strip()
-                if data == b"[DONE]":
-                    yield DONE
+        with _failures_named(self._base_url):
+            async with self._post("/chat/completions", request, model_name) as response:
+                if response.status != 200 or response.content_type != "text/event-stream":
+                    # A model that does not stream: one data line with its whole answer and no end mark (section 4).
+                    yield await _checked_json(response)
                     return
-                yield _checked_chunk(data)
+                async for line in response.content:
+                    if not line.startswith(b"data:"):
+                        continue
+                    data = line[5:].strip()
+                    if data == b"[DONE]":
+                        yield DONE
+                        return
+                    yield _checked_chunk(data)
 
     async def embed(self, request: dict[str, Any], model_name: str) -> dict[str, Any]:
-        async with _failures_named(self._base_url), self._post("/embeddings", request, model_name) as response:
-            embeddings = await _checked_json(response)
-            if not embeddings.get("data"):
-                raise RouterError("provider request failed: invalid response: unknown embeddings response format")
-            return embeddings
+        with _failures_named(self._base_url):
+            async with self._post("/embeddings", request, model_name) as response:
+                embeddings = await _checked_json(response)
+                if not embeddings.get("data"):
+                    raise RouterError("provider request failed: invalid response: unknown embeddings response format")
+                return embeddings
 
     async def close(self) -> None:
         """Close the connections to the server."""
@@ -198,22 +207,16 @@ class RemoteModel:
         return self._session.post(self._base_url + path, json={**request, "model": self._model or model_name})
 
 
-class _failures_named:  # noqa: N801 - reads as a statement where it is used
+@contextlib.contextmanager
+def _failures_named(url: str) -> Iterator[None]:
     """Gives a transport failure towards the model the text that the provider's error has (contract section 4)."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-
-    async def __aenter__(self) -> None:
-        return None
-
-    async def __aexit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
-        if isinstance(error, TimeoutError | aiohttp.ClientError):
-            cause = "context deadline exceeded" if isinstance(error, TimeoutError) else str(error)
-            raise RouterError(
-                "provider request failed: provider error: failed to prompt: failed to send request: "
-                f'Post "{self._url}": {cause}'
-            ) from error
+    try:
+        yield
+    except (TimeoutError, aiohttp.ClientError) as error:
+        cause = "context deadline exceeded" if isinstance(error, TimeoutError) else str(error)
+        raise RouterError(
+            f'provider request failed: provider error: failed to prompt: failed to send request: Post "{url}": {cause}'
+        ) from error
 
 
 async def _checked_json(response: aiohttp.ClientResponse) -> dict[str, Any]:

@@ -80,9 +80,11 @@ class ConsumerNode:
         answering, approval, signature = self.providers.handshake(
             user=user, provider=provider, bid_id=bid_id, endpoint=endpoint, now=self.clock.now()
         )
-        self.store.providers[provider] = KnownProvider(answering.public_key, endpoint)
         self.counters["initiated"] += 1
-        self._save()
+        known = KnownProvider(answering.public_key, endpoint)
+        if self.store.providers.get(provider) != known:
+            self.store.providers[provider] = known
+            self._save()
         return answering.public_key, approval, signature
 
     async def open_with_approval(self, *, approval: str, signature: str, stake: int, direct_payment: bool) -> str:

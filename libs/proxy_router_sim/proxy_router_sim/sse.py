@@ -27,7 +27,7 @@ class UsageMeter:
             return chunk
         choices = _objects(chunk.get("choices"))
         for choice in choices:
-            self._hear(choice.get("delta"))
+            self._hear(choice.get("delta") or choice.get("message"))
         if chunk.get("usage") or any(choice.get("finish_reason") for choice in choices):
             return self._with_usage(chunk)
         return chunk

@@ -9,10 +9,29 @@ from proxy_router_sim import gojson, params, sse
 from proxy_router_sim.errors import BadRequestError, ModelError, RouterError
 from proxy_router_sim.faults import CHAT_ACTIONS, Fault, strike_stream, strike_whole
 from proxy_router_sim.marketplace import Model
-from proxy_router_sim.routes.route import CONTENT_TYPE, FAULTS, SIMULATOR, Route
+from proxy_router_sim.routes.route import CONTENT_TYPE, FAULTS, SIMULATOR, Route, described
 
 _DROPPED_WHEN_ZERO = frozenset(
-    ["max_tokens", "max_completion_tokens", "temperature", "top_p", "n", "stream", "stop", "presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "top_logprobs", "user", "tools", "functions", "store", "metadata", "seed"]
+    [
+        "max_tokens",
+        "max_completion_tokens",
+        "temperature",
+        "top_p",
+        "n",
+        "stream",
+        "stop",
+        "presence_penalty",
+        "frequency_penalty",
+        "logit_bias",
+        "logprobs",
+        "top_logprobs",
+        "user",
+        "tools",
+        "functions",
+        "store",
+        "metadata",
+        "seed",
+    ]
 )
 """Keys that the router re-encodes with Go's omitempty, so that a zero does not reach the model."""
 
@@ -38,11 +57,7 @@ async def chat(request: web.Request) -> web.StreamResponse:
     prompt = {key: value for key, value in body.items() if value or key not in _DROPPED_WHEN_ZERO}
     prompt["messages"] = messages
     faults = request.app[FAULTS]
-    fault = (
-        faults.take("chat", CHAT_ACTIONS, f"{session_id} {gojson.encode(body).decode()}".lower())
-        if faults.wanted("chat")
-        else None
-    )
+    fault = faults.take("chat", CHAT_ACTIONS, await described(request)) if faults.wanted("chat") else None
     try:
         async with request.app[SIMULATOR].node.prompt(session_id) as model:
             if model.type not in {"LLM", "UNKNOWN"}:

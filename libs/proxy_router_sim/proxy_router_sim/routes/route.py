@@ -35,3 +35,8 @@ def json_response(value: Any, status: int = 200, content_type: str | None = None
     """A JSON answer as gin writes it."""
     headers = {"Content-Type": content_type or "application/json; charset=utf-8"}
     return web.Response(body=gojson.encode(value), status=status, headers=headers)
+
+
+async def described(request: web.Request) -> str:
+    """Path, query, session and body of a call in lowercase: where a fault looks for what it is to match."""
+    return f"{request.path_qs} {request.headers.get('session_id', '')} {await request.text()}".lower()
