@@ -88,7 +88,7 @@ def _list(subjects: tuple[str, ...]) -> str:
 def _user_block(user: User, public_key: str) -> str:
     rights = permissions_of(user)
     publish = f"publish: {{ allow: {_list(rights.publish)} }}" if rights.publish else 'publish: { deny: [">"] }'
-    answers = " allow_responses: true" if rights.answers else ""
+    answers = ", allow_responses: true" if rights.answers else ""
     subscribe = f"subscribe: {{ allow: {_list(rights.subscribe)} }}"
     return f"      {{ nkey: {json.dumps(public_key)}, permissions: {{ {publish}, {subscribe}{answers} }} }}"
 
