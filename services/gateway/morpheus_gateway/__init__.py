@@ -1,1 +1,3 @@
 """The HTTP edge of the Morpheus API Gateway."""
+
+__version__ = "0.1.0"

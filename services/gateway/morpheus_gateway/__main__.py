@@ -1,0 +1,45 @@
+"""`python -m morpheus_gateway`: the gateway under uvicorn."""
+
+import logging
+import math
+import signal
+
+import uvicorn
+from morpheus_common.logs import configure_logs
+
+from morpheus_gateway.app import create_app
+from morpheus_gateway.settings import GatewaySettings
+
+KEEP_ALIVE_SECONDS = 75
+"""Longer than the idle limit of usual load balancers (60 s), so that they never send into a closing connection."""
+
+
+def main() -> None:
+    """Serve until SIGTERM or SIGINT; running answers then have `drain_seconds` to finish."""
+    settings = GatewaySettings()
+    configure_logs("gateway", settings.worker_id, settings.log_level)
+    # uvicorn tells of each start and stop in a sentence of its own; our access log has the rest
+    logging.getLogger("uvicorn.access").disabled = True
+    # uvicorn raises the signal again when it has drained; a clean stop is exit code 0
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, lambda *_: None)
+    uvicorn.run(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        # nobody's X-Forwarded-* is believed
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=math.ceil(settings.drain_seconds),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""The ASGI application: routes, what surrounds them, and its life from start to drain."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import chain
+
+from fastapi import Depends, FastAPI
+from fastapi.routing import APIRoute
+from morpheus_common.bus.connection import make_broker, raw_connection
+from morpheus_common.bus.names import User
+from morpheus_common.service import background
+from starlette.middleware import Middleware
+
+import morpheus_gateway
+from morpheus_gateway.context import Context
+from morpheus_gateway.errors import install_error_handlers
+from morpheus_gateway.health import Health
+from morpheus_gateway.middleware import BodyLimit, Cors, ErrorNet, Paths, RequestScope
+from morpheus_gateway.relay import RelayTimes
+from morpheus_gateway.routes import ROUTERS, no_query_parameter_twice
+from morpheus_gateway.settings import GatewaySettings
+
+NAME = "Morpheus API Gateway"
+DESCRIPTION = "OpenAI's API on top of the Morpheus AI marketplace."
+
+
+def create_app(settings: GatewaySettings, *, relay_times: RelayTimes | None = None) -> FastAPI:
+    """Return the application. `relay_times` is for tests that cannot wait as long as production does."""
+    times = relay_times or RelayTimes(slow_client=settings.slow_client)
+    health = Health()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with background(_hold_bus(app, settings, times, health)):
+            yield
+
+    app = FastAPI(
+        title=NAME,
+        description=DESCRIPTION,
+        version=morpheus_gateway.__version__,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        strict_content_type=False,
+        lifespan=lifespan,
+        dependencies=[Depends(no_query_parameter_twice)],
+        middleware=[
+            Middleware(RequestScope),
+            Middleware(Cors, public_origins=settings.public_cors_origins, origins=settings.cors_origins),
+            Middleware(ErrorNet),
+            Middleware(BodyLimit, limit=settings.body_limit),
+            Middleware(Paths),
+        ],
+    )
+    app.state.context = None
+    app.state.health = health
+    app.state.routes = [
+        route for route in chain.from_iterable(router.routes for router in ROUTERS) if isinstance(route, APIRoute)
+    ]
+    for router in ROUTERS:
+        app.include_router(router)
+    install_error_handlers(app)
+    return app
+
+
+async def _hold_bus(app: FastAPI, settings: GatewaySettings, times: RelayTimes, health: Health) -> None:
+    """Connect to the bus and stay connected (a background job): `/live` answers before the bus is there."""
+    broker = make_broker(settings, User.GATEWAY)
+    try:
+        await broker.connect()
+        connection = raw_connection(broker)
+        context = Context.build(settings, connection, times)
+        async with context.running(connection, health):
+            app.state.context = context
+            await asyncio.Event().wait()
+    finally:
+        app.state.context = None
+        await broker.stop()

@@ -1,0 +1,186 @@
+"""The body of a prompt: read once for what we need of it, passed on with its values unchanged."""
+
+import codecs
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, Never
+
+from morpheus_common.errors import ApiError
+
+MAX_NESTING = 64
+_SIGNIFICANT = frozenset({"model", "messages", "stream", "stream_options", "tools", "session_id"})
+_SESSION_ID = re.compile(r"0x[0-9a-fA-F]{64}")
+_SPACE = re.compile(r"[ \t\n\r]*")
+
+
+def _invalid(message: str) -> ApiError:
+    return ApiError("invalid_json", message)
+
+
+def _refuse_constant(_: str) -> Never:
+    raise _invalid("The body holds NaN or Infinity, which JSON does not have.")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """A member of the top-level object: where it stands in the text, and its value."""
+
+    start: int
+    end: int
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class ChatBody:
+    """What we need of a chat request, and the bytes to pass on."""
+
+    model: str | None
+    session_id: str | None
+    stream: bool
+    include_usage: bool
+    payload: bytes
+
+
+def read_chat_body(body: bytes, accept: str) -> ChatBody:
+    """Read a chat request; `accept` is its Accept header. Raises `ApiError` (400)."""
+    text, members = _read_object(body)
+    values = {key: member.value for key, member in members.items()}
+    messages = values.get("messages")
+    if messages is None:
+        raise ApiError("missing_required_parameter", "Send 'messages', a list with at least one.", param="messages")
+    if not isinstance(messages, list) or not messages:
+        raise ApiError("invalid_value", "'messages' must be a list with at least one message.", param="messages")
+    model = values.get("model")
+    if model is not None and (not isinstance(model, str) or not model):
+        raise ApiError("invalid_value", "'model' must be the name or id of a model.", param="model")
+    stream = values.get("stream")
+    if stream is not None and not isinstance(stream, bool):
+        raise ApiError("invalid_value", "'stream' must be true or false.", param="stream")
+    session_id = values.get("session_id")
+    if session_id is not None and not (isinstance(session_id, str) and _SESSION_ID.fullmatch(session_id)):
+        raise ApiError("invalid_value", "'session_id' must be 0x and 64 hex digits.", param="session_id")
+    options = values.get("stream_options")
+    decided = stream if stream is not None else accepts_stream(accept)
+    return ChatBody(
+        model=model,
+        session_id=session_id.lower() if session_id is not None else None,
+        stream=decided,
+        include_usage=isinstance(options, dict) and options.get("include_usage") is True,
+        payload=_passed_on(body, text, members, stream=decided),
+    )
+
+
+def accepts_stream(accept: str) -> bool:
+    """Tell whether an Accept header prefers an event stream: named with a higher q than JSON. Wildcards say nothing."""
+    quality = {"text/event-stream": 0.0, "application/json": 0.0}
+    for part in accept.split(","):
+        media_type, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        if media_type in quality:
+            quality[media_type] = max(quality[media_type], _quality(parameters))
+    return quality["text/event-stream"] > quality["application/json"]
+
+
+def _quality(parameters: list[str]) -> float:
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip() == "q":
+            try:
+                return min(1.0, max(0.0, float(value)))
+            except ValueError:
+                return 0.0
+    return 1.0
+
+
+def _read_object(body: bytes) -> tuple[str, dict[str, _Member]]:
+    if body.startswith(codecs.BOM_UTF8):
+        raise _invalid("The body starts with a byte order mark; send plain UTF-8.")
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError:
+        raise _invalid("The body is not UTF-8.") from None
+    try:
+        members = _read_members(text)
+    except RecursionError:
+        raise _too_deep() from None
+    except (ValueError, IndexError):
+        # ValueError: not JSON, or an integer of thousands of digits; IndexError: the text ends too early
+        raise ApiError("invalid_json") from None
+    _check_nesting(members)
+    for key in members:
+        if key not in _SIGNIFICANT and key.casefold() in _SIGNIFICANT:
+            # another parser on the way may ignore case, and must not see another request than we do
+            raise _invalid(f"A key equals '{key.casefold()}' but for its case; send it in lower case.")
+    return text, members
+
+
+def _read_members(text: str) -> dict[str, _Member]:
+    """Read the top-level object. A duplicate key is an error here, unlike in `json.loads`."""
+    members: dict[str, _Member] = {}
+    position = _skip(text, 0)
+    if text[position] != "{":
+        raise _invalid("The body must be one JSON object.")
+    position = _skip(text, position + 1)
+    if text[position] != "}":
+        while True:
+            start = position
+            if text[position] != '"':
+                raise ApiError("invalid_json")
+            key, position = _DECODER.raw_decode(text, position)
+            position = _skip(text, position)
+            if text[position] != ":":
+                raise ApiError("invalid_json")
+            value_start = _skip(text, position + 1)
+            value, end = _DECODER.raw_decode(text, value_start)
+            if key in members:
+                raise _invalid("A key stands twice at the top level of the body.")
+            members[key] = _Member(start, end, value)
+            position = _skip(text, end)
+            if text[position] == "}":
+                break
+            if text[position] != ",":
+                raise ApiError("invalid_json")
+            position = _skip(text, position + 1)
+    if _skip(text, position + 1) != len(text):
+        raise ApiError("invalid_json")
+    return members
+
+
+def _skip(text: str, position: int) -> int:
+    match = _SPACE.match(text, position)
+    return position if match is None else match.end()
+
+
+def _check_nesting(members: dict[str, _Member]) -> None:
+    level = [member.value for member in members.values() if isinstance(member.value, dict | list)]
+    for _ in range(MAX_NESTING - 1):
+        if not level:
+            return
+        level = [
+            child
+            for container in level
+            for child in (container.values() if isinstance(container, dict) else container)
+            if isinstance(child, dict | list)
+        ]
+    if level:
+        raise _too_deep()
+
+
+def _too_deep() -> ApiError:
+    return _invalid(f"The body is nested deeper than {MAX_NESTING} levels.")
+
+
+def _passed_on(body: bytes, text: str, members: dict[str, _Member], *, stream: bool) -> bytes:
+    """Return the bytes to pass on: without `session_id`, with `stream` as decided, all else as it came."""
+    sent = members.get("stream")
+    stream_fits = sent.value is stream if sent is not None else not stream
+    if "session_id" not in members and stream_fits:
+        return body
+    # values are cut from the text, not written anew: 1.0 stays 1.0, and a number beyond a float stays what it is
+    pieces = [text[member.start : member.end] for key, member in members.items() if key not in {"session_id", "stream"}]
+    if sent is not None or stream:
+        pieces.append(f'"stream":{"true" if stream else "false"}')
+    return ("{" + ",".join(pieces) + "}").encode()

@@ -1,0 +1,50 @@
+"""Work that ends when its client hangs up. A plain endpoint would not notice (measured)."""
+
+import asyncio
+from types import TracebackType
+from typing import Self
+
+from starlette.types import Receive
+
+
+class ClientGone(Exception):
+    """The client closed the connection before its answer was complete."""
+
+
+class ClientWatch:
+    """A block that is left with `ClientGone` as soon as the client is gone.
+
+    To be entered after the request's body was read: from then on all that can arrive is the disconnect.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._hung_up = False
+
+    async def __aenter__(self) -> Self:
+        task = asyncio.current_task()
+        if task is None:
+            msg = "a client is watched from a task"
+            raise RuntimeError(msg)
+        self._task = task
+        self._watcher = asyncio.create_task(self._wait())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._watcher.cancel()
+        # the count tells our own cancellation from one that came from outside and must go on (as asyncio.timeout does)
+        if self._hung_up and self._task.uncancel() == 0 and kind is asyncio.CancelledError:
+            raise ClientGone from error
+
+    def hang_up(self) -> None:
+        """Leave the block now, as if the client had gone."""
+        if not self._hung_up:
+            self._hung_up = True
+            self._task.cancel()
+
+    async def _wait(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.hang_up()

@@ -1,0 +1,122 @@
+"""What works and what does not, from pings in the background: a call to `/health` starts no check."""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from morpheus_common.bus.names import User
+from morpheus_common.bus.rpc import RpcClient
+from morpheus_common.contracts.base import Empty
+from morpheus_common.contracts.health import PING
+from morpheus_common.errors import ApiError
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+
+import morpheus_gateway
+
+PAUSE_SECONDS = 0.9
+PING_TIMEOUT_SECONDS = 0.9
+"""Together under 2 s: what is shown is never older."""
+_NEEDED = ("bus", "database", User.AUTH, User.SESSIONS)
+"""Without these nobody can be recognised or served. Without automation, warm and manual sessions still answer."""
+_DATABASE = "database"
+_ROUTER = "proxy_router"
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """State of one part. `latency_ms` is None where nobody was asked or nobody answered."""
+
+    healthy: bool = False
+    latency_ms: float | None = None
+
+    def shown(self) -> dict[str, Any]:
+        """Return it as `/health` shows it."""
+        return {"status": "healthy" if self.healthy else "unhealthy", "latency_ms": self.latency_ms}
+
+
+@dataclass(frozen=True, slots=True)
+class _Pong:
+    state: Component = field(default_factory=Component)
+    lacks: frozenset[str] = frozenset()
+
+
+class Health:
+    """The last known state of everything the gateway depends on."""
+
+    def __init__(self) -> None:
+        self._components: dict[str, Component] = {name: Component() for name in (_DATABASE, "bus", *PING, _ROUTER)}
+
+    @property
+    def can_serve(self) -> bool:
+        """Tell whether traffic makes sense."""
+        return all(self._components[name].healthy for name in _NEEDED)
+
+    @property
+    def status(self) -> str:
+        """`ok`, `degraded` or `unavailable`."""
+        if not self.can_serve:
+            return "unavailable"
+        return "ok" if all(component.healthy for component in self._components.values()) else "degraded"
+
+    def shown(self) -> dict[str, Any]:
+        """Return the body of `/health`."""
+        components = {name: component.shown() for name, component in self._components.items()}
+        return {
+            "status": self.status,
+            "version": morpheus_gateway.__version__,
+            "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "database": components[_DATABASE]["status"],
+            "components": components,
+        }
+
+    async def watch(self, connection: Client, rpc: RpcClient) -> None:
+        """Ask everyone for ever (a background job)."""
+        while True:
+            await self.look(connection, rpc)
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    async def look(self, connection: Client, rpc: RpcClient) -> None:
+        """Ask everyone once."""
+        bus, pongs = await asyncio.gather(
+            _ping_bus(connection), asyncio.gather(*(_ping(rpc, service) for service in PING))
+        )
+        services = dict(zip(PING, pongs, strict=True))
+        sessions = services[User.SESSIONS]
+        self._components = {
+            # a service that does not answer is named itself; it says nothing of the database
+            _DATABASE: Component(
+                any(pong.state.healthy for pong in pongs) and all(_DATABASE not in pong.lacks for pong in pongs)
+            ),
+            "bus": bus,
+            **{service: pong.state for service, pong in services.items()},
+            _ROUTER: Component(sessions.state.healthy and _ROUTER not in sessions.lacks),
+        }
+
+
+async def _ping_bus(connection: Client) -> Component:
+    if not connection.is_connected:
+        return Component()
+    started = time.monotonic()
+    try:
+        async with asyncio.timeout(PING_TIMEOUT_SECONDS):
+            await connection.flush()
+    except (NatsError, TimeoutError):
+        return Component()
+    return Component(True, _since(started))
+
+
+async def _ping(rpc: RpcClient, service: User) -> _Pong:
+    started = time.monotonic()
+    try:
+        answer = await rpc.call(PING[service], Empty(), timeout=PING_TIMEOUT_SECONDS)
+    except ApiError:
+        return _Pong()
+    lacks = frozenset(name for name, works in answer.components.items() if not works)
+    return _Pong(Component(True, _since(started)), lacks)
+
+
+def _since(started: float) -> float:
+    return round((time.monotonic() - started) * 1000, 1)

@@ -1,0 +1,239 @@
+"""What surrounds every request. Pure ASGI: Starlette's BaseHTTPMiddleware hides disconnects from what it wraps."""
+
+import re
+import time
+from collections.abc import Iterable
+
+from morpheus_common.contracts.auth import Caller
+from morpheus_common.errors import ApiError
+from morpheus_common.ids import uuid7
+from morpheus_common.logs import get_logger
+from morpheus_common.request_context import request_id
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from morpheus_gateway.client_watch import ClientGone
+from morpheus_gateway.errors import error_response, is_openai_route
+
+log = get_logger(__name__)
+
+_CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_HEADER_NAME = re.compile(r"[a-z0-9-]{1,64}")
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
+_EXPOSED = ", ".join(
+    [
+        "x-request-id",
+        *(f"x-ratelimit-{what}-requests" for what in ("limit", "remaining", "reset")),
+        "retry-after",
+        "x-should-retry",
+        "etag",
+        "x-catalog-age",
+        "www-authenticate",
+    ]
+)
+
+
+class RequestScope:
+    """The outermost layer: gives the request its id, its headers and its line in the log."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.monotonic()
+        ours = uuid7()
+        theirs = _client_id(Headers(scope=scope))
+        token = request_id.set(ours)
+        scope.setdefault("state", {})
+        status = 0
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = ours
+                if theirs is not None:
+                    headers["X-Client-Request-Id"] = theirs
+                headers["X-Content-Type-Options"] = "nosniff"
+                headers["Referrer-Policy"] = "no-referrer"
+                headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_headers)
+        finally:
+            _log_request(scope, status, started, theirs)
+            request_id.reset(token)
+
+
+def _client_id(headers: Headers) -> str | None:
+    for name in ("x-client-request-id", "x-request-id"):
+        value = headers.get(name)
+        if value is not None and _CLIENT_ID.fullmatch(value):
+            return value
+    return None
+
+
+def _log_request(scope: Scope, status: int, started: float, client_request_id: str | None) -> None:
+    route = getattr(scope.get("route"), "path_format", None)
+    caller = scope["state"].get("caller")
+    log.info(
+        "request",
+        method=scope["method"],
+        # the template, never the path: paths are what strangers type
+        route=route or "none",
+        # 499 as nginx has it: the client left before it was told anything
+        status=status or 499,
+        duration_ms=round((time.monotonic() - started) * 1000, 1),
+        user_id=caller.user_id if isinstance(caller, Caller) else None,
+        key_id=caller.key_id if isinstance(caller, Caller) else None,
+        client_request_id=client_request_id,
+    )
+
+
+class Cors:
+    """Which pages of other origins may call from a browser. Credentials never: there are no cookies."""
+
+    def __init__(self, app: ASGIApp, *, public_origins: Iterable[str], origins: Iterable[str]) -> None:
+        self._app = app
+        self._public = frozenset(public_origins)
+        self._others = frozenset(origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a preflight, or add what the browser must know to the answer."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        asked = Headers(scope=scope)
+        granted = self._granted(asked.get("origin"), _without_slash(scope["path"]))
+        if scope["method"] == "OPTIONS" and "origin" in asked and "access-control-request-method" in asked:
+            await _preflight(asked, granted, send)
+            return
+
+        async def send_with_cors(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.add_vary_header("Origin")
+                if granted is not None:
+                    headers["Access-Control-Allow-Origin"] = granted
+                    headers["Access-Control-Expose-Headers"] = _EXPOSED
+            await send(message)
+
+        await self._app(scope, receive, send_with_cors)
+
+    def _granted(self, origin: str | None, path: str) -> str | None:
+        allowed = self._public if is_openai_route(path) else self._others
+        if origin is None:
+            return None
+        if "*" in allowed:
+            return "*"
+        return origin if origin in allowed else None
+
+
+async def _preflight(asked: Headers, granted: str | None, send: Send) -> None:
+    headers = MutableHeaders()
+    headers["Vary"] = "Origin, Access-Control-Request-Method, Access-Control-Request-Headers"
+    method = asked["access-control-request-method"]
+    if granted is not None and method in _METHODS:
+        headers["Access-Control-Allow-Origin"] = granted
+        headers["Access-Control-Allow-Methods"] = method
+        headers["Access-Control-Max-Age"] = "600"
+        # SDKs send changing x-stainless-* headers, so there is no fixed list
+        names = [name.strip().lower() for name in asked.get("access-control-request-headers", "").split(",")]
+        if allowed := [name for name in names if _HEADER_NAME.fullmatch(name)]:
+            headers["Access-Control-Allow-Headers"] = ", ".join(allowed)
+    await send({"type": "http.response.start", "status": 204, "headers": headers.raw})
+    await send({"type": "http.response.body", "body": b""})
+
+
+class ErrorNet:
+    """Catches what nobody else did, so that even a bug answers in OpenAI's form."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def send_noting(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_noting)
+        except (ClientGone, ClientDisconnect):
+            log.info("client gone before its answer")
+        except Exception as error:
+            if not isinstance(error, ApiError):
+                log.exception("request failed")
+            if started:
+                # the status is out; the broken connection is all that can tell the client
+                raise
+            known = error if isinstance(error, ApiError) else ApiError("internal_error")
+            await error_response(known, scope["path"])(scope, receive, send)
+
+
+class BodyLimit:
+    """Refuses bodies over the limit: by their announced length at once, others as soon as they pass it."""
+
+    def __init__(self, app: ASGIApp, *, limit: int) -> None:
+        self._app = app
+        self._limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        length = Headers(scope=scope).get("content-length", "0")
+        if not length.isdecimal() or int(length) > self._limit:
+            raise ApiError("request_too_large", f"The body is larger than {self._limit} bytes.")
+        received = 0
+
+        async def receive_counting() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._limit:
+                # FastAPI lets this kind through from where it reads a body
+                raise HTTPException(413)
+            return message
+
+        await self._app(scope, receive_counting, send)
+
+
+class Paths:
+    """Serves `/models/` as `/models` without a redirect, and HEAD as GET (the server drops the body)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] == "http":
+            # the router writes the route it found into this dictionary, and the access log reads it there
+            scope["path"] = _without_slash(scope["path"])
+            if scope["method"] == "HEAD":
+                inner = {**scope, "method": "GET"}
+                try:
+                    await self._app(inner, receive, send)
+                finally:
+                    scope["route"] = inner.get("route")
+                return
+        await self._app(scope, receive, send)
+
+
+def _without_slash(path: str) -> str:
+    return path[:-1] if len(path) > 1 and path.endswith("/") else path

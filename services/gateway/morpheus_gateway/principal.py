@@ -1,0 +1,110 @@
+"""From the `Authorization` header to the caller a route may serve."""
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated
+
+from fastapi import Depends, Request
+from morpheus_common.contracts.auth import Caller, Scope
+from morpheus_common.errors import ApiError
+
+from morpheus_gateway import api_keys
+from morpheus_gateway.callers import CallerCache
+from morpheus_gateway.context import Context, ContextOf
+from morpheus_gateway.tokens import TokenVerifier
+
+_KEY_WANTED = "This endpoint wants an API key (sk-…). Make one with POST /api/v1/auth/keys."
+_TOKEN_WANTED = "This endpoint wants an access token. Get one with POST /api/v1/auth/login."  # noqa: S105 - no password
+
+
+def read_credential(request: Request) -> str:
+    """Return the presented credential: an API key starts with `sk-`, anything else is taken for an access token.
+
+    Raises `multiple_credentials` (400) or `missing_credentials` (401).
+    """
+    presented = request.headers.getlist("authorization")
+    if len(presented) > 1:
+        raise ApiError("multiple_credentials")
+    if not presented:
+        raise ApiError("missing_credentials")
+    value = presented[0].strip()
+    if value.startswith("sk-"):
+        return value
+    scheme, _, credential = value.partition(" ")
+    credential = credential.strip()
+    if scheme.lower() != "bearer" or not credential:
+        raise ApiError("missing_credentials")
+    return credential
+
+
+def key_digest(request: Request) -> str:
+    """Return the digest of the presented API key. Raises 401 for anything that can be none."""
+    credential = read_credential(request)
+    if not credential.startswith("sk-"):
+        raise ApiError("wrong_credential_kind", _KEY_WANTED)
+    if not api_keys.is_well_formed(credential):
+        raise ApiError("invalid_api_key")
+    return api_keys.digest(credential)
+
+
+def require_scope(caller: Caller, scope: Scope) -> None:
+    """Raise `insufficient_scope` (403) unless the key may do this."""
+    if scope not in caller.scopes:
+        raise ApiError("insufficient_scope", f"This API key lacks the scope '{scope}'.", details={"scope": scope})
+
+
+async def _token_caller(request: Request, verifier: TokenVerifier, logins: CallerCache) -> Caller:
+    credential = read_credential(request)
+    if credential.startswith("sk-"):
+        raise ApiError("wrong_credential_kind", _TOKEN_WANTED)
+    login = await verifier.verify(credential)
+    return await logins.check(f"{login.user_id} {login.login_id}")
+
+
+def _noted(request: Request, caller: Caller) -> Caller:
+    request.state.caller = caller
+    return caller
+
+
+def note_caller(request: Request, caller: Caller) -> None:
+    """Let the access log know whose request it is (ids only)."""
+    _noted(request, caller)
+
+
+async def by_token(request: Request, context: ContextOf) -> Caller:
+    """The user of a presented access token."""
+    return _noted(request, await _token_caller(request, context.tokens, context.logins))
+
+
+async def by_key(request: Request, context: ContextOf) -> Caller:
+    """The user and key of a presented API key."""
+    return _noted(request, await context.keys.check(key_digest(request)))
+
+
+def by_key_with(scope: Scope) -> Callable[[Request, Context], Awaitable[Caller]]:
+    """Return the dependency for API keys that need `scope`."""
+
+    async def dependency(request: Request, context: ContextOf) -> Caller:
+        caller = await by_key(request, context)
+        require_scope(caller, scope)
+        return caller
+
+    return dependency
+
+
+def by_either(scope: Scope) -> Callable[[Request, Context], Awaitable[Caller]]:
+    """Return the dependency for access tokens, or API keys that have `scope`."""
+
+    async def dependency(request: Request, context: ContextOf) -> Caller:
+        if read_credential(request).startswith("sk-"):
+            caller = await by_key(request, context)
+            require_scope(caller, scope)
+            return caller
+        return await by_token(request, context)
+
+    return dependency
+
+
+TokenCaller = Annotated[Caller, Depends(by_token)]
+KeyCaller = Annotated[Caller, Depends(by_key)]
+SessionsCaller = Annotated[Caller, Depends(by_key_with(Scope.SESSIONS))]
+AutomationCaller = Annotated[Caller, Depends(by_either(Scope.AUTOMATION))]

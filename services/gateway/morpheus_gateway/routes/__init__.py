@@ -1,0 +1,23 @@
+"""The endpoints, one module an area: read the request, ask, answer."""
+
+from collections import Counter
+
+from fastapi import Request
+from morpheus_common.errors import ApiError
+
+from morpheus_gateway.routes import auth, automation, chat, health, models, root, sessions
+
+ROUTERS = (root.router, health.router, auth.router, models.router, sessions.router, automation.router, chat.router)
+
+
+async def no_query_parameter_twice(request: Request) -> None:
+    """Refuse a repeated query parameter: two readers must not choose differently."""
+    if not request.url.query:
+        return
+    counts = Counter(name for name, _ in request.query_params.multi_items())
+    twice = [name for name, count in counts.items() if count > 1]
+    if twice:
+        raise ApiError("validation_error", "A query parameter stands twice in the address.")
+
+
+__all__ = ["ROUTERS", "no_query_parameter_twice"]

@@ -1,0 +1,40 @@
+"""Whether the gateway opens and renews sessions by itself."""
+
+from fastapi import APIRouter
+from morpheus_common.contracts.automation import (
+    GET_SETTINGS,
+    MAX_DURATION_SECONDS,
+    MIN_DURATION_SECONDS,
+    PUT_SETTINGS,
+    AutomationSettings,
+    GetSettings,
+    PutSettings,
+)
+from pydantic import BaseModel, Field, StrictBool, StrictInt
+
+from morpheus_gateway.context import ContextOf
+from morpheus_gateway.principal import AutomationCaller
+
+router = APIRouter(prefix="/api/v1/automation", tags=["automation"])
+
+
+class SettingsChange(BaseModel):
+    """What is left out stays. `session_duration` in seconds."""
+
+    is_enabled: StrictBool | None = None
+    session_duration: StrictInt | None = Field(None, ge=MIN_DURATION_SECONDS, le=MAX_DURATION_SECONDS)
+
+
+@router.get("/settings")
+async def get_settings(caller: AutomationCaller, context: ContextOf) -> AutomationSettings:
+    """The user's settings."""
+    return await context.rpc.call(GET_SETTINGS, GetSettings(user_id=caller.user_id))
+
+
+@router.put("/settings")
+async def put_settings(body: SettingsChange, caller: AutomationCaller, context: ContextOf) -> AutomationSettings:
+    """Change what is given."""
+    return await context.rpc.call(
+        PUT_SETTINGS,
+        PutSettings(user_id=caller.user_id, is_enabled=body.is_enabled, session_duration=body.session_duration),
+    )

@@ -1,0 +1,46 @@
+"""What is on offer. Served from memory; public."""
+
+from fastapi import APIRouter, Request, Response
+
+from morpheus_gateway.catalogue import Listing
+from morpheus_gateway.context import Context, ContextOf
+
+router = APIRouter(tags=["models"])
+
+
+def _known(request: Request, listing: Listing) -> bool:
+    tags = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
+    return listing.etag in tags or "*" in tags
+
+
+def _answer(request: Request, context: Context, listing: Listing) -> Response:
+    headers = {
+        "ETag": listing.etag,
+        "Cache-Control": "public, max-age=5",
+        "X-Catalog-Age": str(int(context.catalogue.age)),
+    }
+    if _known(request, listing):
+        return Response(status_code=304, headers=headers)
+    return Response(listing.body, headers=headers, media_type="application/json")
+
+
+@router.get("/api/v1/models")
+@router.get("/v1/models", include_in_schema=False)
+async def list_models(request: Request, context: ContextOf) -> Response:
+    """Models that are not deleted and have at least one active bid."""
+    return _answer(request, context, context.catalogue.models.offered)
+
+
+@router.get("/api/v1/models/allmodels")
+@router.get("/v1/models/allmodels", include_in_schema=False)
+async def list_all_models(request: Request, context: ContextOf) -> Response:
+    """All models that are not deleted."""
+    return _answer(request, context, context.catalogue.models.all)
+
+
+@router.get("/api/v1/models/{model_id:path}")
+@router.get("/v1/models/{model_id:path}", include_in_schema=False)
+async def get_model(model_id: str, request: Request, context: ContextOf) -> Response:
+    """One model, by name or chain id."""
+    models = context.catalogue.models
+    return _answer(request, context, Listing.of(models.openai_object(models.find(model_id))))

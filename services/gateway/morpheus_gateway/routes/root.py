@@ -1,0 +1,27 @@
+"""What this is, and the keys that others verify our tokens with."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from morpheus_gateway.context import ContextOf
+
+router = APIRouter(tags=["root"])
+
+
+@router.get("/")
+async def root(request: Request) -> dict[str, Any]:
+    """Name, version and where to read on."""
+    return {
+        "name": request.app.title,
+        "version": request.app.version,
+        "description": request.app.description,
+        "documentation": {"openapi": "/openapi.json", "models": "/api/v1/models", "health": "/health"},
+    }
+
+
+@router.get("/.well-known/jwks.json")
+async def jwks(context: ContextOf, response: Response) -> dict[str, Any]:
+    """The JSON Web Key Set that access tokens are signed with."""
+    response.headers["Cache-Control"] = "public, max-age=60"
+    return context.public_keys.jwks
