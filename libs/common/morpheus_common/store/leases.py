@@ -4,6 +4,7 @@ A lease saves work done twice; it is never what keeps money safe, because a paus
 """
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from pymongo import ReturnDocument
@@ -13,6 +14,8 @@ from morpheus_common.store.mongo import Database
 
 COLLECTION = "leases"
 LEASE_SECONDS = 15.0
+
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +58,19 @@ class Leases:
                 }
             }
         ]
-        try:
-            document = await self._collection.find_one_and_update(
-                {"_id": name, "$expr": free_or_mine}, update, upsert=True, return_document=ReturnDocument.AFTER
-            )
-        except DuplicateKeyError:
-            # the filter found no free lease and the upsert met the held one
-            return None
+        query = {"_id": name, "$expr": free_or_mine}
+        document = await self._collection.find_one_and_update(query, update, return_document=ReturnDocument.AFTER)
+        if document is None and await self._make(name):
+            document = await self._collection.find_one_and_update(query, update, return_document=ReturnDocument.AFTER)
         return int(document["token"]) if document is not None else None
+
+    async def _make(self, name: str) -> bool:
+        """Make a lease that nobody holds; False if it was there. An upsert refuses the `$expr` of its own filter."""
+        try:
+            await self._collection.insert_one({"_id": name, "token": 0, "worker": None, "boot": 0, "until": _LONG_AGO})
+        except DuplicateKeyError:
+            return False
+        return True
 
     async def release(self, name: str) -> None:
         """Give the lease up, if it still is ours."""

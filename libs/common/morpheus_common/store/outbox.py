@@ -107,7 +107,9 @@ class OutboxRelay:
                 if await self.publish_batch() == BATCH:
                     continue
             except PyMongoError as error:
-                log.warning("outbox waits for the database", problem=type(error).__name__)
+                log.warning(
+                    "outbox waits for the database", problem=type(error).__name__, code=getattr(error, "code", None)
+                )
                 renewed_at = float("-inf")
                 await asyncio.sleep(1.0)
             try:
