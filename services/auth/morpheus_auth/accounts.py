@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from morpheus_common.clock import Clock
 from morpheus_common.contracts.auth import USER_REGISTERED, UserRegistered, UserRow
 from morpheus_common.errors import ApiError
 from morpheus_common.store.mongo import MongoClient
@@ -11,7 +12,6 @@ from morpheus_common.store.transactions import run_transaction
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import DuplicateKeyError
 
-from morpheus_auth.clock import Clock
 from morpheus_auth.documents import UserDocument
 from morpheus_auth.emails import normalise_email
 from morpheus_auth.passwords import Passwords, read_new_password, read_password

@@ -5,6 +5,7 @@ import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from morpheus_common.clock import Clock
 from morpheus_common.contracts.auth import KEY_CREATED, KEY_DEACTIVATED, Caller, CreateKey, KeyChanged, KeyRow, Scope
 from morpheus_common.errors import ApiError
 from morpheus_common.store.mongo import MongoClient
@@ -14,7 +15,6 @@ from pymongo import ReturnDocument
 from pymongo.asynchronous.client_session import AsyncClientSession
 
 from morpheus_auth.accounts import is_active_user
-from morpheus_auth.clock import Clock
 from morpheus_auth.documents import ApiKeyDocument, UserDocument
 from morpheus_auth.versioned_secrets import VersionedSecrets
 

@@ -3,12 +3,12 @@
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from morpheus_common.clock import Clock
 from morpheus_common.contracts.base import Rpc
 from morpheus_common.errors import ApiError
 from morpheus_common.request_context import request_id
 from morpheus_common.sealing import Sealed, public_key_from_text, public_key_to_text, seal, unseal
 
-from morpheus_auth.clock import Clock
 from morpheus_auth.documents import SealingKeyDocument
 from morpheus_auth.keyring import Keyring
 from morpheus_auth.service_keys import load_or_create

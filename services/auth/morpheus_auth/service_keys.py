@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
+from morpheus_common.clock import Clock
 from morpheus_common.ids import uuid7
 from morpheus_common.logs import get_logger
 from pymongo.errors import DuplicateKeyError
 
-from morpheus_auth.clock import Clock
 from morpheus_auth.documents import ServiceKeyDocument
 from morpheus_auth.keyring import Keyring
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from morpheus_common.clock import Clock
 
-from morpheus_auth.clock import Clock
 from morpheus_auth.documents import SigningKeyDocument
 from morpheus_auth.keyring import Keyring
 from morpheus_auth.service_keys import load_or_create

@@ -10,6 +10,7 @@ from bson import Binary
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from morpheus_common.clock import Clock
 from morpheus_common.contracts.auth import Caller
 from morpheus_common.errors import ApiError
 from morpheus_common.logs import get_logger
@@ -20,7 +21,6 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 
 from morpheus_auth.access_tokens import AccessTokens
 from morpheus_auth.accounts import is_active_user
-from morpheus_auth.clock import Clock
 from morpheus_auth.documents import (
     REFRESH_GRACE_SECONDS,
     LoginDocument,

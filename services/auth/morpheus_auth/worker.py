@@ -4,10 +4,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from importlib.metadata import version
 
 from faststream.nats import NatsBroker
+from morpheus_common import __version__
 from morpheus_common.bus.names import User
+from morpheus_common.clock import utc_now
 from morpheus_common.contracts.auth import (
     CHECK_KEY,
     CHECK_TOKEN,
@@ -42,7 +43,6 @@ from morpheus_common.store.watch import DatabaseWatch
 
 from morpheus_auth.access_tokens import AccessTokens
 from morpheus_auth.accounts import Accounts
-from morpheus_auth.clock import utc_now
 from morpheus_auth.documents import DOCUMENTS
 from morpheus_auth.keyring import Keyring
 from morpheus_auth.keys import ApiKeys
@@ -78,7 +78,7 @@ def subscribe(broker: NatsBroker, auth: Auth) -> None:
     @broker.subscriber(PING[SERVICE].subject, queue=SERVICE)
     async def ping(_: Empty) -> Health:
         return Health(
-            version=version("morpheus-auth"),
+            version=__version__,
             worker=auth.settings.worker_id,
             components={"database": auth.watch.healthy},
         )

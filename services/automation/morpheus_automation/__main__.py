@@ -1,0 +1,16 @@
+"""Start the automation service: `python -m morpheus_automation`."""
+
+from morpheus_common.service import run_service
+
+from morpheus_automation.settings import AutomationServiceSettings
+from morpheus_automation.worker import SERVICE, serve
+
+
+def main() -> None:
+    """Run until SIGTERM."""
+    settings = AutomationServiceSettings()
+    run_service(SERVICE, settings, lambda: serve(settings))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""What automation answers on the bus, and how its parts are put together."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from faststream.nats import NatsBroker
+from morpheus_common import __version__
+from morpheus_common.bus.names import User
+from morpheus_common.clock import utc_now
+from morpheus_common.contracts.automation import (
+    GET_SETTINGS,
+    PLAN_CHAT,
+    PUT_SETTINGS,
+    AutomationSettings,
+    GetSettings,
+    Plan,
+    PlanChat,
+    PutSettings,
+)
+from morpheus_common.contracts.base import Empty
+from morpheus_common.contracts.health import PING, Health
+from morpheus_common.store.service import store_service
+from morpheus_common.store.watch import DatabaseWatch
+
+from morpheus_automation.documents import DOCUMENTS
+from morpheus_automation.preferences import Preferences
+from morpheus_automation.settings import AutomationServiceSettings
+
+SERVICE = User.AUTOMATION
+CONCURRENT = 64
+"""Handlers of one subject that may wait for the database at once; its connection pool has 50."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the subscribers call."""
+
+    preferences: Preferences
+    watch: DatabaseWatch
+    worker: str
+
+
+def subscribe(broker: NatsBroker, parts: Parts) -> None:
+    """Declare the handlers of questions and commands."""
+
+    @broker.subscriber(PING[SERVICE].subject, queue=SERVICE)
+    async def ping(_: Empty) -> Health:
+        return Health(version=__version__, worker=parts.worker, components={"database": parts.watch.healthy})
+
+    @broker.subscriber(GET_SETTINGS.subject, queue=SERVICE, max_workers=CONCURRENT)
+    async def get_settings(question: GetSettings) -> AutomationSettings:
+        return await parts.preferences.of(question.user_id)
+
+    @broker.subscriber(PUT_SETTINGS.subject, queue=SERVICE, max_workers=CONCURRENT)
+    async def put_settings(command: PutSettings) -> AutomationSettings:
+        return await parts.preferences.change(command)
+
+    @broker.subscriber(PLAN_CHAT.subject, queue=SERVICE, max_workers=CONCURRENT)
+    async def plan_chat(question: PlanChat) -> Plan:
+        return await parts.preferences.plan_for(question.user_id)
+
+
+@asynccontextmanager
+async def serve(settings: AutomationServiceSettings) -> AsyncIterator[None]:
+    """Answer questions while the block runs; leaving it drains."""
+    async with store_service(settings, SERVICE, DOCUMENTS) as store:
+        preferences = Preferences(
+            client=store.client,
+            default_duration=settings.default_session_duration,
+            clock=utc_now,
+            staged=store.relay.nudge,
+        )
+        subscribe(store.broker, Parts(preferences, store.watch, settings.worker_id))
+        async with store.answering():
+            yield
