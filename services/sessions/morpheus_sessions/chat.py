@@ -25,7 +25,7 @@ from pymongo.errors import PyMongoError
 
 from morpheus_sessions.documents import Owner, SessionDocument
 from morpheus_sessions.failures import PromptFailure
-from morpheus_sessions.journal import Journal, SlotTaken
+from morpheus_sessions.journal import SWITCHED, Journal, SlotTaken
 from morpheus_sessions.lifecycle import Lifecycle, is_usable, outcome
 from morpheus_sessions.ownership import OwnedElsewhere, OwnedSession, Ownership
 from morpheus_sessions.prompts import Prompt
@@ -321,7 +321,7 @@ class Chat:
         rests = owned is not None and owned.model_id == model_id
         if not rests:
             for parked in await self._journal.sessions_of(head.key_id, (SessionState.PARKED,)):
-                if parked.model_id == model_id and parked.reason == "switched" and is_usable(parked):
+                if parked.model_id == model_id and parked.reason == SWITCHED and is_usable(parked):
                     await self._resume(parked, owned)
                     return
         holder = self._ownership.holder

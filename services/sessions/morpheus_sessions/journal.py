@@ -36,6 +36,9 @@ from morpheus_sessions.router import Approval, Bid, ChainSession
 WATCH_SECONDS = 0.25
 """How often a waiter looks at an operation that another worker's loop carries out."""
 
+SWITCHED = "switched"
+"""Why a session is parked that its key may want back: another model was asked for."""
+
 
 class SlotTaken(Exception):
     """The key has another session in that slot by now; read it and go on from there."""
@@ -59,11 +62,13 @@ def utc_now() -> datetime:
 
 
 def _session(document: Mapping[str, Any]) -> SessionDocument:
-    return SessionDocument.model_validate(document)
+    read: SessionDocument = SessionDocument.model_validate(document)
+    return read
 
 
 def _operation(document: Mapping[str, Any]) -> OperationDocument:
-    return OperationDocument.model_validate(document)
+    read: OperationDocument = OperationDocument.model_validate(document)
+    return read
 
 
 def _from_unix(seconds: int) -> datetime:
@@ -164,7 +169,7 @@ class Journal:
         slot = Slot.CURRENT if replaces is None else Slot.NEXT
 
         async def body(session: AsyncClientSession) -> SessionDocument:
-            guard: dict[str, Any] = await KeyGuardDocument.get_pymongo_collection().find_one_and_update(
+            guard: Any = await KeyGuardDocument.get_pymongo_collection().find_one_and_update(
                 {"_id": key_id},
                 {"$inc": {"changes": 1}, "$setOnInsert": {"user_id": user_id, "wanted": True}},
                 upsert=True,
@@ -227,7 +232,7 @@ class Journal:
 
     async def next_counter(self, wallet: str, router: str) -> int:
         """Return the next number for the tag of a stake of this wallet."""
-        document: dict[str, Any] = await WalletDocument.get_pymongo_collection().find_one_and_update(
+        document: Any = await WalletDocument.get_pymongo_collection().find_one_and_update(
             {"_id": wallet},
             {"$inc": {"counter": 1}, "$set": {"router": router}},
             upsert=True,
@@ -315,7 +320,7 @@ class Journal:
         now = utc_now()
 
         async def body(session: AsyncClientSession) -> SessionDocument:
-            guard: dict[str, Any] = await KeyGuardDocument.get_pymongo_collection().find_one_and_update(
+            guard: Any = await KeyGuardDocument.get_pymongo_collection().find_one_and_update(
                 {"_id": operation.key_id},
                 {"$inc": {"changes": 1}, "$setOnInsert": {"user_id": operation.user_id, "wanted": True}},
                 upsert=True,
@@ -374,7 +379,7 @@ class Journal:
             await self._change(
                 replaces.session,
                 (SessionState.ACTIVE,),
-                {"state": SessionState.PARKED, "slot": None},
+                {"state": SessionState.PARKED, "slot": None, "reason": SWITCHED},
                 "parked",
                 now,
                 session,
@@ -435,7 +440,7 @@ class Journal:
 
         async def body(session: AsyncClientSession) -> SessionDocument:
             if instead_of is not None:
-                changes: dict[str, Any] = {"state": SessionState.PARKED, "slot": None, "reason": "switched"}
+                changes: dict[str, Any] = {"state": SessionState.PARKED, "slot": None, "reason": SWITCHED}
                 await self._change(instead_of, (SessionState.ACTIVE,), changes, "parked", now, session)
             changes = {
                 "state": SessionState.ACTIVE,

@@ -32,16 +32,29 @@ async def read_events(
     while True:
         try:
             subscription = await jetstream.pull_subscribe_bind(consumer=consumer.name, stream=consumer.stream)
-            while True:
-                try:
-                    messages = await subscription.fetch(BATCH, timeout=FETCH_SECONDS)
-                except TimeoutError:
-                    continue
-                for message in messages:
-                    await _digest(jetstream, consumer, message, handle)
+            try:
+                await _read(jetstream, consumer, subscription, handle)
+            finally:
+                # what the server said of an unanswered fetch would keep the connection from draining
+                await subscription.unsubscribe()
         except (NatsError, JetStreamError) as error:
             log.warning("events wait", consumer=consumer.name, problem=type(error).__name__)
             await asyncio.sleep(PAUSE_SECONDS)
+
+
+async def _read(
+    jetstream: JetStreamContext,
+    consumer: Consumer,
+    subscription: JetStreamContext.PullSubscription,
+    handle: Callable[[Msg], Awaitable[None]],
+) -> None:
+    while True:
+        try:
+            messages = await subscription.fetch(BATCH, timeout=FETCH_SECONDS)
+        except TimeoutError:
+            continue
+        for message in messages:
+            await _digest(jetstream, consumer, message, handle)
 
 
 async def _digest(

@@ -13,7 +13,7 @@ from morpheus_common.bus.names import User
 from morpheus_common.bus.rpc import RpcMiddleware
 from morpheus_common.service import background, leave_queue_groups, stop_broker, until_it_works
 from morpheus_common.settings import StoreSettings
-from morpheus_common.store.leases import Leases
+from morpheus_common.store.leases import Holder, Leases
 from morpheus_common.store.mongo import Database, MongoClient, connect, database_of, until_applied
 from morpheus_common.store.outbox import OutboxRelay
 from morpheus_common.store.unavailable import StoreMiddleware
@@ -28,6 +28,8 @@ class StoreService:
     client: MongoClient
     database: Database
     broker: NatsBroker
+    holder: Holder
+    leases: Leases
     relay: OutboxRelay
     watch: DatabaseWatch
     drain_seconds: float
@@ -54,12 +56,14 @@ async def store_service(
     try:
         database = database_of(client, settings.mongo_database)
         await until_applied(database, documents)
-        leases = Leases(database, await boot(database, settings.worker_id))
+        holder = await boot(database, settings.worker_id)
+        leases = Leases(database, holder)
         broker = make_broker(settings, user, middlewares=[RpcMiddleware, StoreMiddleware])
         await until_it_works("bus", broker.connect, errors=(NatsError, OSError))
         try:
             relay = OutboxRelay(raw_connection(broker).jetstream(), leases)
-            yield StoreService(client, database, broker, relay, DatabaseWatch(database), settings.drain_seconds)
+            watch = DatabaseWatch(database)
+            yield StoreService(client, database, broker, holder, leases, relay, watch, settings.drain_seconds)
         finally:
             await stop_broker(broker, seconds=settings.drain_seconds)
     finally:
