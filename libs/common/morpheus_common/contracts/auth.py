@@ -175,5 +175,9 @@ CHECK_TOKEN = REGISTRY.rpc(User.AUTH, "check_token", CheckToken, Caller, callers
 USER_REGISTERED = REGISTRY.event(User.AUTH, "user", "registered", UserRegistered, description="An account was made.")
 KEY_CREATED = REGISTRY.event(User.AUTH, "key", "created", KeyChanged, description="An API key was made.")
 KEY_DEACTIVATED = REGISTRY.event(
-    User.AUTH, "key", "deactivated", KeyChanged, description="An API key was revoked; its sessions are no longer wanted."
+    User.AUTH,
+    "key",
+    "deactivated",
+    KeyChanged,
+    description="An API key was revoked; its sessions are no longer wanted.",
 )

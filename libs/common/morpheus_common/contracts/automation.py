@@ -70,9 +70,7 @@ class SettingsChanged(Message):
 
 GET_SETTINGS = REGISTRY.rpc(User.AUTOMATION, "get_settings", GetSettings, AutomationSettings, callers=GATEWAY_ONLY)
 PUT_SETTINGS = REGISTRY.rpc(User.AUTOMATION, "put_settings", PutSettings, AutomationSettings, callers=GATEWAY_ONLY)
-PLAN_CHAT = REGISTRY.rpc(
-    User.AUTOMATION, "plan_chat", PlanChat, Plan, callers=frozenset({User.SESSIONS}), timeout=3.0
-)
+PLAN_CHAT = REGISTRY.rpc(User.AUTOMATION, "plan_chat", PlanChat, Plan, callers=frozenset({User.SESSIONS}), timeout=3.0)
 
 SETTINGS_CHANGED = REGISTRY.event(
     User.AUTOMATION, "settings", "changed", SettingsChanged, description="A user's automation settings changed."
