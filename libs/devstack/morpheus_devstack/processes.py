@@ -43,7 +43,7 @@ class Command:
     """Its standard output is for the stack to read, not for the log."""
 
 
-def _die_with(parent: int) -> Callable[[], None]:
+def die_with(parent: int) -> Callable[[], None]:
     """Return what a child does before it becomes its program: ask the kernel to end it when the stack dies.
 
     Without it a stack ended by SIGKILL would leave its servers running. Linux only; elsewhere `morpheus up` has to be
@@ -76,7 +76,7 @@ async def spawn(command: Command) -> asyncio.subprocess.Process:
                 stdout=asyncio.subprocess.PIPE if command.reads_stdout else log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_die_with(os.getpid()),
+                preexec_fn=die_with(os.getpid()),
             )
         except OSError as error:
             raise StackError(f"{command.name} could not be started: {error.strerror}: {command.argv[0]}.") from error

@@ -11,7 +11,7 @@ async def poll(condition: Callable[[], Awaitable[bool]], *, seconds: float, ever
     """Ask `condition` until it holds; tell whether it did within `seconds`. A call under way is cut at the deadline."""
     try:
         async with asyncio.timeout(seconds):
-            while not await condition():
+            while not await condition():  # noqa: ASYNC110 - what is waited for is another process; it sets no event
                 await asyncio.sleep(every)
     except TimeoutError:
         return False

@@ -1,0 +1,78 @@
+"""Fixtures for all tests. Servers start when the first test asks for them, once a run."""
+
+import itertools
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from morpheus_common.bus.names import User
+from morpheus_common.bus.topology import apply_topology
+from morpheus_devstack.servers import MongoServer
+from pymongo import MongoClient
+
+from tests import servers
+from tests.servers import NatsAccount
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def _nats_pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[deque[NatsAccount]]:
+    with servers.nats_accounts(tmp_path_factory.mktemp("nats")) as accounts:
+        yield deque(accounts)
+
+
+@pytest.fixture
+async def nats_account(_nats_pool: deque[NatsAccount]) -> AsyncIterator[NatsAccount]:
+    """An account of this test's own, without streams: `url`, `seeds` by user, `connect(user)`."""
+    account = _nats_pool.popleft()
+    yield account
+    connection = await account.connect(User.OPS)
+    jetstream = connection.jetstream()
+    for stream in await jetstream.streams_info():
+        await jetstream.delete_stream(stream.config.name or "")
+    await connection.close()
+    _nats_pool.append(account)
+
+
+@pytest.fixture
+async def nats_streams(nats_account: NatsAccount) -> NatsAccount:
+    """The test's account with all streams and durable consumers, as `morpheus apply` makes them."""
+    connection = await nats_account.connect(User.OPS)
+    await apply_topology(connection.jetstream())
+    await connection.close()
+    return nats_account
+
+
+@pytest.fixture(scope="session")
+def _mongo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoServer]:
+    with servers.mongo(tmp_path_factory.mktemp("mongo")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mongo_url(_mongo: MongoServer) -> str:
+    """Connection string of the run's mongod. Everybody may do everything."""
+    return _mongo.url()
+
+
+@pytest.fixture(scope="session")
+def _mongo_client(mongo_url: str) -> Iterator[MongoClient[dict[str, object]]]:
+    with MongoClient[dict[str, object]](mongo_url) as client:
+        yield client
+
+
+@pytest.fixture
+def mongo_prefix(_mongo_client: MongoClient[dict[str, object]]) -> Iterator[str]:
+    """What the names of this test's databases begin with. They are dropped at its end."""
+    prefix = f"t{next(_numbers)}_"
+    yield prefix
+    for name in _mongo_client.list_database_names():
+        if name.startswith(prefix):
+            _mongo_client.drop_database(name)
+
+
+@pytest.fixture
+def mongo_database(mongo_prefix: str) -> str:
+    """The name of a database of this test's own."""
+    return f"{mongo_prefix}db"
