@@ -66,7 +66,7 @@ class CatalogueCopy:
         while True:
             try:
                 await self.refresh()
-            except (RouterUnreachable, RouterRefused, RouterUnclear, KeyError, TypeError, ValueError) as error:
+            except (RouterUnreachable, RouterRefused, RouterUnclear) as error:
                 log.warning("catalogue not refreshed", router=self._router.name, problem=str(error)[:200])
             pause = FIRST_RETRY_SECONDS if self._copy is None else self._seconds * random.uniform(0.8, 1.2)  # noqa: S311 - jitter, not a secret
             await asyncio.sleep(pause)

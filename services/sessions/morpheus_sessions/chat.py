@@ -385,15 +385,17 @@ class Chat:
     async def _relay_json(self, prompt: Prompt, owned: OwnedSession, router: Router) -> None:
         # a JSON prompt runs to its end at the router whatever we do: its turn ends when its answer has come
         prompt.interruptible = False
-        body = await whole_answer(
-            router,
-            prompt.head.endpoint,
-            owned.chain_session,
-            bytes(prompt.body),
-            self._limits,
-            max_bytes=self._settings.answer_bytes,
-        )
-        prompt.interruptible = True
+        try:
+            body = await whole_answer(
+                router,
+                prompt.head.endpoint,
+                owned.chain_session,
+                bytes(prompt.body),
+                self._limits,
+                max_bytes=self._settings.answer_bytes,
+            )
+        finally:
+            prompt.interruptible = True
         if prompt.gone:
             raise asyncio.CancelledError
         await prompt.send(

@@ -4,8 +4,10 @@ Nothing here repeats a call: who may repeat what is decided where the journal is
 Source of every path, field and text: proxy-router contract, sections 0 to 2.
 """
 
+import functools
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar
 
 import httpx2
 import orjson
@@ -104,6 +106,24 @@ class Approval:
         return "Approval(…)"
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _as_contract_says(read: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+    """Make an answer of another form than the contract's a `RouterUnclear`: a strange router must stop nothing."""
+
+    @functools.wraps(read)
+    async def reading(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await read(*args, **kwargs)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            log.warning("router answers in an unknown form", reading=read.__name__, problem=repr(error)[:200])
+            raise RouterUnclear("an answer of another form") from None
+
+    return reading
+
+
 class Router:
     """A proxy-router. `wallet` and `chain` are known after `identify`."""
 
@@ -126,6 +146,7 @@ class Router:
 
     # reading
 
+    @_as_contract_says
     async def identify(self) -> None:
         """Learn the router's wallet and chain."""
         self.wallet = str((await self._get("/wallet"))["address"]).lower()
@@ -140,20 +161,24 @@ class Router:
             return False
         return answer.status_code == 200
 
+    @_as_contract_says
     async def balance(self) -> int:
         """Return the wallet's MOR in wei."""
         return int((await self._get("/blockchain/balance"))["mor"])
 
+    @_as_contract_says
     async def latest_block(self) -> int:
         """Return the height of the node behind the router."""
         return int((await self._get("/blockchain/latestBlock"))["block"])
 
+    @_as_contract_says
     async def supply_and_budget(self) -> tuple[int, int]:
         """Return the two figures of the stake formula, in wei."""
         supply = int((await self._get("/blockchain/token/supply"))["supply"])
         budget = int((await self._get("/blockchain/sessions/budget"))["budget"])
         return supply, budget
 
+    @_as_contract_says
     async def models(self) -> list[ChainModel]:
         """Return all models that are not deleted."""
         return [
@@ -169,6 +194,7 @@ class Router:
             for item in (await self._get("/blockchain/models"))["models"]
         ]
 
+    @_as_contract_says
     async def providers(self) -> dict[str, Provider]:
         """Return all providers by address (lower case)."""
         found = {}
@@ -178,6 +204,7 @@ class Router:
                 found[address] = Provider(address, str(item["Endpoint"]))
         return found
 
+    @_as_contract_says
     async def active_bids_of(self, provider: str) -> list[Bid]:
         """Return all active bids of a provider, page by page."""
         bids: list[Bid] = []
@@ -192,11 +219,13 @@ class Router:
             if len(page) < PAGE:
                 return bids
 
+    @_as_contract_says
     async def rated_bids(self, model_id: str) -> list[Bid]:
         """Return the active bids of a model, best first as the router rates them."""
         answer = await self._get(f"/blockchain/models/{model_id}/bids/rated")
         return [_bid(item["Bid"]) for item in answer["bids"]]
 
+    @_as_contract_says
     async def bid(self, bid_id: str) -> Bid | None:
         """Return a bid that is not deleted. An unknown id answers 200 with a bid of zeros."""
         item = (await self._get(f"/blockchain/bids/{bid_id}"))["bid"]
@@ -204,6 +233,7 @@ class Router:
             return None
         return _bid(item)
 
+    @_as_contract_says
     async def session(self, session_id: str) -> ChainSession | None:
         """Return a session from the chain, None if the node does not know it (yet)."""
         try:
@@ -213,6 +243,7 @@ class Router:
                 return None
             raise
 
+    @_as_contract_says
     async def sessions_of_wallet(self, *, offset: int, limit: int = PAGE) -> list[ChainSession]:
         """Return a page of our wallet's sessions, newest first, closed ones included."""
         answer = await self._get(

@@ -192,7 +192,7 @@ async def serve(settings: SessionsSettings) -> AsyncIterator[Parts]:
             read_events(jetstream, consumer, revoked) for consumer in CONSUMERS if consumer.service is User.SESSIONS
         ]
         subscribe_rpc(store.broker, parts)
-        await stack.enter_async_context(store.answering())
+        # entered first, left last: questions that wait for the chain are answered while the loops still run
         await stack.enter_async_context(
             background(
                 heartbeat.run(),
@@ -206,6 +206,7 @@ async def serve(settings: SessionsSettings) -> AsyncIterator[Parts]:
                 *readers,
             )
         )
+        await stack.enter_async_context(store.answering())
         subscriptions = await subscribe_chat(connection, parts)
         yield parts
         await _drain(parts, ownership, subscriptions, settings)

@@ -1,0 +1,128 @@
+"""OpenAI's own Python SDK, unmodified, against the whole stack."""
+
+import json
+import secrets
+from typing import Any
+
+import pytest
+from openai import AuthenticationError, NotFoundError, OpenAI
+
+from tests.e2e.stack import Account, RunningStack
+
+
+def _say(client: OpenAI, model: str, text: str) -> str:
+    answer = client.chat.completions.create(model=model, messages=[{"role": "user", "content": text}])
+    assert answer.choices[0].finish_reason == "stop"
+    return answer.choices[0].message.content or ""
+
+
+def _stream(client: OpenAI, model: str, text: str) -> str:
+    stream = client.chat.completions.create(model=model, messages=[{"role": "user", "content": text}], stream=True)
+    said, reasons = "", []
+    for chunk in stream:
+        for choice in chunk.choices:
+            said += choice.delta.content or ""
+            reasons += [choice.finish_reason] if choice.finish_reason else []
+    assert reasons == ["stop"]
+    return said
+
+
+def test_a_new_user_gets_from_registration_to_the_same_answer_in_both_modes(stack: RunningStack) -> None:
+    account = stack.new_account(automation=True)
+    client = stack.openai(account.key)
+    models = [model.id for model in client.models.list()]
+    assert stack.llm in models
+    text = f"say {secrets.token_hex(4)}"
+    spoken = _say(client, stack.llm, text)
+    assert text in spoken
+    assert _stream(client, stack.llm, text) == spoken
+
+
+def test_a_streamed_answer_ends_with_its_usage_when_that_was_asked_for(stack: RunningStack, account: Account) -> None:
+    stream = stack.openai(account.key).chat.completions.create(
+        model=stack.llm,
+        messages=[{"role": "user", "content": "count me"}],
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    chunks = list(stream)
+    with_usage = [chunk for chunk in chunks if chunk.usage is not None]
+    assert with_usage == [chunks[-1]]
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.total_tokens > 0
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_tool_is_called_in_both_modes(stack: RunningStack, account: Account, streamed: bool) -> None:
+    client = stack.openai(account.key)
+    weather = {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+        },
+    }
+    request: dict[str, Any] = {
+        "model": stack.llm,
+        "messages": [{"role": "user", "content": "weather in Paris?"}],
+        "tools": [weather],
+    }
+    name, arguments = "", ""
+    if streamed:
+        for chunk in client.chat.completions.create(stream=True, **request):
+            for choice in chunk.choices:
+                for call in choice.delta.tool_calls or ():
+                    name += call.function.name or ""
+                    arguments += call.function.arguments or ""
+    else:
+        answer = client.chat.completions.create(**request)
+        assert answer.choices[0].finish_reason == "tool_calls"
+        for call in answer.choices[0].message.tool_calls or ():
+            name, arguments = call.function.name, call.function.arguments
+    assert name == "get_weather"
+    assert "city" in json.loads(arguments)
+
+
+def test_an_unknown_model_is_not_found_and_never_replaced(stack: RunningStack, account: Account) -> None:
+    with pytest.raises(NotFoundError) as refused:
+        _say(stack.openai(account.key), "no-such-model", "hello")
+    assert refused.value.code == "model_not_found"
+
+
+def test_a_wrong_key_is_an_authentication_error(stack: RunningStack, account: Account) -> None:
+    wrong = account.key[:-1] + ("a" if account.key[-1] != "a" else "b")
+    with pytest.raises(AuthenticationError) as refused:
+        _say(stack.openai(wrong), stack.llm, "hello")
+    assert refused.value.code == "invalid_api_key"
+    with pytest.raises(AuthenticationError):
+        _say(stack.openai("nonsense"), stack.llm, "hello")
+
+
+def test_a_revoked_key_is_refused_at_once(stack: RunningStack) -> None:
+    account = stack.new_account(automation=True)
+    client = stack.openai(account.key)
+    _say(client, stack.llm, "hello")
+    row = stack.http.delete(f"auth/keys/{account.key_id}", headers=account.by_token)
+    assert row.json()["is_active"] is False
+    # a gateway may use an answer of auth for 0.8 s
+    stack.eventually(
+        lambda: stack.http.get("session", headers=account.by_key).status_code == 401, seconds=1.0, what="refusal"
+    )
+    with pytest.raises(AuthenticationError):
+        _say(client, stack.llm, "hello")
+
+
+def test_without_automation_a_chat_names_the_two_ways_to_a_session(stack: RunningStack) -> None:
+    account = stack.new_account(automation=False)
+    answer = stack.chat(account, "hello")
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "no_active_session"
+    assert "modelsession" in answer.json()["error"]["message"]
+    assert "automation/settings" in answer.json()["error"]["message"]
+    opened = stack.http.post("session/modelsession", params={"model_id": stack.llm_id}, headers=account.by_key)
+    assert opened.status_code == 200, opened.text
+    assert stack.chat(account, "hello").status_code == 200
+    closed = stack.http.post("session/closesession", headers=account.by_key)
+    assert closed.json()["session_id"] == opened.json()["session_id"]
+    assert stack.chain_session(opened.json()["session_id"])["ClosedAt"] > 0

@@ -1,0 +1,27 @@
+"""Secrets of a full run are nowhere in clear: not in a log, a database, the event stream or a message on the bus."""
+
+from tests.e2e.stack import RunningStack
+
+
+def test_no_secret_of_a_run_is_found_in_clear(stack: RunningStack) -> None:
+    with stack.bus_capture() as captured:
+        account = stack.new_account(automation=True)
+        tokens = stack.http.post("auth/refresh", json={"refresh_token": account.refresh_token}).json()
+        assert stack.chat(account, "hello").status_code == 200
+    planted = {
+        "password": account.password,
+        "api key": account.key,
+        "the secret half of the key": account.key.partition(".")[2],
+        "refresh token": account.refresh_token,
+        "its successor": tokens["refresh_token"],
+        "access token": account.by_token["Authorization"].partition(" ")[2],
+    }
+    places = {"bus": b"".join(captured), **stack.logs(), **stack.dump_databases()}
+    assert len(captured) > 20, "the capture saw the traffic"
+    found = [
+        f"{what} in {place}"
+        for place, content in places.items()
+        for what, secret in planted.items()
+        if secret.encode() in content
+    ]
+    assert found == []
