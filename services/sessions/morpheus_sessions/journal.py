@@ -10,6 +10,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from bson import Decimal128
+from morpheus_common.clock import utc_now
 from morpheus_common.contracts.sessions import SESSION_EVENTS, CatalogueModel, SessionState, Slot
 from morpheus_common.errors import ApiError
 from morpheus_common.ids import uuid7
@@ -54,11 +55,6 @@ class StateChanged(Exception):
 
 class AlreadyAdopted(Exception):
     """The chain session belongs to another of our sessions."""
-
-
-def utc_now() -> datetime:
-    """Return the time; a journal's times are for people, nothing is decided by them."""
-    return datetime.now(UTC)
 
 
 def _session(document: Mapping[str, Any]) -> SessionDocument:

@@ -1,8 +1,9 @@
 """What users ask of their sessions: open, close, look. Writes what is wanted; the wallets' loops carry it out."""
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
+from morpheus_common.clock import utc_now
 from morpheus_common.contracts.sessions import (
     CloseResult,
     CloseSession,
@@ -33,7 +34,7 @@ USABLE_SECONDS = 5
 
 def is_usable(session: SessionDocument, *, at_least: float = USABLE_SECONDS) -> bool:
     """Tell whether an active or parked session has time left."""
-    return session.ends_at is not None and session.ends_at > datetime.now(UTC) + timedelta(seconds=at_least)
+    return session.ends_at is not None and session.ends_at > utc_now() + timedelta(seconds=at_least)
 
 
 def outcome(operation: OperationDocument | None) -> None:

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
+from morpheus_common.clock import utc_now
 from morpheus_common.contracts.sessions import SessionState
 from morpheus_common.errors import ApiError
 from morpheus_common.logs import get_logger
@@ -18,7 +19,7 @@ from pymongo.errors import PyMongoError
 from morpheus_sessions.catalogue import CatalogueCopy
 from morpheus_sessions.documents import OperationDocument, OperationKind, OperationState, SessionDocument
 from morpheus_sessions.failures import handshake_reason, nothing_was_sent
-from morpheus_sessions.journal import AlreadyAdopted, Journal, StakeTaken, utc_now
+from morpheus_sessions.journal import AlreadyAdopted, Journal, StakeTaken
 from morpheus_sessions.reconcile import find_session, settle_from_chain
 from morpheus_sessions.router import (
     ALREADY_CLOSED,
