@@ -38,8 +38,12 @@ class NatsAccount:
 def running(command: Command) -> Iterator[None]:
     """Run a server while the block runs. It outlives event loops, which asyncio's own processes do not."""
     with command.log.open("ab") as log:
-        process = subprocess.Popen(  # noqa: PLW1509 - no thread runs yet, and the function only calls prctl
-            command.argv, stdout=log, stderr=log, start_new_session=True, preexec_fn=die_with(os.getpid())
+        process = subprocess.Popen(
+            command.argv,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=die_with(os.getpid()),  # noqa: PLW1509 - it calls prctl and takes no lock
         )
     try:
         yield

@@ -39,8 +39,6 @@ class Command:
     env: Mapping[str, str] | None = None
     grace_seconds: float = 10.0
     """How long it may take to end after SIGTERM."""
-    reads_stdout: bool = False
-    """Its standard output is for the stack to read, not for the log."""
 
 
 def die_with(parent: int) -> Callable[[], None]:
@@ -73,7 +71,7 @@ async def spawn(command: Command) -> asyncio.subprocess.Process:
                 *command.argv,
                 env=command.env,
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE if command.reads_stdout else log,
+                stdout=log,
                 stderr=log,
                 start_new_session=True,
                 preexec_fn=die_with(os.getpid()),
@@ -151,6 +149,12 @@ class Supervised:
         hint = f" (its last words: {words})" if words else ""
         return f"{self.name} {how_it_ended(self._process.returncode)}{hint}; its log is {self.command.log}."
 
+    async def until_death(self) -> str:
+        """Wait for the process to die and return the sentence about it."""
+        assert self._process is not None  # noqa: S101 - `start` came before; this is for the type checker
+        await self._process.wait()
+        return self.death() or ""
+
     def watch(self, gave_up: asyncio.Future[str]) -> None:
         """Start it again whenever it dies. When it dies too often `gave_up` gets the sentence that says so."""
         self._watcher = asyncio.create_task(self._watch(gave_up), name=f"watch {self.name}")
@@ -191,6 +195,11 @@ class Supervised:
                 if not gave_up.done():
                     gave_up.set_result(str(error))
                 return
+
+    def kill(self) -> None:
+        """End the process at once."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
 
     async def stop(self) -> None:
         """End the process for good."""

@@ -32,6 +32,10 @@ def public_key(seed: str) -> str:
     return bytes(nkeys.from_seed(seed.encode()).public_key).decode()
 
 
+def _base64(count: int) -> str:
+    return base64.b64encode(secrets.token_bytes(count)).decode()
+
+
 class StackSecrets(BaseModel):
     """Every secret of a stack; `load` makes them on first use."""
 
@@ -41,6 +45,12 @@ class StackSecrets(BaseModel):
     """What members of the replica set know each other by. There is one member, but without it mongod asks nobody who he is."""
     mongo_passwords: dict[str, str]
     """By user name."""
+    auth_pepper: str
+    """Base64 of 32 bytes: what API keys are hashed with."""
+    auth_key: str
+    """Base64 of 32 bytes: what private keys at rest are wrapped with."""
+    router_password: str
+    """The gateway's password at the simulated router."""
 
     @classmethod
     def new(cls) -> Self:
@@ -49,8 +59,11 @@ class StackSecrets(BaseModel):
         return cls(
             nats_seeds={user: new_seed() for user in User},
             observer_password=secrets.token_urlsafe(18),
-            mongo_key=base64.b64encode(secrets.token_bytes(96)).decode(),
+            mongo_key=_base64(96),
             mongo_passwords={user: secrets.token_urlsafe(24) for user in users},
+            auth_pepper=_base64(32),
+            auth_key=_base64(32),
+            router_password=secrets.token_urlsafe(18),
         )
 
     @classmethod

@@ -1,0 +1,91 @@
+"""`morpheus apply`: makes streams, durable consumers, collections and indexes. Repeatable; drops nothing."""
+
+import asyncio
+from pathlib import Path
+from typing import Any, Self
+
+import morpheus_auth.documents
+import morpheus_automation.documents
+import morpheus_sessions.documents
+import nats
+from morpheus_common.bus.names import INBOX, User
+from morpheus_common.bus.topology import apply_topology
+from morpheus_common.store.mongo import apply_indexes, database_of
+from nats.errors import Error as NatsError
+from pydantic import SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from pymongo import AsyncMongoClient
+from pymongo.errors import PyMongoError
+
+from morpheus_devstack.errors import StackError
+
+DOCUMENTS = {
+    "auth": morpheus_auth.documents.DOCUMENTS,
+    "sessions": morpheus_sessions.documents.DOCUMENTS,
+    "automation": morpheus_automation.documents.DOCUMENTS,
+}
+TIMEOUT_MS = 5_000
+
+
+class ApplySettings(BaseSettings):
+    """Where to apply, and the user `ops` of bus and database. Environment variables, names in upper case."""
+
+    model_config = SettingsConfigDict(extra="ignore", hide_input_in_errors=True)
+
+    nats_url: str
+    nats_seed: SecretStr
+    mongo_url: SecretStr
+    replicas: int = 1
+    """Members of the NATS cluster that keep each stream."""
+
+    @classmethod
+    def read(cls, env_file: Path) -> Self:
+        """Return the settings from the environment, and what is missing there from a stack's `stack.env`.
+
+        Raises:
+            StackError: neither says enough.
+        """
+        try:
+            return cls(_env_file=env_file)
+        except ValidationError as error:
+            names = ", ".join(str(problem["loc"][0]).upper() for problem in error.errors())
+            raise StackError(
+                f"{env_file} does not exist and the environment does not say where to apply: {names} missing."
+            ) from error
+
+
+async def apply(settings: ApplySettings) -> list[str]:
+    """Make what is missing; return what was made or changed, a line each.
+
+    Raises:
+        StackError: bus or database cannot be reached, or refuse.
+    """
+    try:
+        streams, _ = await asyncio.gather(_apply_bus(settings), _apply_database(settings))
+    except (NatsError, OSError) as error:
+        raise StackError(
+            f"The bus refused what `morpheus apply` makes: {str(error) or type(error).__name__}."
+        ) from error
+    except PyMongoError as error:
+        raise StackError(f"The database refused what `morpheus apply` makes: {error}.") from error
+    return streams
+
+
+async def _apply_bus(settings: ApplySettings) -> list[str]:
+    connection = await nats.connect(
+        settings.nats_url.split(","),
+        nkeys_seed_str=settings.nats_seed.get_secret_value(),
+        inbox_prefix=INBOX[User.OPS],
+        allow_reconnect=False,
+    )
+    try:
+        return await apply_topology(connection.jetstream(), replicas=settings.replicas)
+    finally:
+        await connection.close()
+
+
+async def _apply_database(settings: ApplySettings) -> None:
+    client: AsyncMongoClient[dict[str, Any]]
+    async with AsyncMongoClient(settings.mongo_url.get_secret_value(), serverSelectionTimeoutMS=TIMEOUT_MS) as client:
+        for name, documents in DOCUMENTS.items():
+            await apply_indexes(database_of(client, name), documents)

@@ -1,0 +1,106 @@
+"""What each process is told through its environment."""
+
+import json
+import os
+from dataclasses import dataclass
+
+from morpheus_common.bus.names import User
+
+from morpheus_devstack.ports import LOOPBACK
+from morpheus_devstack.secrets import StackSecrets
+from morpheus_devstack.servers import MongoServer, NatsServer
+
+DRAIN_SECONDS = 10
+"""How long a service finishes what it has begun. Shorter than in production: somebody waits for his prompt."""
+OBSERVER = "observer"
+STORES = (User.AUTH, User.SESSIONS, User.AUTOMATION)
+"""The services with a database; it bears the service's name, and so does its user."""
+
+
+@dataclass(frozen=True)
+class Router:
+    """A proxy-router and our credentials for it."""
+
+    url: str
+    user: str
+    password: str
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the parts of a stack are, and the secrets that open them."""
+
+    gateway_port: int
+    nats: NatsServer
+    mongo: MongoServer
+    router: Router
+    secrets: StackSecrets
+
+    @property
+    def gateway_url(self) -> str:
+        """The gateway's address, without a path."""
+        return f"http://{LOOPBACK}:{self.gateway_port}"
+
+    @property
+    def base_url(self) -> str:
+        """What an OpenAI client is given."""
+        return f"{self.gateway_url}/api/v1"
+
+    @property
+    def observer_url(self) -> str:
+        """The bus, for a developer who wants to see everything and change nothing."""
+        return f"nats://{OBSERVER}:{self.secrets.observer_password}@{LOOPBACK}:{self.nats.port}"
+
+    def mongo_url(self, user: str) -> str:
+        """Return the database, for one user."""
+        return self.mongo.url(user, self.secrets.mongo_passwords[user])
+
+    def of_service(self, service: User) -> dict[str, str]:
+        """Return the whole environment of a service: that of the caller, in which any setting can be changed, and over
+        it what belongs to this stack.
+        """
+        own = {
+            "ENVIRONMENT": "development",
+            "WORKER_ID": f"{service}-1",
+            "NATS_URL": self.nats.url,
+            "NATS_SEED": self.secrets.nats_seeds[service],
+            "DRAIN_SECONDS": str(DRAIN_SECONDS),
+        }
+        if service in STORES:
+            own |= {"MONGO_URL": self.mongo_url(service), "MONGO_DATABASE": service}
+        if service is User.GATEWAY:
+            own |= {"HOST": LOOPBACK, "PORT": str(self.gateway_port)}
+        elif service is User.AUTH:
+            own |= {"AUTH_PEPPERS": f"1:{self.secrets.auth_pepper}", "AUTH_KEYRING": f"1:{self.secrets.auth_key}"}
+        elif service is User.SESSIONS:
+            router = {"name": "router", "url": self.router.url}
+            router |= {"user": self.router.user, "password": self.router.password}
+            own["PROXY_ROUTERS"] = json.dumps([router])
+        return {**os.environ, **own}
+
+    def of_stack(self) -> dict[str, str]:
+        """Return what `stack.env` says. The first three are what `morpheus apply` reads anywhere."""
+        return {
+            "NATS_URL": self.nats.url,
+            "NATS_SEED": self.secrets.nats_seeds[User.OPS],
+            "MONGO_URL": self.mongo_url(User.OPS),
+            "GATEWAY_URL": self.base_url,
+            "GATEWAY_PORT": str(self.gateway_port),
+            "NATS_PORT": str(self.nats.port),
+            "NATS_OBSERVER_URL": self.observer_url,
+            "NATS_SUBSCRIBER_SEED": self.secrets.nats_seeds[User.SUBSCRIBER],
+            "MONGO_PORT": str(self.mongo.port),
+            "PROXY_ROUTER_URL": self.router.url,
+            "PROXY_ROUTER_USER": self.router.user,
+            "PROXY_ROUTER_PASSWORD": self.router.password,
+        }
+
+
+def roles_of(user: str) -> list[dict[str, str]]:
+    """Return the roles of a MongoDB user: a service has its own database and no other; operators make indexes, read, and
+    see what the server does.
+    """
+    if user == User.OPS:
+        roles = [{"role": role, "db": store.value} for store in STORES for role in ("dbAdmin", "read")]
+        return [*roles, {"role": "clusterMonitor", "db": "admin"}]
+    return [{"role": "readWrite", "db": user}]
