@@ -9,7 +9,8 @@ from fastapi import Depends, FastAPI
 from fastapi.routing import APIRoute
 from morpheus_common.bus.connection import make_broker, raw_connection
 from morpheus_common.bus.names import User
-from morpheus_common.service import background
+from morpheus_common.service import background, stop_broker, until_it_works
+from nats.errors import Error as NatsError
 from starlette.middleware import Middleware
 
 import morpheus_gateway
@@ -67,8 +68,8 @@ def create_app(settings: GatewaySettings, *, relay_times: RelayTimes | None = No
 async def _hold_bus(app: FastAPI, settings: GatewaySettings, times: RelayTimes, health: Health) -> None:
     """Connect to the bus and stay connected (a background job): `/live` answers before the bus is there."""
     broker = make_broker(settings, User.GATEWAY)
+    await until_it_works("bus", broker.connect, errors=(NatsError, OSError))
     try:
-        await broker.connect()
         connection = raw_connection(broker)
         context = Context.build(settings, connection, times)
         async with context.running(connection, health):
@@ -76,4 +77,4 @@ async def _hold_bus(app: FastAPI, settings: GatewaySettings, times: RelayTimes, 
             await asyncio.Event().wait()
     finally:
         app.state.context = None
-        await broker.stop()
+        await stop_broker(broker, seconds=settings.drain_seconds)
