@@ -23,6 +23,8 @@ class EventSplitter:
         self._line = bytearray()
         self._data: list[bytes] = []
         self._stray: list[bytes] = []
+        self._held = 0
+        """Bytes in `_data` and `_stray`."""
         self._after_cr = False
 
     def feed(self, chunk: bytes) -> list[bytes]:
@@ -38,7 +40,7 @@ class EventSplitter:
             self._line += piece
             self._end_line(events)
         self._line += lines[-1]
-        if len(self._line) > MAX_EVENT_BYTES:
+        if len(self._line) + self._held > MAX_EVENT_BYTES:
             raise PromptFailure(ApiError("provider_error"))
         return events
 
@@ -48,12 +50,16 @@ class EventSplitter:
         if not line:
             if self._data:
                 events.append(b"\n".join(self._data))
+                self._held -= sum(map(len, self._data))
                 self._data.clear()
         elif line.startswith(b"data:"):
-            self._data.append(line[6:] if line.startswith(b"data: ") else line[5:])
+            data = line[6:] if line.startswith(b"data: ") else line[5:]
+            self._data.append(data)
+            self._held += len(data)
         elif line.startswith(b"{"):
             # the router appends an error as a bare object, without `data:` (proxy-router contract, section 4)
             self._stray.append(line)
+            self._held += len(line)
 
     def rest(self) -> tuple[list[bytes], bytes]:
         """Return at the end of the stream: events without their closing blank line, and what stood outside of any."""
