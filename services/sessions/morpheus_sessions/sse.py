@@ -119,7 +119,8 @@ class StreamRules:
         choices = chunk.get("choices")
         for choice in choices if isinstance(choices, list) else ():
             if isinstance(choice, dict):
-                index = choice.get("index", 0)
+                index = choice.get("index")
+                index = index if isinstance(index, int) else 0
                 self._seen.add(index)
                 if choice.get("finish_reason"):
                     self._finished.add(index)
