@@ -92,7 +92,7 @@ class StreamRules:
         events, stray = self._splitter.rest()
         out = [piece for data in events if (piece := self._event(data))]
         if stray:
-            raise prompt_failure(500, stray)
+            raise _failure_in_stream(stray)
         complete = bool(self._finished) and (self._done or self._finished >= self._seen)
         if not complete:
             raise PromptFailure(ApiError("stream_truncated"))
@@ -115,7 +115,7 @@ class StreamRules:
         if not isinstance(chunk, dict):
             return b""
         if "choices" not in chunk and ("error" in chunk or "providerModelError" in chunk):
-            raise prompt_failure(500, data)
+            raise _failure_in_stream(data)
         choices = chunk.get("choices")
         for choice in choices if isinstance(choices, list) else ():
             if isinstance(choice, dict):
@@ -143,6 +143,11 @@ class StreamRules:
 
     def _usage_chunk(self) -> dict[str, Any]:
         return {**self._last, "choices": [], "usage": self._usage}
+
+
+def _failure_in_stream(data: bytes) -> PromptFailure:
+    # its status is unknown; 400 is what a router says of a model's refusal when it knows no better
+    return prompt_failure(400, data)
 
 
 def _event(data: bytes) -> bytes:
