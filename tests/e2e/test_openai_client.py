@@ -1,4 +1,4 @@
-"""OpenAI's own Python SDK, unmodified, against the whole stack."""
+"""OpenAI's own Python SDK, unmodified, against the whole house."""
 
 import json
 import secrets
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from openai import AuthenticationError, NotFoundError, OpenAI
 
-from tests.e2e.stack import Account, RunningStack
+from tests.e2e.house import Account, House
 
 
 def _say(client: OpenAI, model: str, text: str) -> str:
@@ -27,20 +27,20 @@ def _stream(client: OpenAI, model: str, text: str) -> str:
     return said
 
 
-def test_a_new_user_gets_from_registration_to_the_same_answer_in_both_modes(stack: RunningStack) -> None:
-    account = stack.new_account(automation=True)
-    client = stack.openai(account.key)
+def test_a_new_user_gets_from_registration_to_the_same_answer_in_both_modes(house: House) -> None:
+    account = house.new_account(automation=True)
+    client = house.openai(account.key)
     models = [model.id for model in client.models.list()]
-    assert stack.llm in models
+    assert house.llm in models
     text = f"say {secrets.token_hex(4)}"
-    spoken = _say(client, stack.llm, text)
+    spoken = _say(client, house.llm, text)
     assert text in spoken
-    assert _stream(client, stack.llm, text) == spoken
+    assert _stream(client, house.llm, text) == spoken
 
 
-def test_a_streamed_answer_ends_with_its_usage_when_that_was_asked_for(stack: RunningStack, account: Account) -> None:
-    stream = stack.openai(account.key).chat.completions.create(
-        model=stack.llm,
+def test_a_streamed_answer_ends_with_its_usage_when_that_was_asked_for(house: House, account: Account) -> None:
+    stream = house.openai(account.key).chat.completions.create(
+        model=house.llm,
         messages=[{"role": "user", "content": "count me"}],
         stream=True,
         stream_options={"include_usage": True},
@@ -54,8 +54,8 @@ def test_a_streamed_answer_ends_with_its_usage_when_that_was_asked_for(stack: Ru
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_a_tool_is_called_in_both_modes(stack: RunningStack, account: Account, streamed: bool) -> None:
-    client = stack.openai(account.key)
+def test_a_tool_is_called_in_both_modes(house: House, account: Account, streamed: bool) -> None:
+    client = house.openai(account.key)
     weather = {
         "type": "function",
         "function": {
@@ -64,7 +64,7 @@ def test_a_tool_is_called_in_both_modes(stack: RunningStack, account: Account, s
         },
     }
     request: dict[str, Any] = {
-        "model": stack.llm,
+        "model": house.llm,
         "messages": [{"role": "user", "content": "weather in Paris?"}],
         "tools": [weather],
     }
@@ -84,45 +84,45 @@ def test_a_tool_is_called_in_both_modes(stack: RunningStack, account: Account, s
     assert "city" in json.loads(arguments)
 
 
-def test_an_unknown_model_is_not_found_and_never_replaced(stack: RunningStack, account: Account) -> None:
+def test_an_unknown_model_is_not_found_and_never_replaced(house: House, account: Account) -> None:
     with pytest.raises(NotFoundError) as refused:
-        _say(stack.openai(account.key), "no-such-model", "hello")
+        _say(house.openai(account.key), "no-such-model", "hello")
     assert refused.value.code == "model_not_found"
 
 
-def test_a_wrong_key_is_an_authentication_error(stack: RunningStack, account: Account) -> None:
+def test_a_wrong_key_is_an_authentication_error(house: House, account: Account) -> None:
     wrong = account.key[:-1] + ("a" if account.key[-1] != "a" else "b")
     with pytest.raises(AuthenticationError) as refused:
-        _say(stack.openai(wrong), stack.llm, "hello")
+        _say(house.openai(wrong), house.llm, "hello")
     assert refused.value.code == "invalid_api_key"
     with pytest.raises(AuthenticationError):
-        _say(stack.openai("nonsense"), stack.llm, "hello")
+        _say(house.openai("nonsense"), house.llm, "hello")
 
 
-def test_a_revoked_key_is_refused_at_once(stack: RunningStack) -> None:
-    account = stack.new_account(automation=True)
-    client = stack.openai(account.key)
-    _say(client, stack.llm, "hello")
-    row = stack.http.delete(f"auth/keys/{account.key_id}", headers=account.by_token)
+def test_a_revoked_key_is_refused_at_once(house: House) -> None:
+    account = house.new_account(automation=True)
+    client = house.openai(account.key)
+    _say(client, house.llm, "hello")
+    row = house.http.delete(f"auth/keys/{account.key_id}", headers=account.by_token)
     assert row.json()["is_active"] is False
     # a gateway may use an answer of auth for 0.8 s
-    stack.eventually(
-        lambda: stack.http.get("session", headers=account.by_key).status_code == 401, seconds=1.0, what="refusal"
+    house.eventually(
+        lambda: house.http.get("session", headers=account.by_key).status_code == 401, seconds=1.0, what="refusal"
     )
     with pytest.raises(AuthenticationError):
-        _say(client, stack.llm, "hello")
+        _say(client, house.llm, "hello")
 
 
-def test_without_automation_a_chat_names_the_two_ways_to_a_session(stack: RunningStack) -> None:
-    account = stack.new_account(automation=False)
-    answer = stack.chat(account, "hello")
+def test_without_automation_a_chat_names_the_two_ways_to_a_session(house: House) -> None:
+    account = house.new_account(automation=False)
+    answer = house.chat(account, "hello")
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == "no_active_session"
     assert "modelsession" in answer.json()["error"]["message"]
     assert "automation/settings" in answer.json()["error"]["message"]
-    opened = stack.http.post("session/modelsession", params={"model_id": stack.llm_id}, headers=account.by_key)
+    opened = house.http.post("session/modelsession", params={"model_id": house.llm_id}, headers=account.by_key)
     assert opened.status_code == 200, opened.text
-    assert stack.chat(account, "hello").status_code == 200
-    closed = stack.http.post("session/closesession", headers=account.by_key)
+    assert house.chat(account, "hello").status_code == 200
+    closed = house.http.post("session/closesession", headers=account.by_key)
     assert closed.json()["session_id"] == opened.json()["session_id"]
-    assert stack.chain_session(opened.json()["session_id"])["ClosedAt"] > 0
+    assert house.chain_session(opened.json()["session_id"])["ClosedAt"] > 0

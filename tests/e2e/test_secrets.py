@@ -1,13 +1,13 @@
 """Secrets of a full run are nowhere in clear: not in a log, a database, the event stream or a message on the bus."""
 
-from tests.e2e.stack import RunningStack
+from tests.e2e.house import House
 
 
-def test_no_secret_of_a_run_is_found_in_clear(stack: RunningStack) -> None:
-    with stack.bus_capture() as captured:
-        account = stack.new_account(automation=True)
-        tokens = stack.http.post("auth/refresh", json={"refresh_token": account.refresh_token}).json()
-        assert stack.chat(account, "hello").status_code == 200
+def test_no_secret_of_a_run_is_found_in_clear(house: House) -> None:
+    with house.bus_capture() as captured:
+        account = house.new_account(automation=True)
+        tokens = house.http.post("auth/refresh", json={"refresh_token": account.refresh_token}).json()
+        assert house.chat(account, "hello").status_code == 200
     planted = {
         "password": account.password,
         "api key": account.key,
@@ -16,7 +16,7 @@ def test_no_secret_of_a_run_is_found_in_clear(stack: RunningStack) -> None:
         "its successor": tokens["refresh_token"],
         "access token": account.by_token["Authorization"].partition(" ")[2],
     }
-    places = {"bus": b"".join(captured), **stack.logs(), **stack.dump_databases()}
+    places = {"bus": b"".join(captured), **house.logs(), **house.dump_databases()}
     assert len(captured) > 20, "the capture saw the traffic"
     found = [
         f"{what} in {place}"

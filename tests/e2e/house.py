@@ -1,0 +1,167 @@
+"""Using a running stack over HTTP, and looking into its chain, databases, logs and bus."""
+
+import asyncio
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import httpx2
+import nats
+import pymongo
+from openai import OpenAI
+
+from tests.e2e.stack import RunningStack
+
+
+@dataclass(frozen=True)
+class Account:
+    """A user with one key, and what was shown when they were made."""
+
+    email: str
+    password: str
+    refresh_token: str
+    by_token: dict[str, str]
+    key: str
+    key_id: str
+
+    @property
+    def by_key(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}"}
+
+
+class House:
+    """A running stack as its users and its operator see it."""
+
+    def __init__(self, stack: RunningStack) -> None:
+        self.stack = stack
+        self.http = httpx2.Client(base_url=stack.base_url + "/", timeout=60)
+        models = self.http.get("models").json()["data"]
+        llms = [model for model in models if model["modelType"] == "LLM"]
+        self.llm, self.llm_id = llms[0]["id"], llms[0]["blockchainID"]
+
+    @classmethod
+    @contextmanager
+    def of(cls, stack: RunningStack) -> Iterator["House"]:
+        """The house of a stack; its connections are closed when the block is left."""
+        house = cls(stack)
+        try:
+            yield house
+        finally:
+            house.http.close()
+
+    # using it
+
+    def openai(self, key: str) -> OpenAI:
+        return OpenAI(api_key=key, base_url=self.stack.base_url, max_retries=0, timeout=60)
+
+    def new_account(self, *, automation: bool) -> Account:
+        email, password = f"{secrets.token_hex(6)}@example.com", secrets.token_urlsafe(16)
+        registered = self.http.post("auth/register", json={"email": email, "password": password})
+        assert registered.status_code == 201, registered.text
+        tokens = self.http.post("auth/login", json={"email": email, "password": password}).json()
+        by_token = {"Authorization": f"Bearer {tokens['access_token']}"}
+        account = self.new_key(Account(email, password, tokens["refresh_token"], by_token, "", ""))
+        if automation:
+            changed = self.http.put("automation/settings", json={"is_enabled": True}, headers=by_token)
+            assert changed.status_code == 200, changed.text
+        return account
+
+    def new_key(self, account: Account) -> Account:
+        """The same user with another key."""
+        made = self.http.post("auth/keys", json={"name": "test"}, headers=account.by_token)
+        assert made.status_code == 201, made.text
+        return replace(account, key=made.json()["key"], key_id=made.json()["id"])
+
+    def chat(self, account: Account, text: str, **options: Any) -> httpx2.Response:
+        body = {"model": self.llm, "messages": [{"role": "user", "content": text}], **options}
+        return self.http.post("chat/completions", json=body, headers=account.by_key)
+
+    # looking inside
+
+    def router(self, path: str) -> Any:
+        """What the router says; its password is in the stack's own settings."""
+        env = self.stack.env
+        auth = (env["PROXY_ROUTER_USER"], env["PROXY_ROUTER_PASSWORD"])
+        return httpx2.get(self.stack.router_url + path, auth=auth, timeout=10).json()
+
+    def chain_session(self, session_id: str) -> dict[str, Any]:
+        session: dict[str, Any] = self.router(f"/blockchain/sessions/{session_id}")["session"]
+        return session
+
+    def opens(self) -> int:
+        """How many sessions the chain has had."""
+        return len(self.router(f"/blockchain/sessions/user/ids?user={self.router('/wallet')['address']}&limit=255"))
+
+    def is_ready(self) -> bool:
+        try:
+            return self.http.get(self.stack.gateway_url + "/ready").status_code == 200
+        except httpx2.HTTPError:
+            return False
+
+    def eventually(self, condition: Callable[[], bool], *, seconds: float, what: str) -> None:
+        until = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < until, f"no {what} within {seconds} s"
+            time.sleep(0.05)
+
+    def logs(self) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (self.stack.folder.path / "logs").glob("*.log")}
+
+    def dump_databases(self) -> dict[str, bytes]:
+        """Every document of every database of ours, as text."""
+        dump = {}
+        with pymongo.MongoClient[dict[str, Any]](self.stack.mongo_url) as client:
+            for database in ("auth", "sessions", "automation"):
+                for collection in client[database].list_collection_names():
+                    rows = list(client[database][collection].find())
+                    dump[f"{database}.{collection}"] = repr(rows).encode()
+        return dump
+
+    def events(self) -> list[tuple[dict[str, str], bytes]]:
+        """Everything the event stream keeps: headers and body."""
+
+        async def read() -> list[tuple[dict[str, str], bytes]]:
+            connection = await nats.connect(self.stack.nats_url)
+            try:
+                jetstream = connection.jetstream()
+                state = (await jetstream.stream_info("EVENTS")).state
+                found = []
+                for sequence in range(state.first_seq, state.last_seq + 1):
+                    message = await jetstream.get_msg("EVENTS", sequence)
+                    found.append((dict(message.headers or {}), message.data or b""))
+                return found
+            finally:
+                await connection.close()
+
+        return asyncio.run(read())
+
+    @contextmanager
+    def bus_capture(self) -> Iterator[list[bytes]]:
+        """Record every message on the bus, headers included, while the block runs."""
+        captured: list[bytes] = []
+        listening, enough = threading.Event(), threading.Event()
+
+        async def listen() -> None:
+            connection = await nats.connect(self.stack.nats_url)
+
+            async def record(message: Any) -> None:
+                captured.append(repr(message.headers).encode() + message.data)
+
+            await connection.subscribe(">", cb=record)
+            await connection.flush()
+            listening.set()
+            await asyncio.to_thread(enough.wait)
+            await connection.drain()
+
+        thread = threading.Thread(target=lambda: asyncio.run(listen()))
+        thread.start()
+        assert listening.wait(10)
+        try:
+            yield captured
+        finally:
+            enough.set()
+            thread.join(30)
