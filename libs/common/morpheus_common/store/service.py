@@ -40,6 +40,8 @@ class StoreService:
         await self.watch.check()
         async with background(self.relay.run(), self.watch.run()):
             await self.broker.start()
+            # a subscription counts once the server has it; until then it says that nobody listens
+            await raw_connection(self.broker).flush()
             try:
                 yield
             finally:
