@@ -1,0 +1,160 @@
+"""What a chat request may be, and that its values reach the provider unchanged."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from morpheus_common.errors import ApiError
+from morpheus_gateway.body import accepts_stream, read_chat_body
+
+MESSAGES = '"messages":[{"role":"user","content":"hi"}]'
+SESSION = "0x" + "Ab" * 32
+
+
+def refusal(body: bytes | str) -> ApiError:
+    with pytest.raises(ApiError) as caught:
+        read_chat_body(body.encode() if isinstance(body, str) else body, "")
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"   ",
+        b"[]",
+        b"null",
+        b'"text"',
+        b"{",
+        b'{"messages"',
+        b'{"messages":',
+        b"{'messages': []}",
+        b'{"messages": [1],}',
+        b'{"messages": [1]} x',
+        b'{"messages": [1] "model": "x"}',
+        b"\xef\xbb\xbf" + f"{{{MESSAGES}}}".encode(),
+        f"{{{MESSAGES}}}".encode("utf-16"),
+        b'{"messages": ["\xff"]}',
+        b'{"messages": ["\x01"]}',
+        f'{{{MESSAGES}, "temperature": NaN}}'.encode(),
+        f'{{{MESSAGES}, "x": {{"y": [-Infinity]}}}}'.encode(),
+        f'{{{MESSAGES}, "seed": {"9" * 5_000}}}'.encode(),
+        f'{{{MESSAGES}, "model": "a", "model": "a"}}'.encode(),
+        f'{{{MESSAGES}, "model": "a", "mod\\u0065l": "b"}}'.encode(),
+        f'{{{MESSAGES}, "x": 1, "x": 1}}'.encode(),
+        f'{{{MESSAGES}, "Model": "a"}}'.encode(),
+        f'{{{MESSAGES}, "STREAM": true}}'.encode(),
+        f'{{{MESSAGES}, "\\u017ftream": true}}'.encode(),
+        f'{{{MESSAGES}, "Session_ID": "a"}}'.encode(),
+        f'{{{MESSAGES}, "x": {"[" * 64}{"]" * 64}}}'.encode(),
+        f'{{{MESSAGES}, "x": {"[" * 100_000}{"]" * 100_000}}}'.encode(),
+    ],
+)
+def test_what_two_parsers_could_read_differently_is_no_json_for_us(body: bytes) -> None:
+    assert refusal(body).code == "invalid_json"
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "param"),
+    [
+        ("{}", "missing_required_parameter", "messages"),
+        ('{"messages": null}', "missing_required_parameter", "messages"),
+        ('{"messages": []}', "invalid_value", "messages"),
+        ('{"messages": "hi"}', "invalid_value", "messages"),
+        (f'{{{MESSAGES}, "model": 7}}', "invalid_value", "model"),
+        (f'{{{MESSAGES}, "model": ""}}', "invalid_value", "model"),
+        (f'{{{MESSAGES}, "stream": "true"}}', "invalid_value", "stream"),
+        (f'{{{MESSAGES}, "stream": 1}}', "invalid_value", "stream"),
+        (f'{{{MESSAGES}, "session_id": "0x12"}}', "invalid_value", "session_id"),
+        (f'{{{MESSAGES}, "session_id": 7}}', "invalid_value", "session_id"),
+    ],
+)
+def test_what_is_missing_or_wrong_is_named(body: str, code: str, param: str) -> None:
+    error = refusal(body)
+    assert (error.code, error.param, error.kind.status) == (code, param, 400)
+
+
+def test_depth_up_to_the_limit_is_fine() -> None:
+    nested = f'{{{MESSAGES}, "x": {"[" * 63}{"]" * 63}}}'.encode()
+    assert read_chat_body(nested, "").payload is nested
+
+
+def test_what_needs_no_change_is_passed_on_byte_for_byte() -> None:
+    body = f' {{ {MESSAGES} ,"unknown" : {{"Stream":[1.0,1e400,0.10,12345678901234567890123]}}, "s\\u00e9":"\\ud83d" }}\n'.encode()
+    assert read_chat_body(body, "").payload is body
+    streamed = f'{{"stream": true, {MESSAGES}}}'.encode()
+    assert read_chat_body(streamed, "application/json").payload is streamed
+
+
+def test_the_session_is_taken_out_and_everything_else_stays() -> None:
+    body = f'{{"a": 1.0, "session_id": "{SESSION}", {MESSAGES}, "n": 1e400, "stream": false}}'
+    read = read_chat_body(body.encode(), "")
+    assert read.session_id == SESSION.lower()
+    assert read.payload == f'{{"a": 1.0,{MESSAGES},"n": 1e400,"stream":false}}'.encode()
+
+
+def test_a_session_of_null_is_none() -> None:
+    read = read_chat_body(f'{{"session_id": null, {MESSAGES}}}'.encode(), "")
+    assert read.session_id is None
+    assert read.payload == f"{{{MESSAGES}}}".encode()
+
+
+@pytest.mark.parametrize(
+    ("stream", "accept", "expected"),
+    [
+        ("true", "application/json", True),
+        ("false", "text/event-stream", False),
+        ("null", "", False),
+        ("null", "text/event-stream", True),
+        (None, "", False),
+        (None, "*/*", False),
+        (None, "text/*", False),
+        (None, "text/event-stream", True),
+        (None, "text/event-stream, */*", True),
+        (None, "TEXT/Event-Stream; charset=utf-8", True),
+        (None, "application/json, text/event-stream", False),
+        (None, "application/json;q=0.5, text/event-stream", True),
+        (None, "application/json, text/event-stream;q=0.9", False),
+        (None, "application/json;q=0, text/event-stream;q=0.1", True),
+        (None, "text/event-stream;q=0", False),
+        (None, "text/event-stream;q=high", False),
+    ],
+)
+def test_who_decides_the_mode(stream: str | None, accept: str, expected: bool) -> None:
+    field = "" if stream is None else f', "stream": {stream}'
+    read = read_chat_body(f"{{{MESSAGES}{field}}}".encode(), accept)
+    assert read.stream is expected
+    sent = json.loads(read.payload)
+    assert sent.get("stream", False) is expected
+    if stream is None and not expected:
+        assert "stream" not in sent
+
+
+def test_usage_is_asked_for_by_true_only() -> None:
+    for options, expected in (('{"include_usage": true}', True), ('{"include_usage": 1}', False), ("null", False)):
+        body = f'{{{MESSAGES}, "stream_options": {options}}}'.encode()
+        assert read_chat_body(body, "").include_usage is expected
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda children: st.lists(children, max_size=4) | st.dictionaries(st.text(), children, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(
+    st.dictionaries(st.text().filter(lambda key: key.casefold() not in {"model", "stream", "tools"}), JSON),
+    st.booleans(),
+)
+def test_all_values_survive_whatever_is_changed_beside_them(fields: dict[str, object], escape: bool) -> None:
+    for name in ("messages", "session_id", "stream_options"):
+        fields.pop(name, None)
+    sent = {**fields, "messages": ["x"], "session_id": SESSION}
+    payload = read_chat_body(json.dumps(sent, ensure_ascii=escape).encode("utf-8"), "text/event-stream").payload
+    assert json.loads(payload) == {**fields, "messages": ["x"], "stream": True}
+
+
+def test_an_accept_header_of_rubbish_is_no_stream() -> None:
+    assert not accepts_stream(";;;,,q=1,text/event-stream/;=")

@@ -1,0 +1,98 @@
+"""Whose name it is, and what a typo gets."""
+
+from typing import Any
+
+import pytest
+from morpheus_common.contracts.sessions import CatalogueModel, ModelType
+from morpheus_common.errors import ApiError
+from morpheus_gateway.catalogue import Models, require_type
+
+
+def model(number: int, name: str, **fields: Any) -> CatalogueModel:
+    defaults: dict[str, Any] = {
+        "id": f"0x{number:064x}",
+        "name": name,
+        "owner": "0xowner",
+        "tags": [],
+        "type": ModelType.LLM,
+        "created_at": 1_000 + number,
+        "has_bids": True,
+    }
+    return CatalogueModel(**(defaults | fields))
+
+
+def shown(models: Models, entry: CatalogueModel) -> str:
+    name: str = models.openai_object(entry)["id"]
+    return name
+
+
+def unknown(models: Models, name: str) -> ApiError:
+    with pytest.raises(ApiError) as caught:
+        models.find(name)
+    assert caught.value.code == "model_not_found"
+    return caught.value
+
+
+def test_a_model_is_found_by_id_name_and_slug() -> None:
+    llama = model(1, "Llama 3.3 70B")
+    models = Models([llama])
+    for name in (llama.id, llama.id.upper().replace("0X", "0x"), "Llama 3.3 70B", "LLAMA 3.3 70b", "llama-3-3-70b"):
+        assert models.find(name) is llama
+
+
+def test_names_are_compared_in_compatibility_form() -> None:
+    assert Models([model(1, "Straße ﬁne")]).find("STRASSE FINE").id == model(1, "x").id
+
+
+def test_a_name_comes_before_a_slug() -> None:
+    spaced, dashed = model(1, "foo bar"), model(2, "foo-bar")
+    models = Models([spaced, dashed])
+    assert models.find("foo-bar") is dashed
+    assert models.find("foo bar") is spaced
+
+
+def test_a_contested_name_belongs_to_the_first_that_registered_it() -> None:
+    late, first = model(1, "mistral", created_at=900), model(2, "Mistral", created_at=100)
+    models = Models([late, first])
+    assert models.find("mistral") is first
+    assert shown(models, first) == "Mistral"
+    assert shown(models, late) == late.id
+    assert models.find(late.id) is late
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\nb", "a\u200bb", "0xabc", "allmodels", "x" * 129, " padded", "\u2028"])
+def test_odd_names_are_shown_by_id(name: str) -> None:
+    odd = model(1, name)
+    models = Models([odd])
+    assert shown(models, odd) == odd.id
+    unknown(models, name)
+
+
+def test_an_unknown_name_gets_near_ones_and_never_another_model() -> None:
+    """F26"""
+    models = Models([model(n, name) for n, name in enumerate(["mistral-31-24b", "mistral-small", "llama", "qwen"])])
+    error = unknown(models, "mistral-smal")
+    assert error.details is not None
+    assert error.details["suggestions"][0] == "mistral-small"
+    assert "llama" not in error.details["suggestions"]
+    assert "smal" not in error.message
+
+
+def test_at_most_five_names_are_suggested() -> None:
+    details = unknown(Models([model(n, f"model-{n}") for n in range(9)]), "model-").details
+    assert details is not None
+    assert len(details["suggestions"]) == 5
+
+
+def test_a_model_without_bids_is_listed_among_all_only() -> None:
+    models = Models([model(1, "here"), model(2, "idle", has_bids=False)])
+    assert b"idle" not in models.offered.body
+    assert b"idle" in models.all.body
+    assert models.offered.etag != models.all.etag
+
+
+def test_only_a_type_that_is_known_to_be_wrong_is_refused() -> None:
+    require_type(model(1, "a"), ModelType.LLM)
+    require_type(model(1, "a", type=ModelType.UNKNOWN), ModelType.LLM)
+    with pytest.raises(ApiError):
+        require_type(model(1, "a", type=ModelType.STT), ModelType.LLM)
