@@ -1,20 +1,28 @@
-"""One stack for all tests of a run: started once, as a developer would."""
+"""The one stack that all end-to-end tests of a run share. A test that ends it for good starts one of its own."""
 
 from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.stack import Account, RunningStack
+from tests.e2e.house import Account, House
+from tests.e2e.stack import RunningStack, running_stack
 
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
-    """The whole stack."""
-    with RunningStack.started(tmp_path_factory.mktemp("stack") / "data", "--fresh") as running:
+    """A running stack with the demo user, its key, and automation on. Whoever breaks a part waits until it is back."""
+    with running_stack(tmp_path_factory.mktemp("stack") / "data", "--fresh") as running:
         yield running
 
 
 @pytest.fixture(scope="session")
-def account(stack: RunningStack) -> Account:
+def house(stack: RunningStack) -> Iterator[House]:
+    """The same stack, to be used and looked into."""
+    with House.of(stack) as house:
+        yield house
+
+
+@pytest.fixture(scope="session")
+def account(house: House) -> Account:
     """A user with automation on and one key, for tests that need no more of it."""
-    return stack.new_account(automation=True)
+    return house.new_account(automation=True)

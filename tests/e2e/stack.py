@@ -1,232 +1,109 @@
-"""The whole stack as a test's counterpart: real processes, started by the same command as a developer's."""
+"""A whole stack as its own processes, driven the way a user or an operator would."""
 
-import asyncio
 import json
 import os
-import secrets
 import signal
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx2
-import nats
-import pymongo
-from openai import OpenAI
+from morpheus_devstack.folder import StackFolder
+from morpheus_devstack.waiting import poll
 
-READY_SECONDS = 90
-STOP_SECONDS = 60
+MORPHEUS = Path(sys.executable).with_name("morpheus")
+END_SECONDS = 60.0
+READY_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
-class Account:
-    """A user with one key, and what was shown when they were made."""
+class RunningStack:
+    """What `morpheus up --json` said, and the process that said it."""
 
+    process: subprocess.Popen[str]
+    folder: StackFolder
+    log: Path
+    base_url: str
+    api_key: str
     email: str
     password: str
-    refresh_token: str
-    by_token: dict[str, str]
-    key: str
-    key_id: str
+    router_url: str
+    nats_url: str
+    mongo_url: str
 
     @property
-    def by_key(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self.key}"}
+    def gateway_url(self) -> str:
+        """The gateway's address, without a path."""
+        return self.base_url.removesuffix("/api/v1")
 
+    @property
+    def env(self) -> dict[str, str]:
+        """What `stack.env` says: credentials of the router, of `ops` and of a subscriber."""
+        return self.folder.env()
 
-class RunningStack:
-    """`morpheus up --json`, and ways to use it and look inside."""
+    def pid(self, name: str) -> int:
+        """Return the process of a part that runs."""
+        return self.folder.pids()[name]
 
-    def __init__(self, process: subprocess.Popen[bytes], data: Path, told: dict[str, str]) -> None:
-        self.process = process
-        self.data = data
-        self.told = told
-        self.http = httpx2.Client(base_url=told["base_url"] + "/", timeout=60)
-        models = self.http.get("models").json()["data"]
-        llms = [model for model in models if model["modelType"] == "LLM"]
-        self.llm, self.llm_id = llms[0]["id"], llms[0]["blockchainID"]
-
-    @classmethod
-    @contextmanager
-    def started(cls, data: Path, *options: str) -> Iterator["RunningStack"]:
-        log = data.parent / "up.log"
-        command = [
-            sys.executable,
-            "-m",
-            "morpheus_devstack",
-            "up",
-            "--json",
-            "--port",
-            "0",
-            "--data",
-            str(data),
-            *options,
-        ]
-        with log.open("wb") as errors:
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors)
-        try:
-            line = _first_line(process, READY_SECONDS)
-            if not line:
-                raise AssertionError(f"the stack did not come up: {log.read_text()[-3000:]}")
-            stack = cls(process, data, json.loads(line))
-            try:
-                yield stack
-            finally:
-                stack.http.close()
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                raise
-            finally:
-                if process.stdout is not None:
-                    process.stdout.close()
-
-    # using it
-
-    def openai(self, key: str) -> OpenAI:
-        return OpenAI(api_key=key, base_url=self.told["base_url"], max_retries=0, timeout=60)
-
-    def new_account(self, *, automation: bool) -> Account:
-        email, password = f"{secrets.token_hex(6)}@example.com", secrets.token_urlsafe(16)
-        registered = self.http.post("auth/register", json={"email": email, "password": password})
-        assert registered.status_code == 201, registered.text
-        tokens = self.http.post("auth/login", json={"email": email, "password": password}).json()
-        by_token = {"Authorization": f"Bearer {tokens['access_token']}"}
-        account = self.new_key(Account(email, password, tokens["refresh_token"], by_token, "", ""))
-        if automation:
-            changed = self.http.put("automation/settings", json={"is_enabled": True}, headers=by_token)
-            assert changed.status_code == 200, changed.text
-        return account
-
-    def new_key(self, account: Account) -> Account:
-        """The same user with another key."""
-        made = self.http.post("auth/keys", json={"name": "test"}, headers=account.by_token)
-        assert made.status_code == 201, made.text
-        return replace(account, key=made.json()["key"], key_id=made.json()["id"])
-
-    def chat(self, account: Account, text: str, **options: Any) -> httpx2.Response:
-        body = {"model": self.llm, "messages": [{"role": "user", "content": text}], **options}
-        return self.http.post("chat/completions", json=body, headers=account.by_key)
-
-    # looking inside
-
-    def router(self, path: str) -> Any:
-        """What the router says; its password is in the stack's own settings."""
-        stack = self.environment()
-        auth = (stack["PROXY_ROUTER_USER"], stack["PROXY_ROUTER_PASSWORD"])
-        return httpx2.get(self.told["router_url"] + path, auth=auth, timeout=10).json()
-
-    def chain_session(self, session_id: str) -> dict[str, Any]:
-        session: dict[str, Any] = self.router(f"/blockchain/sessions/{session_id}")["session"]
-        return session
-
-    def opens(self) -> int:
-        """How many sessions the chain has had."""
-        return len(self.router(f"/blockchain/sessions/user/ids?user={self.router('/wallet')['address']}&limit=255"))
-
-    def environment(self) -> dict[str, str]:
-        lines = (self.data / "stack.env").read_text().splitlines()
-        return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
-
-    def pid(self, service: str) -> int | None:
-        pids: dict[str, int] = json.loads((self.data / "pids.json").read_text())
-        return pids.get(service)
-
-    def kill(self, service: str) -> int:
-        """Kill a service without warning; return the pid it had."""
-        pid = self.pid(service)
-        assert pid is not None
-        os.kill(pid, signal.SIGKILL)
+    def send(self, name: str, signum: signal.Signals) -> int:
+        """Send a signal to a part; return the process that got it."""
+        pid = self.pid(name)
+        os.kill(pid, signum)
         return pid
 
-    def is_ready(self) -> bool:
-        try:
-            return self.http.get(self.told["base_url"].removesuffix("/api/v1") + "/ready").status_code == 200
-        except httpx2.HTTPError:
-            return False
+    def said(self) -> str:
+        """Return all that was written to stderr."""
+        return self.log.read_text()
 
-    def eventually(self, condition: Callable[[], bool], *, seconds: float, what: str) -> None:
-        until = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < until, f"no {what} within {seconds} s"
-            time.sleep(0.05)
+    async def until_replaced(self, name: str, pid: int) -> bool:
+        """Wait until a part runs as another process than `pid`."""
 
-    def logs(self) -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in (self.data / "logs").glob("*.log")}
+        async def is_replaced() -> bool:
+            return self.folder.pids().get(name) not in {None, pid}
 
-    def dump_databases(self) -> dict[str, bytes]:
-        """Every document of every database of ours, as text."""
-        dump = {}
-        with pymongo.MongoClient[dict[str, Any]](self.told["mongo_url"]) as client:
-            for database in ("auth", "sessions", "automation"):
-                for collection in client[database].list_collection_names():
-                    rows = list(client[database][collection].find())
-                    dump[f"{database}.{collection}"] = repr(rows).encode()
-        return dump
+        return await poll(is_replaced, seconds=READY_SECONDS)
 
-    def events(self) -> list[tuple[dict[str, str], bytes]]:
-        """Everything the event stream keeps: headers and body."""
+    async def until_ready(self) -> bool:
+        """Wait until every service has answered the gateway."""
+        async with httpx2.AsyncClient(base_url=self.gateway_url, timeout=2) as http:
 
-        async def read() -> list[tuple[dict[str, str], bytes]]:
-            connection = await nats.connect(self.told["nats_url"])
-            try:
-                jetstream = connection.jetstream()
-                state = (await jetstream.stream_info("EVENTS")).state
-                found = []
-                for sequence in range(state.first_seq, state.last_seq + 1):
-                    message = await jetstream.get_msg("EVENTS", sequence)
-                    found.append((dict(message.headers or {}), message.data or b""))
-                return found
-            finally:
-                await connection.close()
+            async def is_ready() -> bool:
+                try:
+                    health = await http.get("/health")
+                    ready = await http.get("/ready")
+                except httpx2.HTTPError:
+                    return False
+                return ready.status_code == 200 and health.json()["status"] == "ok"
 
-        return asyncio.run(read())
+            return await poll(is_ready, seconds=READY_SECONDS, every=0.05)
 
-    @contextmanager
-    def bus_capture(self) -> Iterator[list[bytes]]:
-        """Record every message on the bus, headers included, while the block runs."""
-        captured: list[bytes] = []
-        listening, enough = threading.Event(), threading.Event()
-
-        async def listen() -> None:
-            connection = await nats.connect(self.told["nats_url"])
-
-            async def record(message: Any) -> None:
-                captured.append(repr(message.headers).encode() + message.data)
-
-            await connection.subscribe(">", cb=record)
-            await connection.flush()
-            listening.set()
-            await asyncio.to_thread(enough.wait)
-            await connection.drain()
-
-        thread = threading.Thread(target=lambda: asyncio.run(listen()))
-        thread.start()
-        assert listening.wait(10)
-        try:
-            yield captured
-        finally:
-            enough.set()
-            thread.join(30)
+    async def restart(self, name: str) -> None:
+        """Kill a part with SIGKILL and wait until the stack as a whole is ready again."""
+        pid = self.send(name, signal.SIGKILL)
+        assert await self.until_replaced(name, pid), f"{name} was not started again: {self.said()}"
+        assert await self.until_ready(), f"not ready after {name} was started again: {self.said()}"
 
 
-def _first_line(process: subprocess.Popen[bytes], seconds: float) -> bytes:
-    """The first line of a process's output; empty if it ended or the time is over."""
+@contextmanager
+def running_stack(folder: Path, *arguments: str) -> Iterator[RunningStack]:
+    """Run `morpheus up --json` on free ports while the block runs, with its data in `folder`."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    log = folder.with_name(folder.name + ".stderr")
+    command = [MORPHEUS, "up", "--json", "--port", "0", "--data", folder, *arguments]
+    with log.open("w") as stderr:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
     assert process.stdout is not None
-    lines: list[bytes] = []
-    reader = threading.Thread(target=lambda: lines.append(process.stdout.readline()) if process.stdout else None)
-    reader.start()
-    reader.join(seconds)
-    if reader.is_alive():
-        process.kill()
-        reader.join()
-    return lines[0] if lines else b""
+    try:
+        line = process.stdout.readline()
+        assert line, f"the stack did not start: {log.read_text()}"
+        yield RunningStack(process, StackFolder(folder), log, **json.loads(line))
+    finally:
+        process.terminate()
+        try:
+            process.wait(END_SECONDS)
+        finally:
+            process.kill()
+            process.stdout.close()

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -116,7 +117,7 @@ class StackFolder:
 
     def write_env(self, values: Mapping[str, str]) -> None:
         """Write `stack.env`; it holds passwords."""
-        write_private(self.env_file, "".join(f"{name}='{value}'\n" for name, value in values.items()))
+        write_private(self.env_file, "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items()))
 
     def env(self) -> dict[str, str]:
         """Return what `stack.env` says; nothing if there is none."""

@@ -91,7 +91,7 @@ class NatsServer:
         config = self.folder / "nats-server.conf"
         text = render_server_config(
             listen=f"{LOOPBACK}:{self.port}",
-            store_dir=str(self.folder / "jetstream"),
+            store_dir=str(self.folder),  # the server adds /jetstream
             accounts=accounts,
             observer=observer,
         )
