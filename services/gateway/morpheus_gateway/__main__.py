@@ -14,12 +14,17 @@ KEEP_ALIVE_SECONDS = 75
 """Longer than the idle limit of usual load balancers (60 s), so that they never send into a closing connection."""
 
 
+def _without_colours(record: logging.LogRecord) -> bool:
+    """Drop the second copy of each sentence that uvicorn adds for terminals."""
+    record.__dict__.pop("color_message", None)
+    return True
+
+
 def main() -> None:
     """Serve until SIGTERM or SIGINT; running answers then have `drain_seconds` to finish."""
     settings = GatewaySettings()
     configure_logs("gateway", settings.worker_id, settings.log_level)
-    # uvicorn tells of each start and stop in a sentence of its own; our access log has the rest
-    logging.getLogger("uvicorn.access").disabled = True
+    logging.getLogger("uvicorn.error").addFilter(_without_colours)
     # uvicorn raises the signal again when it has drained; a clean stop is exit code 0
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda *_: None)

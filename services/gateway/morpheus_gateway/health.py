@@ -16,8 +16,8 @@ from nats.errors import Error as NatsError
 
 import morpheus_gateway
 
-PAUSE_SECONDS = 0.9
-PING_TIMEOUT_SECONDS = 0.9
+PAUSE_SECONDS = 0.5
+PING_TIMEOUT_SECONDS = 1.0
 """Together under 2 s: what is shown is never older."""
 _NEEDED = ("bus", "database", User.AUTH, User.SESSIONS)
 """Without these nobody can be recognised or served. Without automation, warm and manual sessions still answer."""
@@ -47,6 +47,7 @@ class Health:
     """The last known state of everything the gateway depends on."""
 
     def __init__(self) -> None:
+        self._looked_at = datetime.now(UTC)
         self._components: dict[str, Component] = {name: Component() for name in (_DATABASE, "bus", *PING, _ROUTER)}
 
     @property
@@ -62,12 +63,12 @@ class Health:
         return "ok" if all(component.healthy for component in self._components.values()) else "degraded"
 
     def shown(self) -> dict[str, Any]:
-        """Return the body of `/health`."""
+        """Return the body of `/health`. Its timestamp is when the asking began: what died later is not in it yet."""
         components = {name: component.shown() for name, component in self._components.items()}
         return {
             "status": self.status,
             "version": morpheus_gateway.__version__,
-            "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "timestamp": self._looked_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "database": components[_DATABASE]["status"],
             "components": components,
         }
@@ -80,11 +81,13 @@ class Health:
 
     async def look(self, connection: Client, rpc: RpcClient) -> None:
         """Ask everyone once."""
+        began = datetime.now(UTC)
         bus, pongs = await asyncio.gather(
             _ping_bus(connection), asyncio.gather(*(_ping(rpc, service) for service in PING))
         )
         services = dict(zip(PING, pongs, strict=True))
         sessions = services[User.SESSIONS]
+        self._looked_at = began
         self._components = {
             # a service that does not answer is named itself; it says nothing of the database
             _DATABASE: Component(
