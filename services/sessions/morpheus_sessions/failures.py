@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import orjson
 from morpheus_common.errors import ApiError
+from morpheus_common.logs import mask_secrets
 
 from morpheus_sessions.router import error_text
 
@@ -23,13 +24,21 @@ _BEFORE_ANY_TRANSACTION = (
     "no basic auth",
 )
 
+# each alternative begins where a word does, or has a bound: the text is a stranger's and may be made to be slow
 _UNSAFE = re.compile(
-    r"https?://\S+"
+    r"\b[a-z][a-z0-9+.-]{1,20}://\S+"
+    r"|(?<!\S)[^\s@]{1,64}@\S+"
     r"|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"
-    r"|\b(?:[a-z0-9-]+\.)+[a-z]{2,}(?::\d+)\b"
-    r"|\bsk-[A-Za-z0-9._-]{8,}"
+    r"|(?<![\w:])(?:[0-9a-f]{1,4}:){7}[0-9a-f]{1,4}"
+    r"|(?<![\w:])(?:[0-9a-f]{1,4}:){1,7}:(?:[0-9a-f]{1,4}(?::[0-9a-f]{1,4}){0,6})?"
+    r"|(?<![\w.-])localhost(?::\d+)?\b"
+    r"|(?<![\w.-])(?:[a-z0-9-]{1,63}\.){1,10}"
+    r"(?:[a-z]{2,}:\d+|(?:com|net|org|io|ai|dev|app|cloud|co|xyz|info|tech|internal|local|lan|corp|svc|eu|de|uk|us|cn)\b)"
+    r"|\b(?:sk|pk|rk|hf|gsk|xai)[-_][a-z0-9._-]{8,}"
+    r"|\bAIza[\w-]{20,}"
     r"|\bBearer\s+\S+"
-    r"|\b0x[0-9a-fA-F]{40,64}\b",
+    r"|\bBasic\s+(?=\S*[\d=+/])[a-z0-9=+/]{8,}"
+    r"|\b0x[0-9a-f]{40,}",
     re.IGNORECASE,
 )
 
@@ -58,7 +67,10 @@ class PromptFailure(Exception):
 
 def safe_text(text: str) -> str:
     """Return a provider's words without hosts, addresses and keys, cut to a length people can read."""
-    return _UNSAFE.sub("[…]", text)[:MESSAGE_LIMIT]
+    if len(text) > 2 * MESSAGE_LIMIT:
+        # masking takes time; what is cut in two here might not be known for what it is
+        text = text[: 2 * MESSAGE_LIMIT].rsplit(maxsplit=1)[0]
+    return mask_secrets(_UNSAFE.sub("[…]", text))[:MESSAGE_LIMIT]
 
 
 def nothing_was_sent(status: int, text: str) -> bool:
@@ -116,7 +128,7 @@ def _model_failure(status: int, parsed: dict[str, Any]) -> PromptFailure:
         ApiError(
             "provider_rejected",
             safe_text(error["message"]),
-            param=param[:200] if isinstance(param, str) else None,
+            param=safe_text(param)[:200] if isinstance(param, str) else None,
         ),
         upstream_code=own_code,
     )
