@@ -1,0 +1,449 @@
+"""A session worker's surroundings: a simulated router, and whoever talks to the worker over the bus."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from morpheus_common.bus import names
+from morpheus_common.bus.frames import WINDOW_BYTES, Frame, Kind, encode_head, read_head
+from morpheus_common.bus.inbox import Attempt, RelayInbox
+from morpheus_common.bus.names import Header, User
+from morpheus_common.bus.rpc import RpcClient
+from morpheus_common.contracts.auth import KEY_DEACTIVATED, KeyChanged
+from morpheus_common.contracts.automation import PLAN_CHAT, Decision, Plan, PlanChat
+from morpheus_common.contracts.chat import AcceptFrame, AnswerHead, ErrorFrame, OwnerFrame, PromptHead
+from morpheus_common.contracts.sessions import (
+    CATALOGUE,
+    CLOSE_SESSION,
+    GET_SESSION,
+    OPEN_SESSION,
+    CatalogueModel,
+    CatalogueQuestion,
+    CloseResult,
+    CloseSession,
+    GetSession,
+    OpenSession,
+    SessionRow,
+)
+from morpheus_common.errors import ApiError
+from morpheus_common.ids import uuid7
+from morpheus_common.store.mongo import Database
+from morpheus_devstack.processes import die_with
+from morpheus_sessions.settings import SessionsSettings
+from morpheus_sessions.worker import Parts, serve
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from pydantic import SecretStr
+
+from tests.servers import NatsAccount
+from tests.unit.proxy_router_sim.harness import Router
+
+T = TypeVar("T")
+
+PATIENCE = 20.0
+"""How long a test waits for what must come, in seconds."""
+
+
+async def until(condition: Callable[[], Awaitable[T]], *, within: float = PATIENCE) -> T:
+    """Ask again and again until the answer is true, and return it."""
+    async with asyncio.timeout(within):
+        while not (answer := await condition()):
+            await asyncio.sleep(0.02)  # nothing announces it
+    return answer
+
+
+class Simulator:
+    """The router's own view of the chain."""
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self.url = router.url
+        self.market = router.simulator.node.marketplace
+        self.arm = router.arm
+
+    async def state(self) -> Any:
+        return await self._router.get("/sim/state")
+
+    async def sessions(self) -> list[dict[str, Any]]:
+        """All sessions there ever were, newest first."""
+        found: list[dict[str, Any]] = (await self.state())["sessions"]
+        return found
+
+    async def open_sessions(self) -> list[dict[str, Any]]:
+        return [session for session in await self.sessions() if not session["ClosedAt"]]
+
+    async def prompts(self) -> int:
+        return int((await self.state())["counters"].get("prompts", 0))
+
+    async def disarm(self) -> None:
+        """Remove all faults; what hangs in one goes on."""
+        async with self._router.http.delete("/sim/faults") as answer:
+            assert answer.status == 200
+
+    async def struck(self, kind: str) -> bool:
+        """Whether a fault of this kind holds a call right now."""
+        return any(fault["kind"] == kind for fault in (await self.state())["faults"]["striking"])
+
+    async def advance(self, seconds: float) -> None:
+        await self._router.post("/sim/advance", {"seconds": seconds})
+
+    async def offline(self, address: str) -> None:
+        status, _ = await self._router.post("/sim/providers", {"address": address, "online": False})
+        assert status == 200
+
+    async def fund(self, mor: int) -> None:
+        await self._router.post("/sim/balance", {"mor": str(mor)})
+
+    async def wipe(self) -> None:
+        """Lose what the router knows of its sessions; the chain stays."""
+        await self._router.post("/sim/wipe", {})
+
+
+class Automation:
+    """Says what is to be done for a prompt without a session."""
+
+    def __init__(self) -> None:
+        self.decision = Decision.OPEN
+        self.asked: list[PlanChat] = []
+
+    async def answer(self, msg: Msg) -> None:
+        self.asked.append(PlanChat.model_validate_json(msg.data))
+        opens = self.decision is Decision.OPEN
+        plan = Plan(decision=self.decision, duration=3600 if opens else None, reason="test")
+        await msg.respond(json.dumps({"ok": plan.model_dump(mode="json")}).encode())
+
+
+@dataclass
+class Answer:
+    """What came back for one attempt."""
+
+    frames: list[Frame] = field(default_factory=list)
+    body: bytes = b""
+    error: ErrorFrame | None = None
+    head: AnswerHead | None = None
+    worker: str | None = None
+    referred: list[str] = field(default_factory=list)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the worker said that the answer is complete."""
+        return any(frame.kind is Kind.END for frame in self.frames)
+
+    @property
+    def code(self) -> str | None:
+        return None if self.error is None else self.error.code
+
+    @property
+    def text(self) -> str:
+        """What the model said, in either mode."""
+        if self.body.startswith(b"data: "):
+            parts = [part[6:] for part in self.body.decode().split("\n\n") if part.startswith("data: {")]
+            chunks = [json.loads(part) for part in parts]
+            return "".join(c["choices"][0]["delta"].get("content", "") for c in chunks if c.get("choices"))
+        return str(json.loads(self.body)["choices"][0]["message"]["content"])
+
+    def assert_whole(self) -> None:
+        """Nothing is missing, nothing came twice, and the end was said once, last."""
+        assert [frame.seq for frame in self.frames] == list(range(len(self.frames)))
+        assert self.error is None
+        assert self.frames[-1].kind is Kind.END
+        assert [frame.kind for frame in self.frames].count(Kind.END) == 1
+
+
+class Prompting:
+    """One attempt as the gateway sees it, a step at a time."""
+
+    def __init__(self, gateway: "Gateway", attempt: Attempt, head: PromptHead, body: bytes) -> None:
+        self._gateway = gateway
+        self.attempt = attempt
+        self.head = head
+        self._body = body
+        self.answer = Answer()
+
+    async def start(self, worker: str | None = None) -> None:
+        subject = names.CHAT_START if worker is None else names.chat_start_at(worker)
+        await self._gateway.connection.publish(
+            subject, self._body, reply=self.attempt.inbox, headers={Header.HEAD: encode_head(self.head)}
+        )
+
+    async def next(self) -> Frame:
+        """The next frame that is no beat."""
+        while True:
+            frame = await self.attempt.next(PATIENCE)
+            assert frame is not None, "silence"
+            self._keep(frame)
+            if frame.kind is not Kind.BEAT:
+                return frame
+
+    async def accepted(self) -> None:
+        frame = await self.next()
+        assert frame.kind is Kind.ACCEPT, frame
+
+    async def credit(self, absolute: int = WINDOW_BYTES) -> None:
+        assert self.answer.worker is not None
+        subject = names.chat_credit(self.answer.worker, self.attempt.id)
+        await self._gateway.connection.publish(subject, str(absolute).encode())
+
+    async def cancel(self) -> None:
+        assert self.answer.worker is not None
+        await self._gateway.connection.publish(names.chat_cancel(self.answer.worker, self.attempt.id), b"")
+
+    async def finish(self) -> Answer:
+        """Take what comes until the attempt is over."""
+        while True:
+            frame = await self.next()
+            if frame.kind is Kind.DATA:
+                await self.credit(len(self.answer.body) + WINDOW_BYTES)
+            elif frame.kind is not Kind.ACCEPT:
+                return self.answer
+
+    def _keep(self, frame: Frame) -> None:
+        answer = self.answer
+        answer.frames.append(frame)
+        if frame.kind is Kind.ACCEPT:
+            answer.worker = read_head(AcceptFrame, frame).worker
+        elif frame.kind is Kind.OWNER:
+            answer.referred.append(read_head(OwnerFrame, frame).worker)
+        elif frame.kind is Kind.DATA:
+            answer.body += frame.data
+            if frame.head is not None:
+                assert answer.head is None
+                answer.head = read_head(AnswerHead, frame)
+        elif frame.kind is Kind.ERROR:
+            answer.error = read_head(ErrorFrame, frame)
+
+
+class Gateway:
+    """Asks and prompts as the gateway does."""
+
+    def __init__(self, connection: Client) -> None:
+        self.connection = connection
+        self.rpc = RpcClient(connection)
+        self.inbox = RelayInbox(connection, "g1")
+        self.models: dict[str, CatalogueModel] = {}
+
+    async def ready(self) -> None:
+        """Wait until a worker answers and knows the marketplace."""
+
+        async def known() -> bool:
+            try:
+                found = await self.rpc.call(CATALOGUE, CatalogueQuestion(), timeout=1.0)
+            except ApiError:
+                return False
+            self.models = {model.name: model for model in found.models or ()}
+            return True
+
+        await until(known)
+
+    def model(self, name: str = "llama-3.3-70b") -> str:
+        return self.models[name].id
+
+    async def open(self, key: str = "k1", **wish: Any) -> SessionRow:
+        if "bid_id" not in wish:
+            wish.setdefault("model_id", self.model())
+        command = {"operation_id": uuid7(), "duration": 3600, "wait": PATIENCE, **wish}
+        return await self.rpc.call(
+            OPEN_SESSION, OpenSession(user_id="u1", key_id=key, key_prefix="sk-abc", **command), timeout=PATIENCE + 5
+        )
+
+    async def close(self, key: str = "k1", *, wait: float = PATIENCE, operation_id: str | None = None) -> CloseResult:
+        command = CloseSession(operation_id=operation_id or uuid7(), user_id="u1", key_id=key, wait=wait)
+        return await self.rpc.call(CLOSE_SESSION, command, timeout=PATIENCE + 5)
+
+    async def current(self, key: str = "k1") -> SessionRow | None:
+        return (await self.rpc.call(GET_SESSION, GetSession(key_id=key))).session
+
+    @contextlib.contextmanager
+    def _prompting(self, text: str, key: str, stream: bool, wish: dict[str, Any]) -> Any:
+        body = json.dumps(
+            {"model": "x", "messages": [{"role": "user", "content": text}], "stream": stream, **wish.pop("body", {})}
+        ).encode()
+        wish.setdefault("model_id", self.model())
+        with self.inbox.attempt() as attempt:
+            head = PromptHead(
+                attempt=attempt.id,
+                gateway=self.inbox.gateway,
+                request_id=uuid7(),
+                user_id="u1",
+                key_id=key,
+                key_prefix="sk-abc",
+                stream=stream,
+                body_bytes=len(body),
+                **{"open_wait": PATIENCE, **wish},
+            )
+            yield Prompting(self, attempt, head, body)
+
+    @asynccontextmanager
+    async def prompting(
+        self, text: str = "hello", *, key: str = "k1", stream: bool = True, worker: str | None = None, **wish: Any
+    ) -> AsyncIterator[Prompting]:
+        """An attempt that was started, to be driven by the test."""
+        with self._prompting(text, key, stream, wish) as prompting:
+            await prompting.start(worker)
+            yield prompting
+
+    async def attempt(self, text: str = "hello", *, stream: bool = True, **wish: Any) -> Answer:
+        """One attempt, credited as soon as it is accepted."""
+        async with self.prompting(text, stream=stream, **wish) as prompting:
+            frame = await prompting.next()
+            if frame.kind is Kind.ACCEPT:
+                await prompting.credit()
+                return await prompting.finish()
+            return prompting.answer
+
+    async def chat(self, text: str = "hello", **wish: Any) -> Answer:
+        """A prompt, sent on to the worker that owns the key's session as long as workers say so."""
+        referred: list[str] = []
+        worker: str | None = None
+        for _ in range(6):
+            answer = await self.attempt(text, worker=worker, **dict(wish))
+            if answer.referred:
+                worker = answer.referred[-1]
+            elif answer.error is not None and answer.error.not_sent and answer.error.owner:
+                worker = answer.error.owner
+            else:
+                answer.referred = referred
+                return answer
+            referred.append(worker)
+        raise AssertionError(f"sent round in circles: {referred}")
+
+
+@dataclass
+class House:
+    """Everything around the workers of one test."""
+
+    account: NatsAccount
+    mongo_url: str
+    database: Database
+    simulator: Simulator
+    gateway: Gateway
+    automation: Automation
+    auth: Client
+    folder: Path
+
+    def settings(self, worker_id: str = "w1", **more: Any) -> SessionsSettings:
+        router = {"name": "r1", "url": self.simulator.url, "user": "admin", "password": "correct"}
+        return SessionsSettings.model_validate(
+            {
+                "worker_id": worker_id,
+                "nats_url": self.account.url,
+                "nats_seed": SecretStr(self.account.seeds[User.SESSIONS]),
+                "mongo_url": SecretStr(self.mongo_url),
+                "mongo_database": self.database.name,
+                "proxy_routers": json.dumps([router]),
+                "deployment_number": 7,
+                "drain_seconds": 5.0,
+                **more,
+            }
+        )
+
+    @asynccontextmanager
+    async def worker(self, worker_id: str = "w1", **more: Any) -> AsyncIterator[Parts]:
+        """A worker in this process."""
+        async with serve(self.settings(worker_id, **more)) as parts:
+            await self.gateway.ready()
+            yield parts
+
+    @asynccontextmanager
+    async def process(self, worker_id: str = "w1", **more: Any) -> AsyncIterator["Process"]:
+        """A worker as a process of its own, which a test can kill."""
+        settings = self.settings(worker_id, **more)
+        environment = {
+            name.upper(): str(value.get_secret_value() if hasattr(value, "get_secret_value") else value)
+            for name in type(settings).model_fields
+            if (value := getattr(settings, name)) is not None
+        }
+        process = Process(environment, self.folder / f"{worker_id}.log")
+        process.start()
+        try:
+            await self.is_up(worker_id)
+            yield process
+        finally:
+            process.kill()
+
+    async def is_up(self, worker_id: str) -> None:
+        """Wait until a worker takes prompts."""
+
+        async def listens() -> bool:
+            with self.gateway.inbox.attempt() as attempt:
+                await self.gateway.connection.publish(names.chat_start_at(worker_id), b"", reply=attempt.inbox)
+                # a worker drops what has no head; without one the server says at once that nobody listens
+                frame = await attempt.next(0.2)
+            return frame is None or frame.kind is not Kind.NOBODY
+
+        await until(listens)
+        await self.gateway.ready()
+
+    async def deactivate(self, key: str = "k1") -> None:
+        """Publish that a key was revoked, as auth does."""
+        event = KeyChanged(key_id=key, user_id="u1", is_active=False)
+        await self.auth.jetstream().publish(
+            KEY_DEACTIVATED.subject, event.model_dump_json().encode(), headers={Header.MESSAGE_ID: uuid7()}
+        )
+
+    # what is stored
+
+    async def sessions(self, **query: Any) -> list[dict[str, Any]]:
+        return [item async for item in self.database["sessions"].find(query).sort("created_at", 1)]
+
+    async def operations(self, **query: Any) -> list[dict[str, Any]]:
+        return [item async for item in self.database["operations"].find(query).sort("created_at", 1)]
+
+    async def only_session(self, **query: Any) -> dict[str, Any]:
+        (found,) = await self.sessions(**query)
+        return found
+
+    async def only_operation(self, **query: Any) -> dict[str, Any]:
+        (found,) = await self.operations(**query)
+        return found
+
+    async def session_is(self, state: str, **query: Any) -> dict[str, Any]:
+        """Wait until there is a session in this state."""
+
+        async def found() -> dict[str, Any] | None:
+            return next(iter(await self.sessions(state=state, **query)), None)
+
+        return await until(found)  # type: ignore[return-value]  # it waits until there is one
+
+
+class Process:
+    """A worker that can be killed and started again."""
+
+    def __init__(self, environment: dict[str, str], log: Path) -> None:
+        self._environment = {**os.environ, **environment}
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "morpheus_sessions"],
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                preexec_fn=die_with(os.getpid()),  # noqa: PLW1509 - it calls prctl and takes no lock
+            )
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def log(self) -> str:
+        return self._log.read_text()
+
+
+async def subscribe_plans(connection: Client, automation: Automation) -> None:
+    await connection.subscribe(PLAN_CHAT.subject, queue=User.AUTOMATION, cb=automation.answer)
