@@ -56,6 +56,11 @@ class Health:
         return all(self._components[name].healthy for name in _NEEDED)
 
     @property
+    def everyone_answers(self) -> bool:
+        """Tell whether every service is there. The router is not asked for: sessions knows what to do without it."""
+        return all(state.healthy for name, state in self._components.items() if name != _ROUTER)
+
+    @property
     def status(self) -> str:
         """`ok`, `degraded` or `unavailable`."""
         if not self.can_serve:

@@ -197,10 +197,14 @@ async def test_a_router_that_is_away_degrades_but_does_not_stop(house: House) ->
     assert (await house.http.get("/ready")).status_code == 200
 
 
-async def test_losing_auth_flips_ready_and_never_live(house: House) -> None:
+async def test_losing_a_service_flips_ready_and_never_live(house: House) -> None:
     async def fail(_: object) -> Any:
         raise ApiError("internal_error")
 
+    await house.automation.answer(PING[User.AUTOMATION], fail)
+    await _health_when(house, "degraded")
+    assert (await house.http.get("/health")).status_code == 200
+    assert (await house.http.get("/ready")).status_code == 503
     await house.auth.answer(PING[User.AUTH], fail)
     await _health_when(house, "unavailable")
     assert (await house.http.get("/health")).status_code == 503

@@ -30,11 +30,11 @@ async def live(response: Response) -> dict[str, str]:
 
 @router.get("/ready")
 async def ready(request: Request, response: Response) -> dict[str, str]:
-    """200 when traffic may come: everything needed works, and the copies that requests are served from are there."""
+    """200 when traffic may come: every service answers, and the copies that requests are served from are there."""
     state: Health = request.app.state.health
     context: Context | None = request.app.state.context
     response.headers["Cache-Control"] = "no-cache"
-    if state.can_serve and context is not None and context.catalogue.loaded and context.public_keys.loaded:
+    if state.everyone_answers and context is not None and context.catalogue.loaded and context.public_keys.loaded:
         return {"status": "ready"}
     response.status_code = 503
     response.headers["Retry-After"] = "1"
