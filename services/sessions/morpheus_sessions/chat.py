@@ -239,9 +239,11 @@ class Chat:
             owned = await self._session_for(prompt)
             line.running = owned.id
             self._ownership.mark_busy(owned, prompt.head.attempt)
+            may_still_run = False
             try:
                 await self._relay(prompt, owned)
             except PromptFailure as failure:
+                may_still_run = failure.end_unseen
                 if failure.session_gone:
                     # the provider does not know it any more: it runs out on chain, its key gets another
                     self._ownership.forget(owned)
@@ -251,7 +253,10 @@ class Chat:
                 raise
             finally:
                 line.running = None
-                self._ownership.mark_free(owned)
+                if may_still_run:
+                    self._ownership.mark_resting(owned)
+                else:
+                    self._ownership.mark_free(owned)
             return
 
     # the session of a prompt

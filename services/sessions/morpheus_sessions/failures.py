@@ -48,6 +48,7 @@ class PromptFailure(Exception):
 
     `error`: what the client is told. `session_gone`: the session is of no use any more. `upstream_code`: the code of
     the provider's own error, when it is the client's business. `not_sent`: no byte of the prompt reached a router.
+    `end_unseen`: the prompt may still run at the router.
     """
 
     def __init__(
@@ -57,12 +58,14 @@ class PromptFailure(Exception):
         session_gone: bool = False,
         upstream_code: str | None = None,
         not_sent: bool = False,
+        end_unseen: bool = False,
     ) -> None:
         super().__init__(str(error))
         self.error = error
         self.session_gone = session_gone
         self.upstream_code = upstream_code
         self.not_sent = not_sent
+        self.end_unseen = end_unseen
 
 
 def safe_text(text: str) -> str:

@@ -71,6 +71,7 @@ class Ownership:
     def __init__(self, database: Database, heartbeat: Heartbeat, *, quarantine: float) -> None:
         self._database = database
         self._heartbeat = heartbeat
+        self._quarantine = quarantine
         self._quarantine_ms = int(quarantine * 1000)
         self._owned: dict[str, OwnedSession] = {}
         self._marks: dict[str, list[dict[str, Any]]] = {}
@@ -165,6 +166,14 @@ class Ownership:
         """Note that the end of the prompt was seen."""
         owned.used_at = time.monotonic()
         self._marks[owned.id] = [{"$set": {"busy": None, "last_used_at": "$$NOW"}}]
+        self._marked.set()
+
+    def mark_resting(self, owned: OwnedSession) -> None:
+        """Note that the prompt may still run at the router: no other until it must have ended."""
+        owned.used_at = time.monotonic()
+        owned.rests_until = owned.used_at + self._quarantine
+        rest = {"$dateAdd": {"startDate": "$$NOW", "unit": "millisecond", "amount": self._quarantine_ms}}
+        self._marks[owned.id] = [{"$set": {"busy": None, "last_used_at": "$$NOW", "quarantined_until": rest}}]
         self._marked.set()
 
     async def write_marks(self) -> None:

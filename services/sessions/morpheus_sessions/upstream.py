@@ -52,7 +52,7 @@ async def _call(
     except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout):
         raise PromptFailure(ApiError("service_unavailable", retry_after=2), not_sent=True) from None
     except httpx2.TimeoutException:
-        raise PromptFailure(ApiError("provider_timeout")) from None
+        raise PromptFailure(ApiError("provider_timeout"), end_unseen=True) from None
     except httpx2.HTTPError:
         # the router hung up without an answer: it may have taken the prompt up
         raise PromptFailure(ApiError("provider_error")) from None
@@ -75,7 +75,7 @@ async def _read(response: httpx2.Response, limit: int, limits: TimeLimits, *, cu
                         break
                     raise PromptFailure(ApiError("provider_error"))
     except (TimeoutError, httpx2.TimeoutException):
-        raise PromptFailure(ApiError("provider_timeout")) from None
+        raise PromptFailure(ApiError("provider_timeout"), end_unseen=True) from None
     except httpx2.HTTPError:
         raise PromptFailure(ApiError("provider_error")) from None
     return bytes(body)
@@ -106,7 +106,7 @@ async def streamed_answer(
                 async with asyncio.timeout(min(patience, ends_at - loop.time())):
                     chunk = await anext(chunks, None)
             except (TimeoutError, httpx2.TimeoutException):
-                raise PromptFailure(ApiError("provider_timeout")) from None
+                raise PromptFailure(ApiError("provider_timeout"), end_unseen=True) from None
             except httpx2.HTTPError:
                 raise PromptFailure(ApiError("stream_truncated")) from None
             if chunk is None:
