@@ -51,6 +51,15 @@ class GoElsewhere(Exception):
         self.worker = worker
 
 
+@dataclass(frozen=True, slots=True)
+class FailedOpen:
+    """An open that failed at a moment (monotonic seconds): it failed for all who were in line by then."""
+
+    at: float
+    model_id: str
+    error: ApiError
+
+
 @dataclass(slots=True)
 class Line:
     """The prompts of one key: one runs, the others wait in order."""
@@ -58,6 +67,7 @@ class Line:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     inside: int = 0
     running: str | None = None
+    failed: FailedOpen | None = None
 
 
 class Chat:
@@ -236,7 +246,7 @@ class Chat:
 
     async def _with_turn(self, prompt: Prompt, line: Line) -> None:
         for last in (False, True):
-            owned = await self._session_for(prompt)
+            owned = await self._session_for(prompt, line)
             line.running = owned.id
             self._ownership.mark_busy(owned, prompt.head.attempt)
             may_still_run = False
@@ -261,14 +271,20 @@ class Chat:
 
     # the session of a prompt
 
-    async def _session_for(self, prompt: Prompt) -> OwnedSession:
+    async def _session_for(self, prompt: Prompt, line: Line) -> OwnedSession:
         """Return the session the prompt runs in, opened, switched or resumed if automation says so."""
         head = prompt.head
+        failed = line.failed
+        if failed is not None and prompt.started_at < failed.at and head.model_id in {None, failed.model_id}:
+            raise failed.error
         for _ in range(TRIES):
             owned = await self._owned_now(head.key_id)
             if owned is not None and owned.state is SessionState.OPENING:
-                await self._wait_for(owned.operation_id, head.open_wait, prompt)
-                self._ownership.forget(owned)
+                try:
+                    await self._wait_for(owned.operation_id, owned.model_id, prompt, line)
+                finally:
+                    # whatever became of it, what we know of it is old
+                    self._ownership.forget(owned)
                 continue
             if owned is not None and owned.time_left() < USABLE_SECONDS:
                 self._ownership.forget(owned)
@@ -281,7 +297,7 @@ class Chat:
                 continue
             if owned is not None and head.model_id in {None, owned.model_id} and owned.rest_left() <= 0:
                 return owned
-            await self._open_for(prompt, owned)
+            await self._open_for(prompt, owned, line)
         raise ApiError("session_opening", retry_after=5)
 
     async def _owned_now(self, key_id: str) -> OwnedSession | None:
@@ -293,14 +309,15 @@ class Chat:
             raise GoElsewhere(claimed.worker)
         return claimed
 
-    async def _wait_for(self, operation_id: str, wait: float, prompt: Prompt) -> None:
-        left = wait - (time.monotonic() - prompt.started_at)
+    async def _wait_for(self, operation_id: str, model_id: str, prompt: Prompt, line: Line) -> None:
+        left = prompt.head.open_wait - (time.monotonic() - prompt.started_at)
         operation = await self._journal.ended(operation_id, wait=max(0.0, left))
         try:
             outcome(operation)
         except ApiError as error:
             if error.code == "session_pending":
                 raise ApiError("session_opening", retry_after=5) from None
+            line.failed = FailedOpen(time.monotonic(), model_id, error)
             raise
 
     async def _resume_wanted(self, head: PromptHead, owned: OwnedSession | None) -> None:
@@ -312,7 +329,7 @@ class Chat:
             raise _resting(owned)
         raise ApiError("session_not_found", param="session_id")
 
-    async def _open_for(self, prompt: Prompt, owned: OwnedSession | None) -> None:
+    async def _open_for(self, prompt: Prompt, owned: OwnedSession | None, line: Line) -> None:
         """Bring about a session for the prompt, as automation plans; returns when it is worth looking again."""
         head = prompt.head
         model_id = head.model_id or (owned.model_id if owned is not None else None)
@@ -344,7 +361,7 @@ class Chat:
         )
         if coming.slot is Slot.NEXT:
             # it becomes current in the transaction that settles it; the one we own then is no more
-            await self._wait_for(coming.operation_id, head.open_wait, prompt)
+            await self._wait_for(coming.operation_id, model_id, prompt, line)
             if owned is not None:
                 self._ownership.forget(owned)
 

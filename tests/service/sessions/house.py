@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from morpheus_common.bus import names
 from morpheus_common.bus.frames import WINDOW_BYTES, Frame, Kind, encode_head, read_head
@@ -59,6 +60,70 @@ async def until(condition: Callable[[], Awaitable[T]], *, within: float = PATIEN
         while not (answer := await condition()):
             await asyncio.sleep(0.02)  # nothing announces it
     return answer
+
+
+class Tap:
+    """Stands between a worker and a server. It can fall silent, or be gone."""
+
+    def __init__(self, server: str) -> None:
+        parts = urlsplit(server)
+        assert parts.hostname is not None
+        assert parts.port is not None
+        self._server = (parts.hostname, parts.port)
+        self._flows = asyncio.Event()
+        self._flows.set()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._listener: asyncio.Server | None = None
+        self.address = ""
+
+    async def open(self) -> None:
+        self._listener = await asyncio.start_server(self._connect, "127.0.0.1", 0)
+        self.address = f"127.0.0.1:{self._listener.sockets[0].getsockname()[1]}"
+
+    def fall_silent(self) -> None:
+        """Keep all connections and pass nothing on."""
+        self._flows.clear()
+
+    def speak_again(self) -> None:
+        """Pass on what was held back."""
+        self._flows.set()
+
+    async def vanish(self) -> None:
+        """Break all connections; new ones are refused."""
+        if self._listener is not None:
+            self._listener.close()
+        self._flows.set()
+        for writer in self._writers:
+            writer.transport.abort()
+        await until(self._is_empty)
+
+    async def _is_empty(self) -> bool:
+        return not self._writers
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server_reader, server_writer = await asyncio.open_connection(*self._server)
+        self._writers |= {writer, server_writer}
+        await asyncio.gather(self._pump(reader, server_writer), self._pump(server_reader, writer))
+        self._writers -= {writer, server_writer}
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65_536):
+                await self._flows.wait()
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+
+@asynccontextmanager
+async def tap(server: str) -> AsyncIterator[Tap]:
+    """Stand before the server at a URL."""
+    between = Tap(server)
+    await between.open()
+    try:
+        yield between
+    finally:
+        await between.vanish()
 
 
 class Simulator:
@@ -198,7 +263,8 @@ class Prompting:
         await self._gateway.connection.publish(names.chat_cancel(self.answer.worker, self.attempt.id), b"")
 
     async def finish(self) -> Answer:
-        """Take what comes until the attempt is over."""
+        """Give credit and take what comes until the attempt is over."""
+        await self.credit(len(self.answer.body) + WINDOW_BYTES)
         while True:
             frame = await self.next()
             if frame.kind is Kind.DATA:
@@ -330,8 +396,8 @@ class House:
     auth: Client
     folder: Path
 
-    def settings(self, worker_id: str = "w1", **more: Any) -> SessionsSettings:
-        router = {"name": "r1", "url": self.simulator.url, "user": "admin", "password": "correct"}
+    def settings(self, worker_id: str = "w1", *, router_url: str | None = None, **more: Any) -> SessionsSettings:
+        router = {"name": "r1", "url": router_url or self.simulator.url, "user": "admin", "password": "correct"}
         return SessionsSettings.model_validate(
             {
                 "worker_id": worker_id,
