@@ -1,7 +1,6 @@
 """`morpheus apply`: makes streams, durable consumers, collections and indexes. Repeatable; drops nothing."""
 
 import asyncio
-from pathlib import Path
 from typing import Any, Self
 
 import morpheus_auth.documents
@@ -18,6 +17,7 @@ from pymongo import AsyncMongoClient
 from pymongo.errors import PyMongoError
 
 from morpheus_devstack.errors import StackError
+from morpheus_devstack.folder import StackFolder
 
 DOCUMENTS = {
     "auth": morpheus_auth.documents.DOCUMENTS,
@@ -39,18 +39,20 @@ class ApplySettings(BaseSettings):
     """Members of the NATS cluster that keep each stream."""
 
     @classmethod
-    def read(cls, env_file: Path) -> Self:
-        """Return the settings from the environment, and what is missing there from a stack's `stack.env`.
+    def read(cls, stack: StackFolder) -> Self:
+        """Return the settings of a stack, or of the environment where there is no stack.
 
         Raises:
             StackError: neither says enough.
         """
+        env = stack.env()
+        known: dict[str, Any] = {name: env[name.upper()] for name in cls.model_fields if name.upper() in env}
         try:
-            return cls(_env_file=env_file)
+            return cls(**known)
         except ValidationError as error:
             names = ", ".join(str(problem["loc"][0]).upper() for problem in error.errors())
             raise StackError(
-                f"{env_file} does not exist and the environment does not say where to apply: {names} missing."
+                f"{stack.env_file} does not exist and the environment does not say where to apply: {names} missing."
             ) from error
 
 

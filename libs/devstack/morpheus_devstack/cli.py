@@ -115,7 +115,7 @@ def apply(data: Data = DATA) -> None:
     from morpheus_devstack.apply import ApplySettings
     from morpheus_devstack.apply import apply as apply_now
 
-    changes = asyncio.run(apply_now(ApplySettings.read(_folder(data).env_file)))
+    changes = asyncio.run(apply_now(ApplySettings.read(_folder(data))))
     for change in changes:
         write_out(f"{change}\n")
     write_out("Streams, durable consumers and indexes are as they should be.\n")

@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from dotenv import dotenv_values
-
 from morpheus_devstack.errors import StackError
 from morpheus_devstack.secrets import write_private
 
@@ -121,7 +119,11 @@ class StackFolder:
 
     def env(self) -> dict[str, str]:
         """Return what `stack.env` says; nothing if there is none."""
-        return {name: value for name, value in dotenv_values(self.env_file).items() if value is not None}
+        try:
+            text = self.env_file.read_text()
+        except FileNotFoundError:
+            return {}
+        return dict(word.split("=", 1) for word in shlex.split(text))
 
 
 def _lock(descriptor: int) -> bool:
