@@ -3,8 +3,8 @@
 .PHONY: help install run test lint format lock clean
 
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
-# The first Python that fits; `make PYTHON=/path/to/python …` chooses another.
-PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+# The first Python that fits, that of .venv if there is one; `make PYTHON=/path/to/python …` chooses another.
+PYTHON ?= $(shell for p in .venv/bin/python python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c '$(SUPPORTED)' 2>/dev/null && { echo "$$p"; break; }; done)
 BIN := .venv/bin
 UV_COMPILE = $(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \

@@ -49,7 +49,15 @@ def is_stamped(stamp: Path, value: str) -> bool:
 
 def environment() -> dict[str, str]:
     """The caller's environment without what would lead pip or uv out of `.venv`."""
-    unwanted = {"PYTHONHOME", "PYTHONPATH", "PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_REQUIRE_VIRTUALENV", "VIRTUAL_ENV"}
+    unwanted = {
+        "PYTHONHOME",
+        "PYTHONPATH",
+        "PIP_USER",
+        "PIP_TARGET",
+        "PIP_PREFIX",
+        "PIP_REQUIRE_VIRTUALENV",
+        "VIRTUAL_ENV",
+    }
     kept = {name: value for name, value in os.environ.items() if name not in unwanted}
     for pip_name, uv_name in UV_NAME_OF_PIP_SETTING.items():
         if kept.get(pip_name):
