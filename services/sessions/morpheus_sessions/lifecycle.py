@@ -141,27 +141,34 @@ class Lifecycle:
         raise ApiError("session_opening", retry_after=5)
 
     async def close(self, command: CloseSession) -> CloseResult:
-        """Close the current and the parked sessions of a key; waits `command.wait` seconds for the chain."""
+        """Close the current and the parked sessions of a key; waits `command.wait` seconds for the chain.
+
+        What is closing already is waited for too: asked again, nothing is confirmed before the chain has confirmed it.
+        """
+        known = await self._journal.operation(command.operation_id)
         current = await self._journal.session_in(command.key_id, Slot.CURRENT)
         coming = await self._journal.session_in(command.key_id, Slot.NEXT)
-        parked = await self._journal.sessions_of(command.key_id, (SessionState.PARKED,))
+        others = await self._journal.sessions_of(command.key_id, (SessionState.CLOSING, SessionState.PARKED))
         operations: list[str] = []
         still_opening = False
-        for session in (current, coming, *parked):
+        for session in (current, coming, *others):
             if session is None:
                 continue
             if session.state is SessionState.OPENING:
                 await self._journal.unwant(session)
                 still_opening = True
             # the first close carries the id its caller knows, so that it can be asked about
-            wished = command.operation_id if not operations else None
+            wished = command.operation_id if not operations and known is None else None
             started = await self._journal.request_close(session, "requested", operation_id=wished)
             if started is not None:
                 operations.append(started)
         ended = await asyncio.gather(*(self._journal.ended(item, wait=command.wait) for item in operations))
         confirmed = all(item is not None and item.state is OperationState.DONE for item in ended)
+        first = current or next((item for item in others if item.state is SessionState.CLOSING), None)
+        if known is not None:
+            first = await self._journal.session(known.session)
         return CloseResult(
-            session_id=None if current is None else current.chain_session,
+            session_id=None if first is None else first.chain_session,
             confirmed=confirmed and not still_opening,
             operation_id=command.operation_id,
         )

@@ -161,6 +161,15 @@ class Simulator:
     async def advance(self, seconds: float) -> None:
         await self._router.post("/sim/advance", {"seconds": seconds})
 
+    async def close(self, session_id: str) -> None:
+        """Close a session past the gateway, as the wallet's owner could."""
+        status, _ = await self._router.post(f"/blockchain/sessions/{session_id}/close")
+        assert status == 200
+
+    async def close_expired(self) -> None:
+        """Let the router's own closer make its round."""
+        await self._router.simulator.node.close_expired()
+
     async def offline(self, address: str) -> None:
         status, _ = await self._router.post("/sim/providers", {"address": address, "online": False})
         assert status == 200

@@ -1,0 +1,227 @@
+"""Closing a session: the chain says when it is closed, and a revoked key keeps nothing."""
+
+import asyncio
+
+import pytest
+from morpheus_common.errors import ApiError
+from morpheus_common.ids import uuid7
+
+from tests.service.sessions.house import House, until
+
+
+async def test_a_close_is_confirmed_by_the_chain(house: House) -> None:
+    async with house.worker():
+        row = await house.gateway.open()
+        closed = await house.gateway.close()
+
+        assert (closed.session_id, closed.confirmed) == (row.session_id, True)
+        assert await house.simulator.open_sessions() == []
+        assert await house.gateway.current() is None
+        stored = await house.only_session()
+    (on_chain,) = await house.simulator.sessions()
+    assert stored["state"] == "closed"
+    assert int(stored["closed_at"].timestamp()) == on_chain["ClosedAt"]
+
+
+async def test_a_key_without_a_session_has_nothing_to_close(house: House) -> None:
+    async with house.worker():
+        closed = await house.gateway.close()
+
+    assert (closed.session_id, closed.confirmed) == (None, True)
+
+
+async def test_closing_takes_the_parked_sessions_too(house: House) -> None:
+    async with house.worker():
+        await house.gateway.chat()
+        await house.gateway.chat(model_id=house.gateway.model("qwen3-235b"))
+        closed = await house.gateway.close()
+
+    assert closed.confirmed
+    assert await house.simulator.open_sessions() == []
+
+
+async def test_closing_touches_no_other_key(house: House) -> None:
+    async with house.worker():
+        await house.gateway.open("k1")
+        other = await house.gateway.open("k2")
+        await house.gateway.close("k1")
+
+    assert [session["Id"] for session in await house.simulator.open_sessions()] == [other.session_id]
+
+
+async def test_nothing_is_confirmed_before_the_chain_has_confirmed_it_also_when_asked_again(house: House) -> None:
+    operation_id = uuid7()
+    async with house.worker():
+        row = await house.gateway.open()
+        await house.simulator.arm("close", "hang")
+        first = await house.gateway.close(wait=0.3, operation_id=operation_id)
+        repeated = await house.gateway.close(wait=0.3, operation_id=operation_id)
+        another = await house.gateway.close(wait=0.3)
+        assert [first.confirmed, repeated.confirmed, another.confirmed] == [False, False, False]
+        assert first.session_id == repeated.session_id == row.session_id
+        assert first.operation_id == repeated.operation_id == operation_id
+
+        await house.simulator.disarm()
+        assert (await house.gateway.close(operation_id=operation_id)).confirmed
+    assert await house.simulator.open_sessions() == []
+    assert len(await house.operations(kind="close")) == 1
+
+
+@pytest.mark.parametrize(
+    ("action", "params"), [("error_after", {}), ("drop", {"when": "after"}), ("drop", {}), ("error_before", {})]
+)
+async def test_a_close_goes_on_until_the_chain_confirms_it(
+    house: House, action: str, params: dict[str, object]
+) -> None:
+    async with house.worker():
+        await house.gateway.open()
+        await house.simulator.arm("close", action, **params)
+        closed = await house.gateway.close()
+
+    assert closed.confirmed
+    assert await house.simulator.open_sessions() == []
+    assert (await house.only_session())["state"] == "closed"
+
+
+async def test_a_session_that_somebody_else_closed_counts_as_closed(house: House) -> None:
+    async with house.worker(reconcile_seconds=3600):
+        row = await house.gateway.open()
+        await house.simulator.close(row.session_id or "")
+        closed = await house.gateway.close()
+
+        assert closed.confirmed
+        stored = await house.only_session()
+        operation = await house.only_operation(kind="close")
+    (on_chain,) = await house.simulator.sessions()
+    assert (stored["state"], operation["state"]) == ("closed", "done")
+    assert int(stored["closed_at"].timestamp()) == on_chain["ClosedAt"]
+
+
+async def test_a_close_waits_for_the_running_prompt_and_no_new_one_begins(house: House) -> None:
+    async with house.worker():
+        await house.gateway.open()
+        await house.simulator.arm("chat", "stall", at=2)
+        running = asyncio.create_task(house.gateway.chat("running"))
+        await until(lambda: house.simulator.struck("chat"))
+        closing = asyncio.create_task(house.gateway.close())
+        session = await house.session_is("closing")
+        await until(lambda: was_put_off(house))
+
+        late = asyncio.create_task(house.gateway.chat("late", session_id=session["chain_session"]))
+        assert len(await house.simulator.open_sessions()) == 1
+        assert not closing.done()
+
+        await house.simulator.disarm()
+        (await running).assert_whole()
+        assert (await closing).confirmed
+        assert (await late).code == "session_not_found"
+    assert await house.simulator.open_sessions() == []
+    assert await house.simulator.prompts() == 1
+
+
+async def test_a_session_that_is_still_opening_is_closed_once_it_is_open(house: House) -> None:
+    async with house.worker():
+        await house.simulator.arm("open", "hang")
+        opening = asyncio.create_task(house.gateway.open())
+        await until(lambda: house.simulator.struck("open"))
+        closed = await house.gateway.close(wait=0.2)
+        assert not closed.confirmed
+
+        await house.simulator.disarm()
+        await opening
+        await house.session_is("closed")
+        assert await house.gateway.current() is None
+    state = await house.simulator.state()
+    assert (state["opens_total"], state["open_count"]) == (1, 0)
+
+
+async def test_opening_another_model_closes_the_old_session_when_the_new_one_is_open(house: House) -> None:
+    async with house.worker():
+        old = await house.gateway.open()
+        new = await house.gateway.open(model_id=house.gateway.model("qwen3-235b"))
+        closed = await house.session_is("closed")
+
+    assert closed["chain_session"] == old.session_id
+    assert [session["Id"] for session in await house.simulator.open_sessions()] == [new.session_id]
+
+
+async def test_a_failed_switch_leaves_the_old_session_in_use(house: House) -> None:
+    async with house.worker():
+        old = await house.gateway.open()
+        await house.simulator.arm("open", "error_before", status=403, text="method not allowed")
+        with pytest.raises(ApiError):
+            await house.gateway.open(model_id=house.gateway.model("qwen3-235b"))
+        answer = await house.gateway.chat()
+
+    assert answer.head is not None
+    assert answer.head.session_id == old.session_id
+
+
+# time
+
+
+async def test_a_session_that_ran_out_and_was_closed_by_the_router_is_closed_here_too(house: House) -> None:
+    async with house.worker(reconcile_seconds=0.2):
+        await house.gateway.open()
+        await house.simulator.advance(3700)
+        await house.simulator.close_expired()
+        await house.session_is("closed")
+
+    assert await house.operations(kind="close") == []
+
+
+# revoked keys
+
+
+async def test_the_sessions_of_a_revoked_key_are_closed_and_it_opens_no_more(house: House) -> None:
+    async with house.worker():
+        await house.gateway.chat()
+        await house.gateway.chat(model_id=house.gateway.model("qwen3-235b"))
+        await house.gateway.open("k2")
+        await house.deactivate("k1")
+        await until(lambda: all_closed(house, "k1"))
+
+        with pytest.raises(ApiError) as caught:
+            await house.gateway.open("k1")
+        assert caught.value.code == "invalid_api_key"
+        assert (await house.gateway.chat(key="k1")).code == "invalid_api_key"
+        assert (await house.gateway.chat(key="k2")).ended
+    state = await house.simulator.state()
+    assert (state["opens_total"], state["open_count"]) == (3, 1)
+
+
+async def test_an_open_that_a_revocation_overtakes_is_closed_as_soon_as_it_is_on_chain(house: House) -> None:
+    async with house.worker():
+        await house.simulator.arm("open", "hang")
+        opening = asyncio.create_task(house.gateway.open())
+        await until(lambda: house.simulator.struck("open"))
+        await house.deactivate()
+        await until(lambda: is_unwanted(house, "k1"))
+
+        await house.simulator.disarm()
+        await opening
+        await house.session_is("closed", reason="key_revoked")
+    assert (await house.simulator.state())["open_count"] == 0
+
+
+async def test_a_revocation_that_comes_twice_does_no_harm(house: House) -> None:
+    async with house.worker():
+        await house.gateway.open()
+        await house.deactivate()
+        await house.deactivate()
+        await house.session_is("closed")
+
+    assert len(await house.operations(kind="close")) == 1
+
+
+async def all_closed(house: House, key: str) -> bool:
+    return {session["state"] for session in await house.sessions(key_id=key)} == {"closed"}
+
+
+async def was_put_off(house: House) -> bool:
+    return (await house.only_operation(kind="close"))["attempts"] > 0
+
+
+async def is_unwanted(house: House, key: str) -> bool:
+    guard = await house.database["key_guards"].find_one({"_id": key})
+    return guard is not None and guard["wanted"] is False
