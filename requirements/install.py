@@ -89,7 +89,10 @@ def main() -> None:
     if not is_stamped(bootstrapped, bootstrap_digest):
         print(f"install: .venv with Python {sys.version.split()[0]}, uv from requirements/bootstrap.lock", flush=True)
         shutil.rmtree(VENV, ignore_errors=True)
-        venv.create(VENV, with_pip=True)
+        try:
+            venv.create(VENV, with_pip=True)
+        except subprocess.CalledProcessError:
+            sys.exit("install: this Python cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv")
         pip = (PYTHON, "-m", "pip", "--disable-pip-version-check", "--quiet")
         run(*pip, "install", "--require-hashes", "--requirement", BOOTSTRAP)
         bootstrapped.write_text(bootstrap_digest)
