@@ -12,6 +12,7 @@ from faststream.nats.subscriber.usecases.core_subscriber import ConcurrentCoreSu
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
+from morpheus_common.bus.connection import round_trip
 from morpheus_common.logs import configure_logs, get_logger
 from morpheus_common.settings import CommonSettings
 
@@ -53,16 +54,22 @@ async def leave_queue_groups(broker: NatsBroker, *, seconds: float = 30.0) -> No
         return
     try:
         async with asyncio.timeout(seconds):
-            await asyncio.gather(*(_leave(subscriber) for subscriber in broker.subscribers))
+            subscribers: list[Any] = [s for s in broker.subscribers if _is_subscribed(s)]
+            for subscriber in subscribers:
+                # nats-py's drain does this too, but what it then waits for can come before the last message
+                await broker.connection._send_unsubscribe(subscriber.subscription._id)
+            await round_trip(broker.connection)
+            await asyncio.gather(*(_finish(subscriber) for subscriber in subscribers))
     except (TimeoutError, NatsError) as error:
         log.warning("some questions may stay unanswered", problem=type(error).__name__)
 
 
-async def _leave(subscriber: Any) -> None:
-    subscription = getattr(subscriber, "subscription", None)
-    if not isinstance(subscription, Subscription):
-        return
-    await subscription.drain()  # type: ignore[no-untyped-call]  # nats-py leaves it untyped
+def _is_subscribed(subscriber: Any) -> bool:
+    return isinstance(getattr(subscriber, "subscription", None), Subscription)
+
+
+async def _finish(subscriber: Any) -> None:
+    await subscriber.subscription.drain()
     subscriber.subscription = None  # FastStream's stop would unsubscribe once more, which nats-py refuses
     if isinstance(subscriber, ConcurrentCoreSubscriber):
         # drained means here that all messages are in FastStream's own queue, for which it has no event

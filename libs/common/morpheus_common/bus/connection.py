@@ -70,3 +70,13 @@ def make_broker(settings: CommonSettings, user: User, *, middlewares: Sequence[A
 def raw_connection(broker: NatsBroker) -> Client:
     """Return the nats-py client under a connected broker, for what FastStream has no form for."""
     return broker.connection
+
+
+async def round_trip(connection: Client) -> None:
+    """Return when the server has dealt with everything sent so far.
+
+    nats-py writes the ping of `flush` ahead of commands that still wait in its buffer. They have left it by the time
+    the first pong is here, so that the second one counts.
+    """
+    await connection.flush()
+    await connection.flush()

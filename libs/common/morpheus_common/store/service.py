@@ -8,7 +8,7 @@ from beanie import Document
 from faststream.nats import NatsBroker
 from nats.errors import Error as NatsError
 
-from morpheus_common.bus.connection import make_broker, raw_connection
+from morpheus_common.bus.connection import make_broker, raw_connection, round_trip
 from morpheus_common.bus.names import User
 from morpheus_common.bus.rpc import RpcMiddleware
 from morpheus_common.service import background, leave_queue_groups, stop_broker, until_it_works
@@ -41,7 +41,7 @@ class StoreService:
         async with background(self.relay.run(), self.watch.run()):
             await self.broker.start()
             # a subscription counts once the server has it; until then it says that nobody listens
-            await raw_connection(self.broker).flush()
+            await round_trip(raw_connection(self.broker))
             try:
                 yield
             finally:
