@@ -194,11 +194,12 @@ async def dump(database: Database) -> bytes:
 
 
 class Wiretap:
-    """Stands between a service and a server, keeps all that passes, and can be cut."""
+    """Stands between a service and a server, keeps all that passes, can be slow (seconds) and can be cut."""
 
     def __init__(self, server: tuple[str, int]) -> None:
         self.traffic = bytearray()
         self.address = ""
+        self.delay = 0.0
         self._server = server
         self._is_cut = False
         self._writers: set[asyncio.StreamWriter] = set()
@@ -227,6 +228,7 @@ class Wiretap:
         with suppress(ConnectionError):
             while data := await reader.read(65_536):
                 self.traffic.extend(data)
+                await asyncio.sleep(self.delay)
                 writer.write(data)
                 await writer.drain()
         writer.close()

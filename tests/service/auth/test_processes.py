@@ -13,8 +13,9 @@ from morpheus_auth.worker import serve
 from morpheus_common.clock import utc_now
 from morpheus_common.errors import ApiError
 from morpheus_common.store.mongo import Database, apply_indexes, init_documents
+from pydantic import SecretStr
 
-from tests.service.auth.harness import Gateway, answered_by, opened, process, until
+from tests.service.auth.harness import Gateway, answered_by, opened, process, until, wiretap
 
 
 async def test_two_workers_at_once_share_their_keys_and_keep_them_when_killed(
@@ -90,12 +91,16 @@ async def test_a_worker_that_waits_at_start_can_be_told_to_go(
 
 
 async def test_a_worker_that_is_told_to_go_answers_what_it_has_received(
-    settings: AuthSettings, idle_gateway: Gateway
+    settings: AuthSettings, mongo_url: str, idle_gateway: Gateway
 ) -> None:
-    async with serve(settings):
-        ada = await idle_gateway.register("ada@example.com")
-        asked = [asyncio.create_task(idle_gateway.list_keys(ada.id)) for _ in range(300)]
-        await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
-    assert await asyncio.gather(*asked) == [[]] * 300
+    async with wiretap(mongo_url) as tap:
+        url = SecretStr(f"mongodb://{tap.address}/?directConnection=true")
+        async with serve(settings.model_copy(update={"mongo_url": url})):
+            ada = await idle_gateway.register("ada@example.com")
+            tap.delay = 0.05
+            # more than run at once, so that some wait inside the worker
+            asked = [asyncio.create_task(idle_gateway.list_keys(ada.id)) for _ in range(200)]
+            await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        assert await asyncio.gather(*asked) == [[]] * 200
     with pytest.raises(ApiError, match="service_unavailable"):
         await idle_gateway.list_keys(ada.id)
