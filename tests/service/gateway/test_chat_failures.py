@@ -158,21 +158,27 @@ async def test_a_lost_start_is_made_again_with_a_new_token(make_house: MakeHouse
 async def test_a_worker_that_accepts_too_late_is_told_so(make_house: MakeHouse) -> None:
     house = await make_house(times=QUICK)
     second_started = asyncio.Event()
+    accepted = asyncio.Event()
 
     async def late(prompt: FakePrompt) -> None:
         await second_started.wait()
         await prompt.accept()
+        accepted.set()
 
     async def second(prompt: FakePrompt) -> None:
         second_started.set()
-        await house.worker.prompts[0].until(lambda: house.worker.prompts[0].seq == 1)
-        await answer_with_echo(prompt)
+        first = house.worker.prompts[0]
+        await accepted.wait()
+        await prompt.accept()
+        # the first stands in line before this one: until it is gone, this one's turn does not come
+        await first.until(first.cancelled.is_set, seconds=0.3)
+        await prompt.complete()
+        await prompt.data(json.dumps(completion("done")).encode(), first=True)
+        await prompt.end()
 
     house.worker.script = first_then(late, second)
     assert (await house.chat()).status_code == 200
-    first = house.worker.prompts[0]
-    await first.until(first.cancelled.is_set)
-    assert first.credits == []
+    assert house.worker.prompts[0].credits == []
 
 
 async def test_three_starts_that_nobody_takes_are_the_end(make_house: MakeHouse) -> None:
