@@ -375,10 +375,10 @@ class Gateway:
                 return await prompting.finish()
             return prompting.answer
 
-    async def chat(self, text: str = "hello", **wish: Any) -> Answer:
+    async def chat(self, text: str = "hello", *, first: str | None = None, **wish: Any) -> Answer:
         """A prompt, sent on to the worker that owns the key's session as long as workers say so."""
         referred: list[str] = []
-        worker: str | None = None
+        worker = first
         for _ in range(6):
             answer = await self.attempt(text, worker=worker, **dict(wish))
             if answer.referred:
@@ -440,7 +440,10 @@ class House:
         process = Process(environment, self.folder / f"{worker_id}.log")
         process.start()
         try:
-            await self.is_up(worker_id)
+            try:
+                await self.is_up(worker_id)
+            except TimeoutError:
+                raise AssertionError(process.log()[-4000:]) from None
             yield process
         finally:
             process.kill()

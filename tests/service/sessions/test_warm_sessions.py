@@ -1,0 +1,102 @@
+"""A prompt on a warm session waits for no database operation."""
+
+import asyncio
+import functools
+import time
+from collections import Counter
+
+import pytest
+from pymongo import AsyncMongoClient, monitoring
+
+from tests.service.sessions.house import House, tap, until
+
+PROMPTS = 200
+AT_ONCE = 10
+"""Keys whose prompts run side by side."""
+
+BUSY_MARKS = ("update", "sessions", "busy marks")
+PER_SECOND = {
+    BUSY_MARKS: 1 / 0.05,
+    ("find", "sessions", "owner refresh"): 1 / 5,
+    ("find", "sessions", None): 1 / 15,
+    ("update", "workers", None): 1 / 5,
+    ("findAndModify", "leases", None): 2 * 3 / 15,
+    ("find", "outbox", None): 1 / 0.25,
+    ("find", "operations", None): 1 / 0.25,
+    ("findAndModify", "operations", None): 1 / 0.25,
+    ("ping", None, None): 1,
+}
+"""Everything a worker may ask of its database while warm sessions are prompted (command, collection, comment): beats of
+its own, so many a second at most, whether there is one prompt or a thousand.
+"""
+
+
+class Commands(monitoring.CommandListener):
+    """What a worker's client sends to the database. A bulk write is one command."""
+
+    def __init__(self) -> None:
+        self.seen: Counter[tuple[str, str | None, str | None]] = Counter()
+
+    def started(self, event: monitoring.CommandStartedEvent) -> None:
+        collection = event.command[event.command_name]
+        of = collection if isinstance(collection, str) else None
+        self.seen[event.command_name, of, event.command.get("comment")] += 1
+
+    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None: ...
+
+    def failed(self, event: monitoring.CommandFailedEvent) -> None: ...
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
+    listener = Commands()
+    observed = functools.partial(AsyncMongoClient, event_listeners=[listener])
+    monkeypatch.setattr("morpheus_common.store.mongo.AsyncMongoClient", observed)
+    return listener
+
+
+async def test_two_hundred_prompts_on_warm_sessions_cause_only_commands_whose_number_time_bounds(
+    house: House, commands: Commands
+) -> None:
+    async with house.worker():
+        await warm_up(house)
+        commands.seen.clear()
+        started = time.monotonic()
+        await prompt_many(house)
+        seconds = time.monotonic() - started
+        seen = commands.seen.copy()
+
+    unexpected = {what: count for what, count in seen.items() if what not in PER_SECOND}
+    assert unexpected == {}
+    too_often = {what: count for what, count in seen.items() if count > PER_SECOND[what] * seconds + 2}
+    assert too_often == {}, f"in {seconds:.1f} s"
+    assert 0 < seen[BUSY_MARKS] < 2 * PROMPTS
+
+
+async def test_two_hundred_prompts_on_warm_sessions_are_answered_while_the_database_says_nothing(house: House) -> None:
+    async with tap(house.mongo_url) as database:
+        async with house.worker(mongo_url=f"mongodb://{database.address}/?directConnection=true"):
+            await warm_up(house)
+            database.fall_silent()
+            await prompt_many(house)
+            database.speak_again()
+
+
+async def warm_up(house: House) -> None:
+    await asyncio.gather(*(house.gateway.chat(key=f"k{number}") for number in range(AT_ONCE)))
+    await until(lambda: is_quiet(house))
+
+
+async def is_quiet(house: House) -> bool:
+    unpublished = await house.database["outbox"].count_documents({"published_at": None})
+    return not unpublished and not await house.sessions(last_used_at=None)
+
+
+async def prompt_many(house: House) -> None:
+    async def prompt(key: int) -> None:
+        for number in range(PROMPTS // AT_ONCE):
+            answer = await house.gateway.chat(f"{key}/{number}", key=f"k{key}", stream=number % 2 == 0)
+            answer.assert_whole()
+            assert f"You asked: {key}/{number}." in answer.text
+
+    await asyncio.gather(*(prompt(key) for key in range(AT_ONCE)))

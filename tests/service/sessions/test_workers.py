@@ -1,0 +1,170 @@
+"""Several workers, and workers that die: one session, one stake, and a key that stays usable."""
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import pytest
+from morpheus_common.bus.frames import Kind
+from morpheus_common.contracts.automation import Decision
+from morpheus_common.contracts.sessions import SessionState
+from morpheus_common.ids import uuid7
+
+from tests.service.sessions.house import House, until
+
+
+async def test_first_chats_that_reach_two_workers_open_one_session_and_one_worker_runs_them_all(house: House) -> None:
+    prompts = [f"canary-{number:02}" for number in range(20)]
+    async with house.process("w1"), house.process("w2"):
+        answers = await asyncio.gather(
+            *(
+                house.gateway.chat(text, stream=number % 2 == 0, first=("w1", "w2")[number % 2])
+                for number, text in enumerate(prompts)
+            )
+        )
+        state = await house.simulator.state()
+
+    for text, answer in zip(prompts, answers, strict=True):
+        answer.assert_whole()
+        assert f"You asked: {text}." in answer.text
+    assert state["opens_total"] == 1
+    assert state["max_unfinished_prompts_of_a_session"] == 1
+    (owner,) = {answer.worker for answer in answers}
+    assert {worker for answer in answers for worker in answer.referred} == {owner}
+
+
+async def test_a_worker_refers_prompts_to_the_one_that_owns_the_session(house: House) -> None:
+    async with house.process("w1"), house.process("w2"):
+        await house.gateway.open()
+        assert (await house.gateway.chat(first="w1")).worker == "w1"
+        referred = await house.gateway.attempt(worker="w2")
+        answered = await house.gateway.chat(first="w2")
+
+    assert [frame.kind for frame in referred.frames] == [Kind.OWNER]
+    assert referred.referred == ["w1"]
+    assert (answered.worker, answered.ended) == ("w1", True)
+    assert await house.simulator.prompts() == 2
+
+
+async def test_the_session_of_a_worker_that_stopped_in_order_is_free_at_once(house: House) -> None:
+    async with house.process("w2"):
+        async with house.worker("w1"):
+            await house.gateway.open()
+            assert (await house.gateway.chat(first="w1")).worker == "w1"
+        answer = await house.gateway.chat(first="w2")
+
+    assert (answer.worker, answer.ended) == ("w2", True)
+    assert (await house.simulator.state())["opens_total"] == 1
+
+
+async def test_a_draining_worker_finishes_its_stream(house: House) -> None:
+    async with AsyncExitStack() as stack:
+        worker = house.worker()
+        await worker.__aenter__()
+        await house.gateway.open()
+        await house.simulator.arm("chat", "stall", at=2)
+        prompting = await stack.enter_async_context(house.gateway.prompting("last words"))
+        await prompting.accepted()
+        answering = asyncio.create_task(prompting.finish())
+        await until(lambda: house.simulator.struck("chat"))
+
+        leaving = asyncio.create_task(worker.__aexit__(None, None, None))
+        await until(lambda: nobody_takes_prompts(house))
+        assert not answering.done()
+        await house.simulator.disarm()
+        (await answering).assert_whole()
+        await leaving
+    assert (await house.only_session())["owner"] is None
+
+
+@pytest.mark.parametrize("kind", ["initiate", "open"])
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_worker_killed_in_the_middle_of_an_open_leaves_one_session_and_a_usable_key(
+    house: House, kind: str, when: str
+) -> None:
+    operation_id = uuid7()
+    async with house.process() as worker:
+        await house.simulator.arm(kind, "hang", when=when)
+        opening = asyncio.create_task(house.gateway.open(operation_id=operation_id))
+        await until(lambda: house.simulator.struck(kind))
+        worker.kill()
+        await house.simulator.disarm()
+        opening.cancel()
+
+        worker.start()
+        await house.is_up("w1")
+        row = await house.gateway.open(operation_id=operation_id)
+        answer = await house.gateway.chat()
+
+    answer.assert_whole()
+    state = await house.simulator.state()
+    assert row.state is SessionState.ACTIVE
+    assert row.session_id == state["sessions"][0]["Id"]
+    assert state["opens_total"] == state["open_count"] == 1
+    assert state["staked"] == str(row.stake)
+    assert (await house.only_operation())["state"] == "done"
+
+
+async def test_a_worker_killed_in_the_middle_of_a_close_leaves_it_to_its_successor(house: House) -> None:
+    async with house.process() as worker:
+        await house.gateway.open()
+        await house.simulator.arm("close", "hang")
+        closing = asyncio.create_task(house.gateway.close())
+        await until(lambda: house.simulator.struck("close"))
+        worker.kill()
+        closing.cancel()
+        worker.start()
+        await house.simulator.disarm()
+        await house.session_is("closed")
+
+    assert await house.simulator.open_sessions() == []
+
+
+async def test_a_prompt_that_may_still_run_at_the_router_keeps_its_session_resting_after_its_worker_died(
+    house: House,
+) -> None:
+    house.automation.decision = Decision.REFUSE
+    async with house.process() as worker:
+        await house.gateway.open()
+        await house.simulator.arm("chat", "stall")
+        async with house.gateway.prompting("unseen", stream=False) as prompting:
+            await prompting.accepted()
+            await prompting.credit()
+            await until(lambda: is_marked_busy(house))
+            worker.kill()
+        worker.start()
+        await house.is_up("w1")
+        answer = await house.gateway.chat()
+
+        assert answer.code == "session_busy"
+        assert answer.error is not None
+        assert answer.error.retry_after is not None
+        assert await house.simulator.prompts() == 1
+
+
+async def test_a_worker_that_died_idle_leaves_its_session_warm_for_its_successor(house: House) -> None:
+    async with house.process() as worker:
+        await house.gateway.open()
+        assert (await house.gateway.chat()).ended
+        await until(lambda: is_marked_free(house))
+        worker.kill()
+        worker.start()
+        await house.is_up("w1")
+        (await house.gateway.chat()).assert_whole()
+
+    assert (await house.simulator.state())["opens_total"] == 1
+
+
+async def is_marked_busy(house: House) -> bool:
+    return (await house.only_session())["busy"] is not None
+
+
+async def is_marked_free(house: House) -> bool:
+    session = await house.only_session()
+    return session["busy"] is None and session["last_used_at"] is not None
+
+
+async def nobody_takes_prompts(house: House) -> bool:
+    with house.gateway.inbox.attempt() as attempt:
+        await house.gateway.connection.publish("chat.start.v1", b"", reply=attempt.inbox)
+        frame = await attempt.next(0.2)
+    return frame is not None and frame.kind is Kind.NOBODY
