@@ -25,7 +25,10 @@ from tests.service.gateway.fakes import (
     sse,
 )
 
-QUICK = RelayTimes(accept=0.15, silence=0.4, credit_repeat=0.1, slow_client=0.4)
+# one wait each is short: the others must not run out on a machine that is busy
+UNHEARD = RelayTimes(accept=0.25)
+SILENT = RelayTimes(accept=5.0, silence=0.4, credit_repeat=0.1)
+STALLED = RelayTimes(accept=5.0, credit_repeat=0.1, slow_client=0.4)
 HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "how are you"}]
 
 
@@ -147,7 +150,7 @@ async def test_a_model_of_another_type_cannot_chat(house: House) -> None:
 
 
 async def test_a_lost_start_is_made_again_with_a_new_token(make_house: MakeHouse) -> None:
-    house = await make_house(times=QUICK)
+    house = await make_house(times=UNHEARD)
     house.worker.script = first_then(ignore, answer_with_echo)
     assert (await house.chat()).status_code == 200
     first, second = house.worker.prompts
@@ -156,7 +159,7 @@ async def test_a_lost_start_is_made_again_with_a_new_token(make_house: MakeHouse
 
 
 async def test_a_worker_that_accepts_too_late_is_told_so(make_house: MakeHouse) -> None:
-    house = await make_house(times=QUICK)
+    house = await make_house(times=UNHEARD)
     second_started = asyncio.Event()
     accepted = asyncio.Event()
 
@@ -171,7 +174,7 @@ async def test_a_worker_that_accepts_too_late_is_told_so(make_house: MakeHouse) 
         await accepted.wait()
         await prompt.accept()
         # the first stands in line before this one: until it is gone, this one's turn does not come
-        await first.until(first.cancelled.is_set, seconds=0.3)
+        await first.until(first.cancelled.is_set, seconds=2.0)
         await prompt.complete()
         await prompt.data(json.dumps(completion("done")).encode(), first=True)
         await prompt.end()
@@ -182,7 +185,7 @@ async def test_a_worker_that_accepts_too_late_is_told_so(make_house: MakeHouse) 
 
 
 async def test_three_starts_that_nobody_takes_are_the_end(make_house: MakeHouse) -> None:
-    house = await make_house(times=QUICK)
+    house = await make_house(times=UNHEARD)
     house.worker.script = ignore
     response = await house.chat()
     assert response.status_code == 503
@@ -196,7 +199,7 @@ async def test_without_any_worker_the_client_knows_at_once(house: House) -> None
     await house.worker.stop()
     asked = time.monotonic()
     response = await house.chat()
-    assert time.monotonic() - asked < 0.5
+    assert time.monotonic() - asked < 0.9, "not even one wait for an accept"
     assert response.status_code == 503
     assert response.headers["x-should-retry"] == "true"
 
@@ -254,7 +257,7 @@ async def test_after_credit_an_error_is_final(house: House) -> None:
 async def test_silence_before_the_first_byte_is_a_lost_worker_and_no_reason_to_send_again(
     make_house: MakeHouse,
 ) -> None:
-    house = await make_house(times=QUICK)
+    house = await make_house(times=SILENT)
     house.worker.script = takes(ignore)
     response = await house.chat(stream=True)
     assert (response.status_code, error_of(response)["code"]) == (503, "service_unavailable")
@@ -263,7 +266,7 @@ async def test_silence_before_the_first_byte_is_a_lost_worker_and_no_reason_to_s
 
 
 async def test_beats_keep_a_silent_worker_alive(make_house: MakeHouse) -> None:
-    house = await make_house(times=QUICK)
+    house = await make_house(times=SILENT)
 
     async def thinks(prompt: FakePrompt) -> None:
         for _ in range(6):
@@ -278,7 +281,7 @@ async def test_beats_keep_a_silent_worker_alive(make_house: MakeHouse) -> None:
 
 async def test_silence_in_a_stream_is_told_as_truncation(make_house: MakeHouse) -> None:
     """F21, B2: a stream that just ended would look like success."""
-    house = await make_house(times=QUICK)
+    house = await make_house(times=SILENT)
 
     async def stops(prompt: FakePrompt) -> None:
         await prompt.data(sse(chunk("half")), first=True)
@@ -477,7 +480,7 @@ async def test_a_client_that_leaves_before_the_answer_takes_its_prompt_back(hous
     async with raw_request(house, stream=stream):
         prompt = await house.worker.nth(1)
         await prompt.complete()
-    await prompt.until(prompt.cancelled.is_set, seconds=1.0)
+    await prompt.until(prompt.cancelled.is_set, seconds=3.0)
 
 
 async def test_a_client_that_leaves_in_the_middle_takes_its_prompt_back(house: House) -> None:
@@ -488,7 +491,7 @@ async def test_a_client_that_leaves_in_the_middle_takes_its_prompt_back(house: H
     async with raw_request(house, stream=True) as (reader, _):
         await reader.readuntil(b"half")
     prompt = await house.worker.nth(1)
-    await prompt.until(prompt.cancelled.is_set, seconds=1.0)
+    await prompt.until(prompt.cancelled.is_set, seconds=3.0)
 
 
 async def test_a_client_that_leaves_before_anyone_accepted_takes_its_prompt_back(house: House) -> None:
@@ -496,7 +499,7 @@ async def test_a_client_that_leaves_before_anyone_accepted_takes_its_prompt_back
     house.worker.script = ignore
     async with raw_request(house, stream=True):
         prompt = await house.worker.nth(2)
-    await prompt.until(prompt.cancelled.is_set, seconds=1.0)
+    await prompt.until(prompt.cancelled.is_set, seconds=3.0)
 
 
 async def test_a_complete_answer_is_not_cancelled(house: House) -> None:
@@ -508,7 +511,7 @@ async def test_a_complete_answer_is_not_cancelled(house: House) -> None:
 
 
 async def test_credit_is_repeated_so_that_the_worker_knows_we_are_there(make_house: MakeHouse) -> None:
-    house = await make_house(times=QUICK)
+    house = await make_house(times=SILENT)
 
     async def thinks(prompt: FakePrompt) -> None:
         await prompt.until(lambda: len(prompt.credits) > 3)
@@ -555,7 +558,7 @@ async def test_a_slow_client_stops_the_worker_and_gets_everything_in_the_end(hou
 
 
 async def test_a_client_that_takes_nothing_is_cut_off(make_house: MakeHouse) -> None:
-    house = await make_house(times=QUICK)
+    house = await make_house(times=STALLED)
     event = b"data: " + b"x" * 65_000 + b"\n\n"
 
     async def pours(prompt: FakePrompt) -> None:
