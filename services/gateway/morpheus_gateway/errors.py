@@ -1,6 +1,7 @@
 """Failures as the client sees them: OpenAI's error body, and the headers that tell SDKs what to do."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -54,10 +55,11 @@ class AnswerFailed(ApiError):
         *,
         param: str | None = None,
         retry_after: int | None = None,
+        details: Mapping[str, Any] | None = None,
         shown_code: str | None = None,
         should_retry: bool | None = None,
     ) -> None:
-        super().__init__(code, message, param=param, retry_after=retry_after)
+        super().__init__(code, message, param=param, retry_after=retry_after, details=details)
         self.shown_code = shown_code
         self.should_retry = self.kind.retry if should_retry is None else should_retry
 

@@ -380,6 +380,7 @@ class Passage:
             report.message,
             param=report.param,
             retry_after=report.retry_after,
+            details=report.details,
             shown_code=report.upstream_code,
         )
 

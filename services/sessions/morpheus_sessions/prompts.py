@@ -131,6 +131,7 @@ class Prompt:
             message=error.message,
             param=error.param,
             retry_after=error.retry_after,
+            details=error.details,
             upstream_code=upstream_code,
             not_sent=not_sent,
             owner=owner,

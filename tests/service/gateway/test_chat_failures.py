@@ -423,13 +423,14 @@ async def test_an_error_after_a_long_wait_is_an_event(make_house: MakeHouse) -> 
 
     async def fails(prompt: FakePrompt) -> None:
         await asyncio.sleep(0.25)
-        await prompt.error("no_provider_available", retry_after=5)
+        await prompt.error("no_provider_available", retry_after=5, details={"reasons": ["no_capacity"]})
 
     house.worker.script = takes(fails)
     response = await house.chat(stream=True)
     assert response.status_code == 200
     error, done = events_of(response.content)
     assert json.loads(error)["error"]["code"] == "no_provider_available"
+    assert json.loads(error)["error"]["details"] == {"reasons": ["no_capacity"]}
     assert done == "[DONE]"
 
 

@@ -32,14 +32,17 @@ class Attempt:
         self._frames: deque[Frame] = deque()
         self._bytes = 0
         self._arrived = asyncio.Event()
+        self._overflowed = False
 
     def deliver(self, frame: Frame) -> None:
         """Put a frame in; called by the subscription, never waits."""
-        self._bytes += len(frame.data)
-        if self._bytes > WINDOW_BYTES + 2 * FRAME_BYTES or len(self._frames) >= MAX_FRAMES:
+        if self._overflowed:
+            return
+        if self._bytes + len(frame.data) > WINDOW_BYTES + 2 * FRAME_BYTES or len(self._frames) >= MAX_FRAMES:
             # a worker that ignores its credit: keep nothing more of it, let the reader fail on the gap
-            self._bytes -= len(frame.data)
+            self._overflowed = True
             frame = Frame(Kind.ERROR, -1, b"")
+        self._bytes += len(frame.data)
         self._frames.append(frame)
         self._arrived.set()
 

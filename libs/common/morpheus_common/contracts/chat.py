@@ -4,6 +4,7 @@ The bytes of the prompt and of the answer are never decoded into these models.
 """
 
 from enum import StrEnum
+from typing import Any
 
 from pydantic import Field
 
@@ -72,6 +73,7 @@ class ErrorFrame(Message):
     message: str
     param: str | None = None
     retry_after: int | None = None
+    details: dict[str, Any] | None = None
     upstream_code: str | None = None
     not_sent: bool = False
     owner: str | None = None
