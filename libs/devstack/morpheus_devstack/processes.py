@@ -20,6 +20,8 @@ DEATHS_WINDOW_SECONDS = 60.0
 FIRST_BACKOFF_SECONDS = 0.1
 LONGEST_BACKOFF_SECONDS = 5.0
 LOG_TAIL_BYTES = 4_096
+PYDANTIC_HELP = "For further information visit"
+"""How the last line of a complaint about a setting begins; the line before says what is wrong."""
 
 Say = Callable[[str], None]
 """Takes one sentence for whoever started the stack."""
@@ -103,13 +105,14 @@ def how_it_ended(returncode: int) -> str:
 
 
 def last_words(log: Path) -> str:
-    """Return the last line of a log that is not empty; an empty string if there is none."""
+    """Return the last line of a log that says something; an empty string if there is none."""
     if not log.is_file():
         return ""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
-        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else ""
+        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
+    telling = [line for line in lines if line and not line.startswith(PYDANTIC_HELP)]
+    return telling[-1] if telling else ""
 
 
 class Supervised:

@@ -78,11 +78,13 @@ class Stack:
         await places.mongo.make_users(secrets.mongo_passwords, roles_of)
         await apply_module
         await self.apply()
+        self._say("streams and indexes are as they should be")
         if SIMULATOR in self._processes:
             await self._until(SIMULATOR, self._simulator_is_ready)
         for service in User:
             if service in {User.GATEWAY, *STORES}:
                 await self._start(self._service(service))
+        self._say("starting auth, sessions, automation and gateway")
         await self._until("gateway", self._gateway_is_ready)
         for process in self._processes.values():
             process.watch(self.gave_up)
@@ -126,6 +128,7 @@ class Stack:
 
     async def _until(self, name: str, is_ready: Callable[[], Awaitable[bool]]) -> None:
         """Wait until a part is ready, and for the death of any part, whichever comes first."""
+        started = time.monotonic()
         ready = asyncio.ensure_future(is_ready())
         deaths = [asyncio.create_task(process.until_death()) for process in self._processes.values()]
         try:
@@ -135,6 +138,7 @@ class Stack:
                     raise StackError(death.result())
             if not ready.result():
                 raise StackError(f"{name} was not ready in time; its log is {self._processes[name].command.log}.")
+            self._say(f"{name} is ready ({time.monotonic() - started:.1f} s)")
         finally:
             for task in (ready, *deaths):
                 task.cancel()

@@ -129,3 +129,12 @@ asyncio.run(main())
     assert await until(
         lambda: not Path(f"/proc/{child}/cmdline").exists() or not Path(f"/proc/{child}/cmdline").read_bytes()
     )
+
+
+def test_last_words_say_what_is_wrong_with_a_setting(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text(
+        "port\n  Input should be a valid integer\n    For further information visit https://example.com/v\n\n"
+    )
+    assert processes.last_words(log) == "Input should be a valid integer"
+    assert processes.last_words(tmp_path / "none") == ""
