@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -224,10 +225,10 @@ def address(data: Path | None) -> tuple[str, str]:
         raise SubscriberError("Set NATS_URL and NATS_SEED, or name the folder of a development stack with --data.")
     file = data / "stack.env"
     try:
-        pairs = [entry.partition("=") for entry in file.read_text().splitlines()]
+        pairs = [entry.partition("=") for entry in shlex.split(file.read_text())]
     except OSError as error:
         raise SubscriberError(f"{file} cannot be read ({error.strerror}); has `morpheus up` run there?") from error
-    values = {name: value.strip("'\"") for name, _, value in pairs}
+    values = {name: value for name, _, value in pairs}
     try:
         return values["NATS_URL"], values["NATS_SUBSCRIBER_SEED"]
     except KeyError as error:
