@@ -92,7 +92,9 @@ def main() -> None:
         try:
             venv.create(VENV, with_pip=True)
         except subprocess.CalledProcessError:
-            sys.exit("install: this Python cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv")
+            sys.exit(
+                "install: this Python cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv"
+            )
         pip = (PYTHON, "-m", "pip", "--disable-pip-version-check", "--quiet")
         run(*pip, "install", "--require-hashes", "--requirement", BOOTSTRAP)
         bootstrapped.write_text(bootstrap_digest)
