@@ -99,7 +99,7 @@ def line(headers: dict[str, str], body: bytes, versions: LastVersions) -> str:
         fields.append(f"[repeat: version {last} was seen already; ignored]")
     elif order is Order.GAP:
         fields.append(f"[gap: the last version seen was {last}]")
-    return f"{headers['ce-time']}  {kind:<36} {entity}  #{version}  {' '.join(fields)}"
+    return f"{headers['ce-time']}  {kind:<36} {entity}  #{version}  {' '.join(fields)}".rstrip()
 
 
 async def connect(url: str, seed: str) -> Client:
