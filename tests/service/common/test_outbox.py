@@ -1,0 +1,199 @@
+"""The outbox: what was decided is published, in order, also when the bus was away."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+from morpheus_common.bus.names import Stream, User
+from morpheus_common.clock import utc_now
+from morpheus_common.contracts.auth import KEY_CREATED, KEY_DEACTIVATED, KeyChanged
+from morpheus_common.store import outbox
+from morpheus_common.store.leases import Holder, Leases
+from morpheus_common.store.mongo import Database, MongoClient
+from morpheus_common.store.outbox import OutboxRelay, stage
+from morpheus_common.store.transactions import run_transaction
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+from nats.js.errors import NoStreamResponseError
+from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo.errors import DuplicateKeyError
+
+from tests.servers import NatsAccount
+from tests.service.common.waiting import until
+
+
+@pytest.fixture
+async def auth(nats_streams: NatsAccount) -> AsyncIterator[Client]:
+    connection = await nats_streams.connect(User.AUTH)
+    yield connection
+    await connection.close()
+
+
+def relay(database: Database, jetstream: JetStreamContext, worker: str = "w1", boot: int = 1) -> OutboxRelay:
+    return OutboxRelay(jetstream, Leases(database, Holder(worker, boot)))
+
+
+async def decide(client: MongoClient, entity: str, version: int, *, fail: bool = False) -> None:
+    event = KEY_CREATED if version == 1 else KEY_DEACTIVATED
+
+    async def body(session: AsyncClientSession) -> None:
+        key = KeyChanged(key_id=entity, user_id="u1", is_active=version == 1)
+        await stage(event, key, entity=entity, version=version, at=utc_now(), session=session)
+        if fail:
+            raise LookupError
+
+    await run_transaction(client, body)
+
+
+async def published(account: NatsAccount, count: int) -> list[Msg]:
+    connection = await account.connect(User.SUBSCRIBER)
+    try:
+        subscription = await connection.jetstream().subscribe("evt.>", stream=Stream.EVENTS, ordered_consumer=True)
+        return [await subscription.next_msg(timeout=5) for _ in range(count)]
+    finally:
+        await connection.close()
+
+
+async def stored(account: NatsAccount) -> int:
+    connection = await account.connect(User.SUBSCRIBER)
+    try:
+        return (await connection.jetstream().stream_info(Stream.EVENTS)).state.messages
+    finally:
+        await connection.close()
+
+
+def told(messages: Sequence[Msg]) -> list[tuple[str, int]]:
+    headers = [message.headers or {} for message in messages]
+    return [(header["ce-subject"], int(header["ce-sequence"])) for header in headers]
+
+
+async def test_an_event_of_a_transaction_that_failed_is_never_published(
+    client: MongoClient, database: Database, auth: Client, nats_streams: NatsAccount
+) -> None:
+    with pytest.raises(LookupError):
+        await decide(client, "k1", 1, fail=True)
+
+    assert await relay(database, auth.jetstream()).publish_batch() == 0
+    assert await stored(nats_streams) == 0
+
+
+async def test_an_entitys_events_are_published_in_the_order_of_its_versions(
+    client: MongoClient, database: Database, auth: Client, nats_streams: NatsAccount
+) -> None:
+    for entity, version in [("k2", 1), ("k1", 1), ("k1", 2), ("k2", 2), ("k1", 3)]:
+        await decide(client, entity, version)
+
+    await relay(database, auth.jetstream()).publish_batch()
+
+    events = told(await published(nats_streams, 5))
+    assert [version for entity, version in events if entity == "k1"] == [1, 2, 3]
+    assert [version for entity, version in events if entity == "k2"] == [1, 2]
+
+
+async def test_one_version_of_an_entity_has_one_event(client: MongoClient, database: Database) -> None:
+    await decide(client, "k1", 1)
+    with pytest.raises(DuplicateKeyError):
+        await decide(client, "k1", 1)
+
+
+async def test_an_event_published_twice_is_in_the_stream_once(
+    client: MongoClient, database: Database, auth: Client, nats_streams: NatsAccount
+) -> None:
+    await decide(client, "k1", 1)
+    first = relay(database, auth.jetstream())
+    await first.publish_batch()
+    # it died after the server's answer and before it wrote it down
+    await database["outbox"].update_many({}, {"$set": {"published_at": None}})
+    await relay(database, auth.jetstream(), "w2").publish_batch()
+
+    assert await stored(nats_streams) == 1
+
+
+class Failing(JetStreamContext):
+    """Refuses the events of some entities."""
+
+    def __init__(self, connection: Client, entities: set[str]) -> None:
+        super().__init__(connection)
+        self.entities = entities
+
+    async def publish(self, subject: str, payload: bytes = b"", **rest: object) -> object:  # type: ignore[override]
+        headers = rest["headers"]
+        assert isinstance(headers, dict)
+        if headers["ce-subject"] in self.entities:
+            raise NoStreamResponseError
+        return await super().publish(subject, payload, **rest)  # type: ignore[arg-type]
+
+
+async def test_an_event_that_fails_holds_back_its_own_entity_and_no_other(
+    client: MongoClient, database: Database, auth: Client, nats_streams: NatsAccount
+) -> None:
+    for entity, version in [("k1", 1), ("k1", 2), ("k2", 1), ("k2", 2)]:
+        await decide(client, entity, version)
+    jetstream = Failing(auth, {"k1"})
+    publishing = relay(database, jetstream)
+
+    await publishing.publish_batch()
+    assert told(await published(nats_streams, 2)) == [("k2", 1), ("k2", 2)]
+    assert await stored(nats_streams) == 2
+
+    jetstream.entities.clear()
+    await publishing.publish_batch()
+    assert told(await published(nats_streams, 4))[2:] == [("k1", 1), ("k1", 2)]
+
+
+async def test_events_wait_for_the_bus_and_lose_no_order(
+    client: MongoClient, database: Database, auth: Client, nats_streams: NatsAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "PUBLISH_TIMEOUT_SECONDS", 0.1)
+    jetstream = Failing(auth, {"k1", "k2"})
+    publishing = relay(database, jetstream)
+    running = asyncio.create_task(publishing.run())
+    for entity, version in [("k1", 1), ("k2", 1), ("k1", 2)]:
+        await decide(client, entity, version)
+        publishing.nudge()
+    jetstream.entities.clear()
+
+    events = told(await published(nats_streams, 3))
+    assert [version for entity, version in events if entity == "k1"] == [1, 2]
+    assert not running.done()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_relay_without_the_lease_publishes_nothing_until_the_holder_retires(
+    client: MongoClient, database: Database, auth: Client, nats_streams: NatsAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "LEASE_SECONDS", 0.3)
+    holder, other = relay(database, auth.jetstream()), relay(database, auth.jetstream(), "w2")
+    assert await holder._leases.acquire("outbox") == 1
+    await decide(client, "k1", 1)
+    running = asyncio.create_task(other.run())
+    await decide(client, "k2", 1)
+    assert await stored(nats_streams) == 0
+
+    await holder.retire()
+
+    async def all_published() -> bool:
+        return await stored(nats_streams) == 2
+
+    await until(all_published)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_an_event_carries_the_attributes_of_cloudevents(
+    client: MongoClient, database: Database, auth: Client, nats_streams: NatsAccount
+) -> None:
+    await decide(client, "k1", 1)
+    await relay(database, auth.jetstream()).publish_batch()
+
+    (event,) = await published(nats_streams, 1)
+    headers = event.headers or {}
+    assert event.subject == "evt.auth.key.created.v1"
+    assert headers["ce-type"] == "auth.key.created.v1"
+    assert headers["ce-source"] == "/morpheus/auth"
+    assert headers["ce-specversion"] == "1.0"
+    assert headers["content-type"] == "application/json"
+    assert headers["ce-time"].endswith("Z")
+    assert KeyChanged.model_validate_json(event.data) == KeyChanged(key_id="k1", user_id="u1", is_active=True)
