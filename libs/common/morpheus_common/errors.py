@@ -41,7 +41,7 @@ _KINDS = (
     ErrorKind("endpoint_not_supported", 404, _INVALID, False, "This endpoint of the OpenAI API is not offered here."),
     ErrorKind("model_not_found", 404, _INVALID, False, "No such model. GET /api/v1/models lists what is offered."),
     ErrorKind("model_type_mismatch", 400, _INVALID, False, "This model is of another type than the endpoint needs."),
-    ErrorKind("bid_not_found", 404, _INVALID, False, "No such active bid. GET /api/v1/models/ratedbids lists them."),
+    ErrorKind("bid_not_found", 404, _INVALID, False, "There is no active bid with this id."),
     ErrorKind("session_not_found", 404, _INVALID, False, "This API key has no such open session."),
     ErrorKind("key_not_found", 404, _INVALID, False, "You have no API key with that id."),
     ErrorKind(

@@ -42,7 +42,7 @@ async def test_openais_client_is_told_of_an_unknown_model(house: House) -> None:
             await client.chat.completions.create(model="mistral-smal", messages=HELLO)
     assert caught.value.code == "model_not_found"
     assert caught.value.param == "model"
-    assert caught.value.body["details"]["suggestions"] == ["mistral-small"]  # type: ignore[index]
+    assert caught.value.body["details"]["suggestions"] == ["mistral-small"]  # type: ignore[index]  # the SDK types a body as object
 
 
 async def test_openais_client_is_told_of_a_bad_key(house: House) -> None:

@@ -48,14 +48,14 @@ async def test_an_unknown_user_costs_a_whole_verification_and_never_passes() -> 
             verified.append(stored)
             return hasher.verify(password, stored)
 
-    passwords._hasher = Counting()  # type: ignore[assignment]
+    passwords._hasher = Counting()  # type: ignore[assignment]  # a hasher that counts stands in
     assert not await passwords.verify("anything", None)
     assert verified[0].startswith("$argon2id$v=19$m=8,t=1,p=1$")
 
 
 async def test_hashes_run_a_few_at_a_time_and_one_too_many_is_refused_at_once() -> None:
     passwords, hasher = cheap(at_once=2, waiting=4), SlowHasher()
-    passwords._hasher = hasher  # type: ignore[assignment]
+    passwords._hasher = hasher  # type: ignore[assignment]  # a hasher that counts stands in
     admitted = [asyncio.create_task(passwords.hash(f"password {n}")) for n in range(6)]
     await asyncio.sleep(0)
     with pytest.raises(ApiError) as refused:
@@ -69,7 +69,7 @@ async def test_hashes_run_a_few_at_a_time_and_one_too_many_is_refused_at_once() 
 
 async def test_nothing_is_hashed_for_a_caller_who_gave_up_while_waiting() -> None:
     passwords, hasher = cheap(at_once=1, waiting=4), SlowHasher()
-    passwords._hasher = hasher  # type: ignore[assignment]
+    passwords._hasher = hasher  # type: ignore[assignment]  # a hasher that counts stands in
     running = asyncio.create_task(passwords.hash("first"))
     await asyncio.sleep(0)
     deadline.set(Deadline.after(-1))

@@ -19,11 +19,15 @@ MAX_PAYLOAD_BYTES = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Permissions:
-    """Subjects a user may publish to and subscribe to. `answers`: may reply once to each question it received."""
+    """Subjects a user may publish to and subscribe to. `answers`: may reply once to each question it received.
+
+    `never` takes back a part of what the wildcards in `publish` allow.
+    """
 
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
     answers: bool
+    never: tuple[str, ...] = ()
 
 
 def _questions_of(user: User) -> list[str]:
@@ -70,15 +74,32 @@ def permissions_of(user: User) -> Permissions:
     elif user is User.SUBSCRIBER:
         publish += [
             f"$JS.API.STREAM.INFO.{Stream.EVENTS}",
-            f"$JS.API.CONSUMER.CREATE.{Stream.EVENTS}",
-            f"$JS.API.CONSUMER.CREATE.{Stream.EVENTS}.>",
+            f"$JS.API.CONSUMER.CREATE.{Stream.EVENTS}.*",
+            f"$JS.API.CONSUMER.CREATE.{Stream.EVENTS}.*.>",
             f"$JS.API.CONSUMER.INFO.{Stream.EVENTS}.*",
             f"$JS.API.CONSUMER.MSG.NEXT.{Stream.EVENTS}.*",
             f"$JS.API.CONSUMER.DELETE.{Stream.EVENTS}.*",
             f"$JS.ACK.{Stream.EVENTS}.>",
             f"$JS.FC.{Stream.EVENTS}.>",
         ]
-    return Permissions(tuple(publish), tuple(subscribe), answers)
+    never = _durables_of_others() if user is User.SUBSCRIBER else []
+    return Permissions(tuple(publish), tuple(subscribe), answers, tuple(never))
+
+
+def _durables_of_others() -> list[str]:
+    """Keep a subscriber's hands off the services' own consumers: over one it would make anew, change or delete, or whose
+    events it would fetch, a service would miss what it must not.
+    """
+    return [
+        subject
+        for consumer in CONSUMERS
+        for subject in (
+            f"$JS.API.CONSUMER.*.{consumer.stream}.{consumer.name}",
+            f"$JS.API.CONSUMER.*.{consumer.stream}.{consumer.name}.>",
+            f"$JS.API.CONSUMER.MSG.NEXT.{consumer.stream}.{consumer.name}",
+            f"$JS.ACK.{consumer.stream}.{consumer.name}.>",
+        )
+    ]
 
 
 def _list(subjects: tuple[str, ...]) -> str:
@@ -87,7 +108,8 @@ def _list(subjects: tuple[str, ...]) -> str:
 
 def _user_block(user: User, public_key: str) -> str:
     rights = permissions_of(user)
-    publish = f"publish: {{ allow: {_list(rights.publish)} }}" if rights.publish else 'publish: { deny: [">"] }'
+    never = f", deny: {_list(rights.never)}" if rights.never else ""
+    publish = f"publish: {{ allow: {_list(rights.publish)}{never} }}" if rights.publish else 'publish: { deny: [">"] }'
     answers = ", allow_responses: true" if rights.answers else ""
     subscribe = f"subscribe: {{ allow: {_list(rights.subscribe)} }}"
     return f"      {{ nkey: {json.dumps(public_key)}, permissions: {{ {publish}, {subscribe}{answers} }} }}"
