@@ -17,4 +17,4 @@ def uuid7() -> str:
 
 def is_chain_id(text: str) -> bool:
     """Tell whether `text` is `0x` and 64 lower-case hex digits."""
-    return _CHAIN_ID.match(text) is not None
+    return _CHAIN_ID.fullmatch(text) is not None
