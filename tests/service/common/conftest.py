@@ -1,11 +1,10 @@
 from collections.abc import AsyncIterator
 
 import pytest
+from morpheus_common.settings import StoreSettings
 from morpheus_common.store.mongo import Database, MongoClient, apply_indexes, connect, database_of
 from morpheus_common.store.outbox import OutboxRow
 from pydantic import SecretStr
-
-from morpheus_common.settings import StoreSettings
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from tests.servers import NatsAccount
+from tests.service.common.streams import messages, unacknowledged
 from tests.service.common.waiting import until
 
 (KEYS,) = [consumer for consumer in CONSUMERS if consumer.service is User.SESSIONS]
@@ -51,23 +52,11 @@ async def publish(auth: Client, data: bytes, **headers: str) -> None:
 
 
 async def dead_letters(account: NatsAccount) -> list[Msg]:
-    connection = await account.connect(User.OPS)
-    try:
-        jetstream = connection.jetstream()
-        count = (await jetstream.stream_info(Stream.DLQ)).state.messages
-        raw = [await jetstream.get_msg(Stream.DLQ, seq) for seq in range(1, count + 1)]
-        return [Msg(connection, subject=m.subject or "", data=m.data or b"", headers=m.headers) for m in raw]
-    finally:
-        await connection.close()
+    return await messages(account, Stream.DLQ)
 
 
-async def unacknowledged(account: NatsAccount) -> int:
-    connection = await account.connect(User.OPS)
-    try:
-        info = await connection.jetstream().consumer_info(Stream.EVENTS, KEYS.name)
-        return (info.num_ack_pending or 0) + (info.num_pending or 0)
-    finally:
-        await connection.close()
+async def left(account: NatsAccount) -> int:
+    return await unacknowledged(account, Stream.EVENTS, KEYS.name)
 
 
 async def test_events_published_before_and_after_the_reader_came_are_handled_in_order(
@@ -83,7 +72,7 @@ async def test_events_published_before_and_after_the_reader_came_are_handled_in_
         await publish(auth, b"2")
 
         async def both() -> bool:
-            return len(seen) == 2 and not await unacknowledged(nats_streams)
+            return len(seen) == 2 and not await left(nats_streams)
 
         await until(both)
     assert seen == [(b"1", "r1"), (b"2", None)]
@@ -105,7 +94,7 @@ async def test_an_event_that_fails_comes_again_and_is_done_when_it_works(
     async with reading(nats_streams, handle):
 
         async def done() -> bool:
-            return tries == 3 and not await unacknowledged(nats_streams)
+            return tries == 3 and not await left(nats_streams)
 
         await until(done)
     assert await dead_letters(nats_streams) == []
@@ -126,7 +115,7 @@ async def test_an_event_nobody_can_digest_is_set_aside_with_its_reason_and_the_n
     async with reading(nats_streams, handle):
 
         async def set_aside() -> bool:
-            return len(await dead_letters(nats_streams)) == 1 and not await unacknowledged(nats_streams)
+            return len(await dead_letters(nats_streams)) == 1 and not await left(nats_streams)
 
         await until(set_aside)
     (letter,) = await dead_letters(nats_streams)
@@ -161,5 +150,5 @@ async def test_an_event_whose_reader_left_in_the_middle_comes_to_the_next(
     async with reading(nats_streams, never):
         await publish(auth, b"held")
         await asyncio.wait_for(started.wait(), 10)
-    assert await unacknowledged(nats_streams) == 1
+    assert await left(nats_streams) == 1
     assert await dead_letters(nats_streams) == []

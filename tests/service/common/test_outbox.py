@@ -20,6 +20,7 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import DuplicateKeyError
 
 from tests.servers import NatsAccount
+from tests.service.common.streams import messages
 from tests.service.common.waiting import until
 
 
@@ -47,24 +48,15 @@ async def decide(client: MongoClient, entity: str, version: int, *, fail: bool =
 
 
 async def published(account: NatsAccount, count: int) -> list[Msg]:
-    connection = await account.connect(User.SUBSCRIBER)
-    try:
-        subscription = await connection.jetstream().subscribe("evt.>", stream=Stream.EVENTS, ordered_consumer=True)
-        return [await subscription.next_msg(timeout=5) for _ in range(count)]
-    finally:
-        await connection.close()
+    return await messages(account, Stream.EVENTS, at_least=count)
 
 
 async def stored(account: NatsAccount) -> int:
-    connection = await account.connect(User.SUBSCRIBER)
-    try:
-        return (await connection.jetstream().stream_info(Stream.EVENTS)).state.messages
-    finally:
-        await connection.close()
+    return len(await messages(account, Stream.EVENTS))
 
 
-def told(messages: Sequence[Msg]) -> list[tuple[str, int]]:
-    headers = [message.headers or {} for message in messages]
+def told(events: Sequence[Msg]) -> list[tuple[str, int]]:
+    headers = [event.headers or {} for event in events]
     return [(header["ce-subject"], int(header["ce-sequence"])) for header in headers]
 
 
@@ -91,7 +83,8 @@ async def test_an_entitys_events_are_published_in_the_order_of_its_versions(
     assert [version for entity, version in events if entity == "k2"] == [1, 2]
 
 
-async def test_one_version_of_an_entity_has_one_event(client: MongoClient, database: Database) -> None:
+@pytest.mark.usefixtures("database")
+async def test_one_version_of_an_entity_has_one_event(client: MongoClient) -> None:
     await decide(client, "k1", 1)
     with pytest.raises(DuplicateKeyError):
         await decide(client, "k1", 1)

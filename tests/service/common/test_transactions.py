@@ -54,9 +54,7 @@ def lost() -> OperationFailure:
     return error
 
 
-async def test_a_commit_whose_answer_was_lost_counts_when_it_can_be_read_back(
-    client: MongoClient, accounts: Any
-) -> None:
+async def test_a_commit_whose_answer_was_lost_counts_when_it_can_be_read_back(client: MongoClient) -> None:
     async def body(_: AsyncClientSession) -> str:
         raise lost()
 
@@ -73,7 +71,7 @@ async def test_a_commit_whose_answer_was_lost_counts_when_it_can_be_read_back(
         await run_transaction(client, body)
 
 
-async def test_another_failure_is_never_taken_for_success(client: MongoClient, accounts: Any) -> None:
+async def test_another_failure_is_never_taken_for_success(client: MongoClient) -> None:
     async def body(_: AsyncClientSession) -> str:
         raise ConnectionFailure("gone")
 

@@ -1,7 +1,8 @@
 """Signs of life, and who is fenced by whom."""
 
+import time
+
 import pytest
-from morpheus_common.store import workers
 from morpheus_common.store.leases import Holder
 from morpheus_common.store.mongo import Database
 from morpheus_common.store.workers import ADMIT_SECONDS, DEAD_SECONDS, Heartbeat, boot, is_alive
@@ -62,9 +63,9 @@ async def test_a_worker_that_could_not_renew_takes_no_new_work_before_others_tak
 ) -> None:
     assert ADMIT_SECONDS < DEAD_SECONDS
     heart = Heartbeat(database, await boot(database, "w1"))
-    now = workers.time.monotonic()
+    now = time.monotonic()
 
-    monkeypatch.setattr(workers.time, "monotonic", lambda: now + ADMIT_SECONDS + 0.5)
+    monkeypatch.setattr("morpheus_common.store.workers.time.monotonic", lambda: now + ADMIT_SECONDS + 0.5)
     assert not heart.admits
     await heart.beat()
     assert heart.admits

@@ -54,11 +54,11 @@ PATIENCE = 20.0
 """How long a test waits for what must come, in seconds."""
 
 
-async def until(condition: Callable[[], Awaitable[T]], *, within: float = PATIENCE) -> T:
+async def until(condition: Callable[[], Awaitable[T | None]], *, within: float = PATIENCE) -> T:
     """Ask again and again until the answer is true, and return it."""
     async with asyncio.timeout(within):
-        while not (answer := await condition()):
-            await asyncio.sleep(0.02)  # nothing announces it
+        while not (answer := await condition()):  # noqa: ASYNC110 - nothing announces it
+            await asyncio.sleep(0.02)
     return answer
 
 
@@ -490,7 +490,7 @@ class House:
         async def found() -> dict[str, Any] | None:
             return next(iter(await self.sessions(state=state, **query)), None)
 
-        return await until(found)  # type: ignore[return-value]  # it waits until there is one
+        return await until(found)
 
 
 class Process:

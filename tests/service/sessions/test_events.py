@@ -2,21 +2,17 @@
 
 import json
 
-from morpheus_common.bus.names import Stream, User
+from morpheus_common.bus.names import Stream
 from morpheus_common.contracts.sessions import SESSION_EVENTS, SessionChanged
 from nats.aio.msg import Msg
 
+from tests.service.common.streams import messages
 from tests.service.sessions.house import House, until
 
 
 async def published(house: House, count: int) -> list[Msg]:
-    """The first events in the stream, in its order, once there are so many."""
-    connection = await house.account.connect(User.SUBSCRIBER)
-    try:
-        subscription = await connection.jetstream().subscribe("evt.sessions.>", stream=Stream.EVENTS, ordered_consumer=True)
-        return [await subscription.next_msg(timeout=10) for _ in range(count)]
-    finally:
-        await connection.close()
+    """The events in the stream, in its order, once there are so many."""
+    return await messages(house.account, Stream.EVENTS, at_least=count)
 
 
 async def test_a_sessions_events_come_in_order_without_a_gap_and_say_what_happened(house: House) -> None:

@@ -1,6 +1,7 @@
 """Opening a session: one open, one stake, whatever happens on the way."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from morpheus_common.contracts.sessions import SessionState, Slot
@@ -135,7 +136,7 @@ async def test_an_open_that_takes_too_long_for_its_caller_goes_on(house: House) 
     ],
 )
 async def test_an_unclear_answer_to_an_open_never_costs_a_second_stake(
-    house: House, action: str, params: dict[str, object]
+    house: House, action: str, params: dict[str, Any]
 ) -> None:
     await house.simulator.arm("open", action, **params)
     async with house.worker():
@@ -151,7 +152,9 @@ async def test_an_unclear_answer_to_an_open_never_costs_a_second_stake(
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-async def test_an_open_that_hangs_longer_than_we_wait_is_resolved_and_opens_one_session(house: House, when: str) -> None:
+async def test_an_open_that_hangs_longer_than_we_wait_is_resolved_and_opens_one_session(
+    house: House, when: str
+) -> None:
     await house.simulator.arm("open", "hang", when=when)
     async with house.worker(chain_timeout=0.5):
         row = await house.gateway.open()

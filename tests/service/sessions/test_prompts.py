@@ -198,7 +198,9 @@ async def test_a_session_the_provider_does_not_know_any_more_is_replaced_once_an
 async def test_a_session_that_seems_lost_in_the_middle_of_an_answer_is_not_asked_twice(house: House) -> None:
     async with house.worker():
         await house.gateway.open()
-        await house.simulator.arm("chat", "raw_error", at=2, text="provider request failed: provider error: session expired")
+        await house.simulator.arm(
+            "chat", "raw_error", at=2, text="provider request failed: provider error: session expired"
+        )
         answer = await house.gateway.chat()
 
     assert answer.code == "session_lost"
@@ -220,7 +222,9 @@ async def test_a_router_that_is_not_there_got_nothing(house: House) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_after_a_time_out_no_prompt_is_stacked_behind_the_one_that_may_still_run(house: House, stream: bool) -> None:
+async def test_after_a_time_out_no_prompt_is_stacked_behind_the_one_that_may_still_run(
+    house: House, stream: bool
+) -> None:
     house.automation.decision = Decision.REFUSE
     async with house.worker(first_byte_timeout=0.5):
         await house.gateway.open()

@@ -1,14 +1,13 @@
 """How long a caller still waits."""
 
 import pytest
-from morpheus_common import request_context
 from morpheus_common.request_context import Deadline, deadline, request_id, seconds_left, traceparent
 
 
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     time = [100.0]
-    monkeypatch.setattr(request_context.time, "monotonic", lambda: time[0])
+    monkeypatch.setattr("morpheus_common.request_context.time.monotonic", lambda: time[0])
     return time
 
 

@@ -10,7 +10,6 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from morpheus_common import sealing
 from morpheus_common.errors import ApiError
 from morpheus_common.logs import MASK, configure_logs, get_logger, mask_secrets
 from morpheus_common.request_context import request_id
@@ -47,7 +46,9 @@ def test_only_the_reader_opens_a_sealed_text(plaintext: bytes, subject: str, req
         unseal(sealed, X25519PrivateKey.generate(), subject=subject, request_id=request)
 
 
-@pytest.mark.parametrize(("subject", "request_id"), [("rpc.auth.login.v1", "r2"), ("rpc.auth.register.v1", "r1"), ("", "")])
+@pytest.mark.parametrize(
+    ("subject", "request_id"), [("rpc.auth.login.v1", "r2"), ("rpc.auth.register.v1", "r1"), ("", "")]
+)
 def test_a_sealed_text_opens_for_its_own_subject_and_request_only(subject: str, request_id: str) -> None:
     sealed = seal(b"x", KEY.public_key(), subject="rpc.auth.login.v1", request_id="r1")
 
@@ -61,9 +62,9 @@ def test_a_sealed_text_expires_and_its_time_cannot_be_changed(monkeypatch: pytes
     with pytest.raises(ApiError):
         unseal(later, KEY, subject="s", request_id="r")
 
-    monkeypatch.setattr(sealing.time, "time", lambda: sealed.expires_at + CLOCK_TOLERANCE_SECONDS - 1)
+    monkeypatch.setattr("morpheus_common.sealing.time.time", lambda: sealed.expires_at + CLOCK_TOLERANCE_SECONDS - 1)
     assert unseal(sealed, KEY, subject="s", request_id="r") == b"x"
-    monkeypatch.setattr(sealing.time, "time", lambda: sealed.expires_at + CLOCK_TOLERANCE_SECONDS + 1)
+    monkeypatch.setattr("morpheus_common.sealing.time.time", lambda: sealed.expires_at + CLOCK_TOLERANCE_SECONDS + 1)
     with pytest.raises(ApiError):
         unseal(sealed, KEY, subject="s", request_id="r")
 
@@ -123,7 +124,12 @@ def test_every_line_is_one_json_object_with_its_request_and_worker(log: io.Strin
     get_logger("ours").info("outside")
 
     ours, theirs, outside = (json.loads(line) for line in log.getvalue().splitlines())
-    assert (ours["event"], ours["request_id"], ours["service"], ours["worker"]) == ("two\nlines", "r1", "sessions", "w1")
+    assert (ours["event"], ours["request_id"], ours["service"], ours["worker"]) == (
+        "two\nlines",
+        "r1",
+        "sessions",
+        "w1",
+    )
     assert (theirs["event"], theirs["request_id"], theirs["n"]) == ("words of theirs", "r1", 5)
     assert "request_id" not in outside
 

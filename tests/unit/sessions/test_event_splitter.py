@@ -1,5 +1,7 @@
 """Cutting a provider's bytes into events, however they arrive."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +18,7 @@ def split(stream: bytes, cuts: list[int]) -> list[bytes]:
     splitter = EventSplitter()
     found: list[bytes] = []
     borders = [0, *sorted({cut % (len(stream) + 1) for cut in cuts}), len(stream)]
-    for start, end in zip(borders, borders[1:], strict=False):
+    for start, end in pairwise(borders):
         found += splitter.feed(stream[start:end])
     return [*found, *splitter.rest()[0]]
 
@@ -77,9 +79,12 @@ def test_an_event_without_end_is_given_up_before_it_fills_the_memory(piece: byte
     splitter = EventSplitter()
     splitter.feed(b"data: ")
 
-    with pytest.raises(PromptFailure) as caught:
+    def feed_on() -> None:
         for _ in range(2 * MAX_EVENT_BYTES // len(piece)):
             splitter.feed(piece)
+
+    with pytest.raises(PromptFailure) as caught:
+        feed_on()
     assert caught.value.error.code == "provider_error"
 
 

@@ -66,7 +66,9 @@ def test_other_failures_of_a_provider_are_its_error_and_not_the_sessions_end(tex
 
 
 def test_a_provider_that_was_silent_for_too_long_timed_out() -> None:
-    failure = router_error("provider request failed: read timed out after 3 retries: read tcp 10.0.0.1:1->2.2.2.2:3: i/o timeout")
+    failure = router_error(
+        "provider request failed: read timed out after 3 retries: read tcp 10.0.0.1:1->2.2.2.2:3: i/o timeout"
+    )
 
     assert failure.error.code == "provider_timeout"
     assert not failure.error.kind.retry
@@ -118,11 +120,13 @@ def test_a_refusal_of_a_form_nobody_knows_is_told_in_our_own_words(error: Any) -
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.text(),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(
-        st.sampled_from(["error", "message", "code", "param", "statusCode", "providerModelError"]) | st.text(),
-        inner,
-        max_size=5,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["error", "message", "code", "param", "statusCode", "providerModelError"]) | st.text(),
+            inner,
+            max_size=5,
+        )
     ),
     max_leaves=12,
 )
@@ -198,7 +202,9 @@ def test_a_key_at_the_cut_is_not_shown_in_part() -> None:
         assert "SECRET" not in safe_text("x" * (at - 1) + " sk-SECRETSECRETSECRETSECRET tail")
 
 
-@pytest.mark.parametrize("text", ["a." * 120_000, "a-" * 120_000, "1." * 120_000, "a:" * 120_000, "0x" * 120_000, "a@" * 120_000])
+@pytest.mark.parametrize(
+    "text", ["a." * 120_000, "a-" * 120_000, "1." * 120_000, "a:" * 120_000, "0x" * 120_000, "a@" * 120_000]
+)
 def test_no_text_of_a_provider_keeps_a_worker_busy(text: str) -> None:
     started = time.process_time()
 

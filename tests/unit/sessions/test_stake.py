@@ -47,7 +47,14 @@ def test_a_stake_buys_the_time_asked_for_and_not_a_wei_less_would(
     assert cost.stake - 1 < Fraction(supply * price * cost.duration, budget)
 
 
-@given(price=prices, duration=durations, supply=amounts, budget=amounts, deployment=st.integers(1, 999), counter=st.integers(0))
+@given(
+    price=prices,
+    duration=durations,
+    supply=amounts,
+    budget=amounts,
+    deployment=st.integers(1, 999),
+    counter=st.integers(0),
+)
 def test_a_tag_never_shortens_a_session_and_costs_less_than_two_thousand_millionths_of_a_mor(
     price: int, duration: int, supply: int, budget: int, deployment: int, counter: int
 ) -> None:

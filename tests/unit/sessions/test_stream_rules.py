@@ -10,7 +10,7 @@ from morpheus_sessions.failures import PromptFailure
 from morpheus_sessions.sse import StreamRules, finish_json
 
 USAGE = {"completion_tokens": 2, "prompt_tokens": 3, "total_tokens": 5}
-COUNTED = {"usage_from_provider": USAGE, "usage_from_consumer": USAGE}
+COUNTED: dict[str, Any] = {"usage_from_provider": USAGE, "usage_from_consumer": USAGE}
 DONE = b"data: [DONE]\n\n"
 
 
@@ -48,14 +48,20 @@ def objects(answer: bytes) -> list[Any]:
 
 
 def test_a_good_stream_passes_byte_for_byte() -> None:
-    provided = b'data: {"choices":[{"delta":{"content":"\\u00e9 \xc3\xa9"},"index":0,"finish_reason":null}],"vendor": 1.0}\n\n'
+    provided = (
+        b'data: {"choices":[{"delta":{"content":"\\u00e9 \xc3\xa9"},"index":0,"finish_reason":null}],"vendor": 1.0}\n\n'
+    )
     provided += event(chunk(finish="stop")) + DONE
 
     assert relayed(provided) == provided
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
@@ -93,7 +99,9 @@ def test_a_stream_split_into_single_bytes_says_the_same() -> None:
     assert relayed(provided, piece=1) == relayed(provided)
 
 
-@pytest.mark.parametrize("note", [b"provider failed, failover enabled", b"new session opened: 0xab", b"7", b'"text"', b"[1]"])
+@pytest.mark.parametrize(
+    "note", [b"provider failed, failover enabled", b"new session opened: 0xab", b"7", b'"text"', b"[1]"]
+)
 def test_lines_of_the_router_that_are_no_objects_are_dropped(note: bytes) -> None:
     assert relayed(stream(chunk("a"), note, chunk(finish="stop"))) == stream(chunk("a"), chunk(finish="stop"))
 
@@ -171,7 +179,10 @@ def test_a_last_event_without_a_blank_line_counts() -> None:
         (b'{"error":"provider request failed: provider error: session expired"}', "session_lost"),
         (b'{"error":"provider request failed: read timed out after 3 retries: i/o timeout"}', "provider_timeout"),
         (b'{"error":"provider request failed: invalid response: connection reset by peer"}', "provider_error"),
-        (b'{"providerModelError":{"error":{"message":"too long","code":"context_length_exceeded"}}}', "provider_rejected"),
+        (
+            b'{"providerModelError":{"error":{"message":"too long","code":"context_length_exceeded"}}}',
+            "provider_rejected",
+        ),
         (b'{"providerModelError":{"error":{"message":"slow down"}},"statusCode":429}', "provider_overloaded"),
     ],
 )
@@ -265,7 +276,15 @@ def test_a_bare_answer_gets_what_openai_clients_need() -> None:
 
 
 def test_what_the_provider_said_is_kept() -> None:
-    said = {"id": "p", "object": "o", "created": 1, "model": "theirs", "choices": [], "usage": {"total_tokens": 1}, "x": [1]}
+    said = {
+        "id": "p",
+        "object": "o",
+        "created": 1,
+        "model": "theirs",
+        "choices": [],
+        "usage": {"total_tokens": 1},
+        "x": [1],
+    }
 
     assert finished({**said, **COUNTED}) == said
 
