@@ -9,6 +9,8 @@ from typing import Any, Never
 from morpheus_common.errors import ApiError
 
 MAX_NESTING = 64
+MAX_MODEL_LENGTH = 256
+"""As long as the names that other routes take; in characters."""
 _SIGNIFICANT = frozenset({"model", "messages", "stream", "stream_options", "tools", "session_id"})
 _SESSION_ID = re.compile(r"0x[0-9a-fA-F]{64}")
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -57,6 +59,8 @@ def read_chat_body(body: bytes, accept: str) -> ChatBody:
     model = values.get("model")
     if model is not None and (not isinstance(model, str) or not model):
         raise ApiError("invalid_value", "'model' must be the name or id of a model.", param="model")
+    if model is not None and len(model) > MAX_MODEL_LENGTH:
+        raise ApiError("invalid_value", f"'model' can have {MAX_MODEL_LENGTH} characters at most.", param="model")
     stream = values.get("stream")
     if stream is not None and not isinstance(stream, bool):
         raise ApiError("invalid_value", "'stream' must be true or false.", param="stream")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, TypeVar
 
+from morpheus_common.bus.connection import fits
 from morpheus_common.bus.frames import (
     ACCEPT_SECONDS,
     CREDIT_REPEAT_SECONDS,
@@ -295,8 +296,11 @@ class Passage:
             headers[Header.TRACEPARENT] = trace
         if not self._connection.is_connected:
             raise AnswerFailed("service_unavailable", retry_after=1)
+        first = self._prompt.payload[:FRAME_BYTES]
+        if not fits(self._connection, first, headers):
+            log.error("the head of a prompt is too large", bytes=len(headers[Header.HEAD]))
+            raise AnswerFailed("request_too_large")
         try:
-            first = self._prompt.payload[:FRAME_BYTES]
             await self._connection.publish(subject, first, reply=attempt.inbox, headers=headers)
         except NatsError as error:
             log.warning("the prompt could not be published", problem=type(error).__name__)

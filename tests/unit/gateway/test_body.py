@@ -64,6 +64,7 @@ def test_what_two_parsers_could_read_differently_is_no_json_for_us(body: bytes) 
         ('{"messages": "hi"}', "invalid_value", "messages"),
         (f'{{{MESSAGES}, "model": 7}}', "invalid_value", "model"),
         (f'{{{MESSAGES}, "model": ""}}', "invalid_value", "model"),
+        (f'{{{MESSAGES}, "model": "{"€" * 257}"}}', "invalid_value", "model"),
         (f'{{{MESSAGES}, "stream": "true"}}', "invalid_value", "stream"),
         (f'{{{MESSAGES}, "stream": 1}}', "invalid_value", "stream"),
         (f'{{{MESSAGES}, "session_id": "0x12"}}', "invalid_value", "session_id"),

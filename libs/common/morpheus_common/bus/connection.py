@@ -1,7 +1,7 @@
 """The connection to the bus, the same for every service."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,6 +70,15 @@ def make_broker(settings: CommonSettings, user: User, *, middlewares: Sequence[A
 def raw_connection(broker: NatsBroker) -> Client:
     """Return the nats-py client under a connected broker, for what FastStream has no form for."""
     return broker.connection
+
+
+def fits(connection: Client, payload: bytes, headers: Mapping[str, str]) -> bool:
+    """Tell whether the server takes a message. nats-py counts the payload only; the server counts the headers too, and
+    drops the connection of a client that sends more than it takes.
+    """
+    # NATS/1.0, a line each, an empty line
+    lines = sum(len(name.encode()) + len(value.encode()) + 4 for name, value in headers.items())
+    return len(payload) + lines + 12 <= connection.max_payload
 
 
 async def round_trip(connection: Client) -> None:

@@ -34,7 +34,6 @@ class PromptHead(Message):
     key_prefix: str
     endpoint: Endpoint = Endpoint.CHAT
     model_id: ChainId | None = None
-    model: str | None = None
     session_id: ChainId | None = None
     stream: bool
     include_usage: bool = False

@@ -32,6 +32,7 @@ from morpheus_gateway.principal import KeyCaller, TokenCaller
 router = APIRouter(prefix="/api/v1/auth", tags=["auth"])
 
 Email = Annotated[str, Field(min_length=3, max_length=320)]
+ModelName = Annotated[str, Field(max_length=256)]
 SESSION_LOOKUP_SECONDS = 1.0
 """A list of keys does not wait long for the one column that another service knows."""
 
@@ -72,7 +73,7 @@ class NewKey(BaseModel):
     name: str | None = Field(None, max_length=100)
     expires_at: AwareDatetime | None = None
     scopes: list[Scope] | None = Field(None, min_length=1)
-    allowed_models: list[str] | None = Field(None, min_length=1, max_length=100)
+    allowed_models: list[ModelName] | None = Field(None, min_length=1, max_length=100)
 
 
 class ShownKey(KeyRow):

@@ -107,7 +107,6 @@ def _head(context: Context, caller: Caller, body: ChatBody, model_id: str | None
         key_prefix=caller.key_prefix,
         endpoint=Endpoint.CHAT,
         model_id=model_id,
-        model=body.model,
         session_id=body.session_id,
         stream=body.stream,
         include_usage=body.include_usage,
