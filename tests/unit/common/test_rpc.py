@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from faststream.exceptions import IgnoredException
 from hypothesis import given
 from hypothesis import strategies as st
 from morpheus_common.bus.names import Header
@@ -18,6 +19,7 @@ from morpheus_common.request_context import Deadline, deadline, request_id
 from nats.aio.client import Client
 from nats.errors import ConnectionClosedError, MaxPayloadError, NoRespondersError, OutboundBufferLimitError
 from nats.errors import TimeoutError as NatsTimeoutError
+from structlog.testing import capture_logs
 
 PINGING = PING["auth"]  # type: ignore[index]  # a StrEnum's members are strings
 HEALTH = {"version": "1", "worker": "w1", "components": {"database": True}}
@@ -137,8 +139,10 @@ async def test_a_question_carries_its_request_and_the_time_left_of_its_own_calle
 # answering
 
 
-async def handled(handler: Any, *, subject: str = "rpc.auth.ping.v1", **headers: str) -> Any:
-    raw = SimpleNamespace(subject=subject, headers=headers or None)
+async def handled(
+    handler: Any, *, subject: str = "rpc.auth.ping.v1", reply: str = "_INBOX_gw.x.1", **headers: str
+) -> Any:
+    raw = SimpleNamespace(subject=subject, reply=reply, headers=headers or None)
     middleware = RpcMiddleware(raw, context=cast("Any", None))
     return await middleware.consume_scope(handler, cast("Any", SimpleNamespace(raw_message=raw)))
 
@@ -210,8 +214,24 @@ async def test_a_handler_knows_its_request_and_the_next_does_not() -> None:
     assert deadline.get() is None
 
 
-async def test_what_is_no_question_is_left_alone() -> None:
-    async def handler(_: Any) -> str:
-        return "as it is"
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"subject": "evt.auth.key.created.v1"},
+        {"reply": ""},
+        {"reply": "$JS.ACK.EVENTS.spy.1.1.1.1.0"},
+        {"reply": "rpc.auth.deactivate_key.v1"},
+        {"Nats-Stream": "EVENTS"},
+        {"nats-sequence": "1"},
+        {"Nats-Msg-Id": "1"},
+        {"ce-id": "1"},
+        {"Status": "100"},
+    ],
+)
+async def test_what_is_no_question_reaches_no_handler_and_gets_no_answer(message: dict[str, Any]) -> None:
+    async def handler(_: Any) -> None:
+        raise AssertionError("handled")
 
-    assert await handled(handler, subject="evt.auth.key.created.v1") == "as it is"
+    with pytest.raises(IgnoredException), capture_logs() as logged:
+        await handled(handler, **message)
+    assert len(logged) == 1

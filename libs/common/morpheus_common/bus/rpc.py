@@ -9,6 +9,7 @@ import time
 from typing import Any, TypeVar
 
 from faststream import BaseMiddleware
+from faststream.exceptions import IgnoredException
 from faststream.message import StreamMessage
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -17,7 +18,7 @@ from nats.errors import TimeoutError as NatsTimeoutError
 from pydantic import ValidationError
 
 from morpheus_common.bus.connection import ArrivedMsg
-from morpheus_common.bus.names import Header
+from morpheus_common.bus.names import INBOX, Header
 from morpheus_common.contracts.base import Message, Rpc
 from morpheus_common.errors import CATALOGUE, ApiError
 from morpheus_common.logs import get_logger
@@ -27,6 +28,10 @@ log = get_logger(__name__)
 
 Question = TypeVar("Question", bound=Message)
 Answer = TypeVar("Answer", bound=Message)
+
+_ASKERS = tuple(f"{prefix}." for prefix in INBOX.values())
+_NOT_OF_QUESTIONS = ("nats-", "ce-", "status")
+"""Beginnings of headers that JetStream sets, and those of events."""
 
 DEFAULT_TIMEOUT_SECONDS = 5.0
 """What a handler assumes when a caller says nothing of its time."""
@@ -103,15 +108,17 @@ class RpcMiddleware(BaseMiddleware[Any, Any]):
     """Answers every question: wraps what a handler returns, turns what it raises into an error envelope.
 
     Sets the request's id and deadline for everything the handler does, and refuses to start work whose caller has
-    already given up while the message waited in this process.
+    already given up while the message waited in this process. What is no question never reaches a handler.
     """
 
     async def consume_scope(self, call_next: Any, msg: StreamMessage[Any]) -> Any:
         """Run the handler of one message."""
         raw: Msg = msg.raw_message
-        if not raw.subject.startswith("rpc."):
-            return await call_next(msg)
         headers = raw.headers or {}
+        if not _is_question(raw, headers):
+            log.warning("no question, though it came where questions come; dropped", subject=raw.subject)
+            # the one way to send no answer: it would go where the message says
+            raise IgnoredException
         request_token = request_id.set(headers.get(Header.REQUEST_ID))
         deadline_token = deadline.set(_deadline_of(raw, headers))
         try:
@@ -134,6 +141,19 @@ class RpcMiddleware(BaseMiddleware[Any, Any]):
         finally:
             deadline.reset(deadline_token)
             request_id.reset(request_token)
+
+
+def _is_question(raw: Msg, headers: dict[str, str]) -> bool:
+    """Tell whether a user asked this.
+
+    The server checks who publishes to `rpc.…`, but whoever may read events can have JetStream deliver them, or its own
+    answers, to any subject: with the subject of the event, a `$JS.…` reply or none, and headers no question has.
+    """
+    return (
+        raw.subject.startswith("rpc.")
+        and raw.reply.startswith(_ASKERS)
+        and not any(name.lower().startswith(_NOT_OF_QUESTIONS) for name in headers)
+    )
 
 
 def _deadline_of(raw: Msg, headers: dict[str, str]) -> Deadline:
