@@ -26,7 +26,7 @@ from pymongo.errors import PyMongoError
 from morpheus_sessions.documents import Owner, SessionDocument
 from morpheus_sessions.failures import PromptFailure
 from morpheus_sessions.journal import SWITCHED, Journal, SlotTaken
-from morpheus_sessions.lifecycle import Lifecycle, is_usable, outcome
+from morpheus_sessions.lifecycle import USABLE_SECONDS, Lifecycle, is_usable, outcome
 from morpheus_sessions.ownership import OwnedElsewhere, OwnedSession, Ownership
 from morpheus_sessions.prompts import Prompt
 from morpheus_sessions.router import Router
@@ -36,8 +36,6 @@ from morpheus_sessions.upstream import TimeLimits, streamed_answer, whole_answer
 
 log = get_logger(__name__)
 
-USABLE_SECONDS = 5.0
-"""A session with less time left takes no new prompt: the provider judges by its own clock."""
 STALLED_SECONDS = 60.0
 """A client that took nothing for so long, while there was something to take, is given up."""
 TRIES = 5
@@ -245,8 +243,21 @@ class Chat:
                 del self._lines[key_id]
 
     async def _with_turn(self, prompt: Prompt, line: Line) -> None:
+        prompt.turn_at = time.monotonic()
+        unreachable: PromptFailure | None = None
+        avoided = ""
         for last in (False, True):
-            owned = await self._session_for(prompt, line)
+            try:
+                owned = await self._session_for(prompt, line, avoided)
+            except ApiError:
+                if unreachable is None:
+                    raise
+                # nobody else takes a session: what the client is told is why the first try failed; the session is kept
+                raise unreachable from None
+            if not self._heartbeat.admits:
+                # others may take this worker for dead by now, and its sessions with it
+                self._ownership.forget(owned)
+                raise PromptFailure(ApiError("overloaded", retry_after=1), not_sent=True)
             line.running = owned.id
             self._ownership.mark_busy(owned, prompt.head.attempt)
             may_still_run = False
@@ -260,6 +271,10 @@ class Chat:
                     await self._journal.park(owned.id, "lost")
                     if not last and not prompt.has_answered:
                         continue
+                if failure.unreachable and not last and not prompt.has_answered:
+                    # another session, with whoever accepts one; this one is parked only when that is open
+                    unreachable, avoided = failure, owned.id
+                    continue
                 raise
             finally:
                 line.running = None
@@ -271,8 +286,11 @@ class Chat:
 
     # the session of a prompt
 
-    async def _session_for(self, prompt: Prompt, line: Line) -> OwnedSession:
-        """Return the session the prompt runs in, opened, switched or resumed if automation says so."""
+    async def _session_for(self, prompt: Prompt, line: Line, avoided: str) -> OwnedSession:
+        """Return the session the prompt runs in, opened, switched or resumed if automation says so.
+
+        `avoided` (our own id of a session) is of no use to this prompt, because its provider cannot be reached.
+        """
         head = prompt.head
         failed = line.failed
         if failed is not None and prompt.started_at < failed.at and head.model_id in {None, failed.model_id}:
@@ -291,11 +309,16 @@ class Chat:
                 await self._journal.park(owned.id, "expired")
                 continue
             if head.session_id is not None:
+                if owned is not None and owned.chain_session == head.session_id:
+                    _check_model(head, owned)
+                    if owned.id == avoided:
+                        raise ApiError("provider_error")
                 if owned is not None and owned.chain_session == head.session_id and owned.rest_left() <= 0:
                     return owned
                 await self._resume_wanted(head, owned)
                 continue
-            if owned is not None and head.model_id in {None, owned.model_id} and owned.rest_left() <= 0:
+            fits = owned is not None and head.model_id in {None, owned.model_id} and owned.rest_left() <= 0
+            if owned is not None and fits and owned.id != avoided:
                 return owned
             await self._open_for(prompt, owned, line)
         raise ApiError("session_opening", retry_after=5)
@@ -310,7 +333,8 @@ class Chat:
         return claimed
 
     async def _wait_for(self, operation_id: str, model_id: str, prompt: Prompt, line: Line) -> None:
-        left = prompt.head.open_wait - (time.monotonic() - prompt.started_at)
+        # the time it stood in line is not the chain's
+        left = prompt.head.open_wait - (time.monotonic() - prompt.turn_at)
         operation = await self._journal.ended(operation_id, wait=max(0.0, left))
         try:
             outcome(operation)
@@ -397,10 +421,17 @@ class Chat:
         answer = streamed_answer(
             router, prompt.head.endpoint, owned.chain_session, bytes(prompt.body), self._limits, rules
         )
+        # until something comes the router does not notice that we hang up, and the next prompt would stand behind this
+        # one: the turn lasts until it has
+        prompt.interruptible = False
         try:
             async for piece in answer:
+                prompt.interruptible = True
+                if prompt.gone:
+                    raise asyncio.CancelledError
                 await prompt.send(piece)
         finally:
+            prompt.interruptible = True
             # hanging up frees the session at the router with the next chunk or two
             await answer.aclose()
 
@@ -432,6 +463,11 @@ def _refusal(plan: Plan, owned: OwnedSession | None, model_id: str) -> ApiError:
         return _resting(owned)
     log.info("no session, and automation does not open one", reason=plan.reason)
     return ApiError("no_active_session")
+
+
+def _check_model(head: PromptHead, owned: OwnedSession) -> None:
+    if head.model_id not in {None, owned.model_id}:
+        raise ApiError("invalid_value", "The session named by session_id is for another model.", param="model")
 
 
 def _resting(owned: OwnedSession) -> ApiError:

@@ -95,6 +95,7 @@ class SessionDocument(Document):
             IndexModel([("key_id", ASCENDING), ("state", ASCENDING)], name="key_state"),
             IndexModel([("state", ASCENDING), ("wallet", ASCENDING), ("ends_at", ASCENDING)], name="state_wallet"),
             IndexModel([("owner.worker", ASCENDING)], name="owner"),
+            IndexModel([("operation_id", ASCENDING)], name="operation"),
         ]
 
     def row(self) -> SessionRow:
@@ -191,6 +192,7 @@ class OperationDocument(Document):
     approval_signature: str | None = None
     sent_at: datetime | None = None
     attempts: int = 0
+    absences: int = 0
     not_before: datetime | None = None
     facts: list[dict[str, Any]] = Field(default_factory=list)
     error: dict[str, Any] | None = None

@@ -34,6 +34,7 @@ _UNSAFE = re.compile(
     r"|(?<![\w.-])localhost(?::\d+)?\b"
     r"|(?<![\w.-])(?:[a-z0-9-]{1,63}\.){1,10}"
     r"(?:[a-z]{2,}:\d+|(?:com|net|org|io|ai|dev|app|cloud|co|xyz|info|tech|internal|local|lan|corp|svc|eu|de|uk|us|cn)\b)"
+    r"|(?<![\w.-])[a-z][a-z0-9-]{1,62}:\d{2,5}\b"
     r"|\b(?:sk|pk|rk|hf|gsk|xai)[-_][a-z0-9._-]{8,}"
     r"|\bAIza[\w-]{20,}"
     r"|\bBearer\s+\S+"
@@ -48,7 +49,7 @@ class PromptFailure(Exception):
 
     `error`: what the client is told. `session_gone`: the session is of no use any more. `upstream_code`: the code of
     the provider's own error, when it is the client's business. `not_sent`: no byte of the prompt reached a router.
-    `end_unseen`: the prompt may still run at the router.
+    `end_unseen`: the prompt may still run at the router. `unreachable`: the provider certainly never got it.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class PromptFailure(Exception):
         upstream_code: str | None = None,
         not_sent: bool = False,
         end_unseen: bool = False,
+        unreachable: bool = False,
     ) -> None:
         super().__init__(str(error))
         self.error = error
@@ -66,6 +68,7 @@ class PromptFailure(Exception):
         self.upstream_code = upstream_code
         self.not_sent = not_sent
         self.end_unseen = end_unseen
+        self.unreachable = unreachable
 
 
 def safe_text(text: str) -> str:
@@ -105,6 +108,8 @@ def prompt_failure(status: int, body: bytes) -> PromptFailure:
     text = error_text(body)
     if any(part in text for part in _SESSION_GONE):
         return PromptFailure(ApiError("session_lost", retry_after=1), session_gone=True)
+    if any(part in text for part in _NOT_REACHED):
+        return PromptFailure(ApiError("provider_error"), unreachable=True)
     if "read timed out" in text:
         return PromptFailure(ApiError("provider_timeout"))
     return PromptFailure(ApiError("provider_error"))

@@ -137,6 +137,13 @@ class Journal:
             except TimeoutError:
                 continue
 
+    async def abandoned(self, wallet: str) -> list[OperationDocument]:
+        """Return the opens of a wallet that were given up: what appears of them on chain is still ours to close."""
+        cursor = OperationDocument.get_pymongo_collection().find(
+            {"wallet": wallet, "state": OperationState.ABANDONED.value}
+        )
+        return [_operation(item) async for item in cursor.sort("created_at", ASCENDING)]
+
     async def _find_session(self, query: Mapping[str, Any]) -> SessionDocument | None:
         document = await SessionDocument.get_pymongo_collection().find_one(query)
         return None if document is None else _session(document)
@@ -241,7 +248,8 @@ class Journal:
     ) -> OperationDocument:
         """Write approval and exact stake, and that they are about to be sent, before a byte goes out.
 
-        Raises `StakeTaken` if another operation has this stake or this approval.
+        Raises `StakeTaken` if another operation has this stake or this approval, `StateChanged` if another process has
+        carried this operation on.
         """
         now = utc_now()
         try:
@@ -260,14 +268,14 @@ class Journal:
                         "updated_at": now,
                     },
                     "$push": {"facts": {"at": now, "what": "sending", "block": block}},
+                    "$inc": {"attempts": 1},
                 },
                 return_document=ReturnDocument.AFTER,
             )
         except DuplicateKeyError:
             raise StakeTaken from None
         if document is None:
-            msg = f"operation {operation.id} is not pending any more"
-            raise RuntimeError(msg)
+            raise StateChanged(operation.id)
         # read back with majority: what is not durable is not sent
         stored = await self.operation(operation.id)
         if stored is None or stored.approval != approval.data or stored.stake is None or int(stored.stake) != stake:
@@ -282,8 +290,11 @@ class Journal:
             {"$push": {"facts": {"$each": [{"at": utc_now(), "what": what, **details}], "$slice": -100}}},
         )
 
-    async def mark_unknown(self, operation: OperationDocument, *, retry_in: float) -> None:
-        """The outcome has to be read from the chain; look again in `retry_in` seconds."""
+    async def mark_unknown(self, operation: OperationDocument, *, retry_in: float, absent: bool = False) -> None:
+        """The outcome has to be read from the chain; look again in `retry_in` seconds.
+
+        `absent`: a listing was read that does not show it.
+        """
         now = utc_now()
         await OperationDocument.get_pymongo_collection().update_one(
             {"_id": operation.id, "state": {"$nin": [state.value for state in ENDED]}},
@@ -293,17 +304,26 @@ class Journal:
                     "updated_at": now,
                     "not_before": now + timedelta(seconds=retry_in),
                 },
-                "$inc": {"attempts": 1},
+                "$inc": {"attempts": 1, "absences": int(absent)},
             },
         )
 
-    async def postpone(self, operation: OperationDocument, *, retry_in: float) -> None:
-        """Try again later; nothing has changed."""
+    async def postpone(self, operation: OperationDocument, *, retry_in: float, counted: bool = True) -> None:
+        """Try again later; nothing has changed. `counted`: it was an attempt, and the next waits longer."""
         now = utc_now()
         await OperationDocument.get_pymongo_collection().update_one(
             {"_id": operation.id},
-            {"$set": {"not_before": now + timedelta(seconds=retry_in), "updated_at": now}, "$inc": {"attempts": 1}},
+            {
+                "$set": {"not_before": now + timedelta(seconds=retry_in), "updated_at": now},
+                "$inc": {"attempts": int(counted)},
+            },
         )
+
+    async def is_wanted(self, operation: OperationDocument) -> bool:
+        """Tell whether anybody still wants what an open would open: its key is not revoked, no close was asked for."""
+        guard = await KeyGuardDocument.get_pymongo_collection().find_one({"_id": operation.key_id})
+        opening = await self.session(operation.session)
+        return (guard is None or guard["wanted"]) and opening is not None and opening.wanted
 
     async def settle_open(
         self, operation: OperationDocument, found: ChainSession, *, chain: int, wallet: str, router: str
@@ -311,7 +331,8 @@ class Journal:
         """The chain has the session: make it usable, and give it its key's current slot.
 
         Writing the chain's id is what adopts a session: a unique index allows it once, for ever. If the key was revoked
-        meanwhile the session goes straight to `closing`. Raises `AlreadyAdopted`.
+        meanwhile the session goes straight to `closing`; if the key has another current session by now, this one is
+        parked. Raises `AlreadyAdopted`, `SlotTaken` (try again), `StateChanged` (another process settled it).
         """
         now = utc_now()
 
@@ -328,10 +349,16 @@ class Journal:
             before = await SessionDocument.get_pymongo_collection().find_one(
                 {"_id": operation.session}, session=session
             )
+            current = await SessionDocument.get_pymongo_collection().find_one(
+                {"key_id": operation.key_id, "slot": Slot.CURRENT.value}, session=session
+            )
             given_up = before is None or before["state"] == SessionState.ABANDONED
+            wanted = guard["wanted"] and before is not None and not given_up and before["wanted"]
+            fits = wanted and (current is None or current["_id"] == operation.session)
             changes = {
-                "state": SessionState.PARKED if given_up else SessionState.ACTIVE,
-                "slot": None if given_up else Slot.CURRENT,
+                "state": SessionState.ACTIVE if fits else SessionState.PARKED,
+                "slot": Slot.CURRENT if fits else None,
+                "reason": None if fits else SWITCHED,
                 "router": router,
                 "wallet": wallet,
                 "chain": chain,
@@ -346,7 +373,7 @@ class Journal:
             opened = await self._change(
                 operation.session, (SessionState.OPENING, SessionState.ABANDONED), changes, "opened", now, session
             )
-            await self._end_operation(operation.id, OperationState.DONE, None, now, session)
+            await self._end_operation(operation, OperationState.DONE, None, now, session, even_abandoned=True)
             if not guard["wanted"]:
                 opened = await self._start_close(opened, "key_revoked", now, session)
             elif not opened.wanted:
@@ -361,8 +388,10 @@ class Journal:
 
         try:
             opened = await run_transaction(self._client, body, read_back=read_back)
-        except DuplicateKeyError:
-            raise AlreadyAdopted from None
+        except DuplicateKeyError as error:
+            if "chain_session" in (error.details or {}).get("keyPattern", {}):
+                raise AlreadyAdopted from None
+            raise SlotTaken from None
         self._tell(operation.id)
         self._wake()
         return opened
@@ -384,17 +413,17 @@ class Journal:
             await self._start_close(_session(old), "replaced", now, session)
 
     async def fail_open(self, operation: OperationDocument, error: ApiError) -> None:
-        """Nothing was ever sent: the session has failed, its key is free."""
+        """Nothing was ever sent: the session has failed, its key is free.
+
+        Raises `StateChanged` unless the operation is as the caller knew it. Recording an approval and each sending
+        change it, so that a process that slept here cannot declare failed what another has sent meanwhile.
+        """
         now = utc_now()
 
         async def body(session: AsyncClientSession) -> bool:
             changes = {"state": SessionState.FAILED, "slot": None, "reason": error.code, "owner": None}
             await self._change(operation.session, (SessionState.OPENING,), changes, "failed", now, session)
-            # whoever takes an operation over counts an attempt before it sends: a paused process that wakes up here
-            # must not declare failed what another has sent meanwhile
-            await self._end_operation(
-                operation.id, OperationState.FAILED, error, now, session, attempts=operation.attempts
-            )
+            await self._end_operation(operation, OperationState.FAILED, error, now, session, unchanged=True)
             return True
 
         await run_transaction(self._client, body)
@@ -407,7 +436,7 @@ class Journal:
         async def body(session: AsyncClientSession) -> bool:
             changes = {"state": SessionState.ABANDONED, "slot": None, "reason": error.code, "owner": None}
             await self._change(operation.session, (SessionState.OPENING,), changes, "abandoned", now, session)
-            await self._end_operation(operation.id, OperationState.ABANDONED, error, now, session)
+            await self._end_operation(operation, OperationState.ABANDONED, error, now, session)
             return True
 
         await run_transaction(self._client, body)
@@ -535,7 +564,7 @@ class Journal:
                 session=session,
             )
             for item in await running.to_list():
-                await self._end_operation(str(item["_id"]), OperationState.DONE, None, now, session)
+                await self._end_operation(_operation(item), OperationState.DONE, None, now, session)
             return True
 
         await run_transaction(self._client, body)
@@ -610,25 +639,36 @@ class Journal:
 
     async def _end_operation(
         self,
-        operation_id: str,
+        operation: OperationDocument,
         state: OperationState,
         error: ApiError | None,
         now: datetime,
         session: AsyncClientSession,
         *,
-        attempts: int | None = None,
+        unchanged: bool = False,
+        even_abandoned: bool = False,
     ) -> None:
         told = None
         if error is not None:
-            told = {"code": error.code, "message": error.message, "details": error.details}
-        query: dict[str, Any] = {"_id": operation_id, "state": {"$nin": [state.value for state in ENDED]}}
-        if attempts is not None:
-            query["attempts"] = attempts
+            told = {
+                "code": error.code,
+                "message": error.message,
+                "retry_after": error.retry_after,
+                "details": error.details,
+            }
+        ended = [item.value for item in ENDED if not (even_abandoned and item is OperationState.ABANDONED)]
+        query: dict[str, Any] = {"_id": operation.id, "state": {"$nin": ended}}
+        if unchanged:
+            query |= {
+                "state": operation.state.value,
+                "attempts": operation.attempts,
+                "approval": operation.approval,
+            }
         result = await OperationDocument.get_pymongo_collection().update_one(
             query, {"$set": {"state": state.value, "error": told, "updated_at": now}}, session=session
         )
         if not result.matched_count:
-            raise StateChanged(operation_id)
+            raise StateChanged(operation.id)
 
     def _tell(self, operation_id: str) -> None:
         event = self._ended.pop(operation_id, None)

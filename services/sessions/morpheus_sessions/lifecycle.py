@@ -45,7 +45,9 @@ def outcome(operation: OperationDocument | None) -> None:
         return
     if operation.state in ENDED:
         told = operation.error or {"code": "open_failed"}
-        raise ApiError(told["code"], told.get("message"), details=told.get("details"))
+        raise ApiError(
+            told["code"], told.get("message"), retry_after=told.get("retry_after"), details=told.get("details")
+        )
     raise ApiError("session_pending", details={"operation_id": operation.id})
 
 

@@ -47,6 +47,7 @@ class OwnedSession:
     usable_until: float | None
     rests_until: float
     used_at: float
+    claimed_at: datetime
     gone: bool = False
 
     def time_left(self) -> float:
@@ -76,6 +77,7 @@ class Ownership:
         self._owned: dict[str, OwnedSession] = {}
         self._marks: dict[str, list[dict[str, Any]]] = {}
         self._marked = asyncio.Event()
+        self._flushing = asyncio.Lock()
 
     @property
     def holder(self) -> Holder:
@@ -147,13 +149,21 @@ class Ownership:
     async def release(self, owned: OwnedSession) -> None:
         """Let another worker have a session that no prompt runs in."""
         self.forget(owned)
-        await self.disown(owned.id)
+        await self.disown(owned.id, owned.claimed_at)
 
-    async def disown(self, session_id: str) -> None:
-        """Write that this worker does not own a session (our own id) any more; marks of its prompts go first."""
+    async def disown(self, session_id: str, claimed_at: datetime | None) -> None:
+        """Write that this worker gives up its claim of a session (our own id); marks of its prompts go first.
+
+        A claim made since `claimed_at`, by a prompt that came meanwhile, stays.
+        """
         await self._flush_marks()
         await SessionDocument.get_pymongo_collection().update_one(
-            {"_id": session_id, "owner.worker": self.holder.worker, "owner.boot": {"$lte": self.holder.boot}},
+            {
+                "_id": session_id,
+                "claimed_at": claimed_at,
+                "owner.worker": self.holder.worker,
+                "owner.boot": {"$lte": self.holder.boot},
+            },
             {"$set": {"owner": None}},
         )
 
@@ -188,6 +198,11 @@ class Ownership:
                 await asyncio.sleep(1.0)
 
     async def _flush_marks(self) -> None:
+        # one at a time: who gives up a claim must know that all earlier marks are written
+        async with self._flushing:
+            await self._write_marks_now()
+
+    async def _write_marks_now(self) -> None:
         marks, self._marks = self._marks, {}
         self._marked.clear()
         if not marks:
@@ -250,4 +265,5 @@ def _owned(document: dict[str, Any]) -> OwnedSession:
         usable_until=local(document["ends_at"]),
         rests_until=local(document["quarantined_until"]) or 0.0,
         used_at=now,
+        claimed_at=claimed,
     )

@@ -16,6 +16,7 @@ class Prompt:
     def __init__(self, head: PromptHead, inbox: str, connection: Client) -> None:
         self.head = head
         self.started_at = time.monotonic()
+        self.turn_at = self.started_at
         self.heard_at = self.started_at
         self.moved_at = self.started_at
         self.body = bytearray()

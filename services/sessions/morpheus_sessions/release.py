@@ -56,5 +56,5 @@ class Release:
             self._ownership.forget(owned)
         if self._chat.runs_in(session.id):
             return False
-        await self._ownership.disown(session.id)
+        await self._ownership.disown(session.id, session.claimed_at)
         return True

@@ -21,7 +21,6 @@ log = get_logger(__name__)
 PAGE: Final = 100
 ZERO_ADDRESS: Final = "0x" + "0" * 40
 ALREADY_CLOSED: Final = "SessionAlreadyClosed"
-DUPLICATE_APPROVAL: Final = "SessionDuplicateApproval"
 SESSION_NOT_FOUND: Final = "session not found"
 
 

@@ -85,7 +85,9 @@ async def whole_answer(
     router: Router, endpoint: Endpoint, chain_session: str, body: bytes, limits: TimeLimits, *, max_bytes: int
 ) -> bytes:
     """Return a provider's answer in JSON mode as it came. Raises `PromptFailure`."""
-    async with _call(router, endpoint, chain_session, body, "application/json", limits) as response:
+    # a router sends nothing of a JSON answer before all of it is there
+    patient = TimeLimits(first_byte=limits.answer, chunk=limits.answer, answer=limits.answer)
+    async with _call(router, endpoint, chain_session, body, "application/json", patient) as response:
         return await _read(response, max_bytes, limits)
 
 

@@ -11,7 +11,7 @@ from datetime import timedelta
 from morpheus_common.clock import utc_now
 from morpheus_common.contracts.sessions import SessionState
 from morpheus_common.errors import ApiError
-from morpheus_common.logs import get_logger
+from morpheus_common.logs import get_logger, mask_secrets
 from morpheus_common.request_context import request_id
 from morpheus_common.store.leases import LEASE_SECONDS, Leases
 from pymongo.errors import PyMongoError
@@ -19,7 +19,7 @@ from pymongo.errors import PyMongoError
 from morpheus_sessions.catalogue import CatalogueCopy
 from morpheus_sessions.documents import OperationDocument, OperationKind, OperationState, SessionDocument
 from morpheus_sessions.failures import handshake_reason, nothing_was_sent
-from morpheus_sessions.journal import AlreadyAdopted, Journal, StakeTaken
+from morpheus_sessions.journal import AlreadyAdopted, Journal, SlotTaken, StakeTaken, StateChanged
 from morpheus_sessions.reconcile import find_session, settle_from_chain
 from morpheus_sessions.router import (
     ALREADY_CLOSED,
@@ -44,6 +44,9 @@ READ_BACK_SECONDS = 10.0
 READ_BACK_PAUSE_SECONDS = 0.25
 RETRY_SECONDS = 5.0
 MAX_RETRY_SECONDS = 60.0
+LEASE_RETRY_SECONDS = 1.0
+MIN_ABSENCES = 5
+"""Listings without it, each read after it was sent again, before an open is given up however long ago it was sent."""
 ROUTER_ERRORS = (RouterUnreachable, RouterRefused, RouterUnclear)
 
 
@@ -58,6 +61,7 @@ class WalletLoop:
         catalogue: CatalogueCopy,
         settings: SessionsSettings,
         released: Callable[[SessionDocument], Awaitable[bool]],
+        routers_by_wallet: dict[str, str],
     ) -> None:
         self._router = router
         self._journal = journal
@@ -67,44 +71,89 @@ class WalletLoop:
         self._released = released
         self._turn = asyncio.Lock()
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._holds = False
+        self._routers_by_wallet = routers_by_wallet
+        self._held_until = float("-inf")
 
     async def run(self) -> None:
         """Work until cancelled: whenever the lease is ours."""
-        queued = self._journal.listen()
-        loop = asyncio.get_running_loop()
-        renewed_at = reconciled_at = float("-inf")
         try:
-            while True:
-                try:
-                    if loop.time() - renewed_at > LEASE_SECONDS / 3:
-                        self._holds = await self._hold()
-                        renewed_at = loop.time()
-                    if self._holds:
-                        await self._start_what_is_due()
-                        if loop.time() - reconciled_at > self._settings.reconcile_seconds:
-                            await self._reconcile()
-                            reconciled_at = loop.time()
-                except (PyMongoError, *ROUTER_ERRORS) as error:
-                    log.warning("wallet loop waits", router=self._router.name, problem=str(error)[:200])
-                    self._holds = self._holds and not isinstance(error, PyMongoError)
-                    await asyncio.sleep(1.0)
-                try:
-                    async with asyncio.timeout(POLL_SECONDS):
-                        await queued.wait()
-                except TimeoutError:
-                    continue
-                queued.clear()
+            async with asyncio.TaskGroup() as jobs:
+                jobs.create_task(self._keep_lease())
+                jobs.create_task(self._work())
+                jobs.create_task(self._keep_reconciled())
         finally:
             # an operation cut off here is carried on by whoever has the loop next: the journal knows where it was
-            for task in self._running.values():
+            running = list(self._running.values())
+            for task in running:
                 task.cancel()
-            await asyncio.gather(*self._running.values(), return_exceptions=True)
+            await asyncio.gather(*running, return_exceptions=True)
+            await self._let_go()
+
+    @property
+    def _holds(self) -> bool:
+        """Whether nobody else may take the wallet yet."""
+        return asyncio.get_running_loop().time() < self._held_until
+
+    async def _keep_lease(self) -> None:
+        # a task of its own: nothing slow may come between two renewals
+        loop = asyncio.get_running_loop()
+        while True:
+            asked_at = loop.time()
+            try:
+                if await self._hold():
+                    self._held_until = asked_at + LEASE_SECONDS
+                else:
+                    self._held_until = float("-inf")
+            except (PyMongoError, *ROUTER_ERRORS) as error:
+                log.warning("lease of the wallet not renewed", router=self._router.name, problem=str(error)[:200])
+            await asyncio.sleep(LEASE_SECONDS / 5 if self._holds else LEASE_RETRY_SECONDS)
 
     async def _hold(self) -> bool:
         if not self._router.wallet:
             await self._router.identify()
-        return await self._leases.acquire(f"wallet:{self._router.wallet}") is not None
+        first = self._routers_by_wallet.setdefault(self._router.wallet, self._router.name)
+        if first != self._router.name:
+            log.critical("two routers have one wallet; the second is not used", first=first, second=self._router.name)
+            return False
+        return await self._leases.acquire(self._lease) is not None
+
+    async def _let_go(self) -> None:
+        if not self._holds:
+            return
+        self._held_until = float("-inf")
+        try:
+            await self._leases.release(self._lease)
+        except PyMongoError as error:
+            log.warning("lease of the wallet not given back", problem=type(error).__name__)
+
+    @property
+    def _lease(self) -> str:
+        return f"wallet:{self._router.wallet}"
+
+    async def _work(self) -> None:
+        queued = self._journal.listen()
+        while True:
+            try:
+                if self._holds:
+                    await self._start_what_is_due()
+            except PyMongoError as error:
+                log.warning("wallet loop waits", router=self._router.name, problem=type(error).__name__)
+                await asyncio.sleep(1.0)
+            try:
+                async with asyncio.timeout(POLL_SECONDS):
+                    await queued.wait()
+            except TimeoutError:
+                continue
+            queued.clear()
+
+    async def _keep_reconciled(self) -> None:
+        while True:
+            try:
+                if self._holds:
+                    await self._reconcile()
+            except (PyMongoError, StateChanged, *ROUTER_ERRORS) as error:
+                log.warning("not held beside the chain", router=self._router.name, problem=str(error)[:200])
+            await asyncio.sleep(self._settings.reconcile_seconds if self._holds else LEASE_RETRY_SECONDS)
 
     async def _start_what_is_due(self) -> None:
         for operation in await self._journal.unfinished(self._router.wallet):
@@ -131,6 +180,8 @@ class WalletLoop:
                 await self._open(operation)
             else:
                 await self._resolve(operation)
+        except StateChanged:
+            log.info("another process carries the operation on", operation_id=operation.id)
         except (PyMongoError, *ROUTER_ERRORS) as error:
             log.warning("operation waits", operation_id=operation.id, problem=str(error)[:200])
             await self._try_to_postpone(operation)
@@ -169,7 +220,11 @@ class WalletLoop:
         reasons: list[dict[str, str]] = []
         needed: list[Quote] = []
         for bid in bids[:MAX_BIDS_TRIED]:
-            cost = quote(price=bid.price, duration=operation.duration, supply=supply, budget=budget)
+            try:
+                cost = quote(price=bid.price, duration=operation.duration, supply=supply, budget=budget)
+            except ValueError as error:
+                log.error("no stake can be worked out", operation_id=operation.id, problem=str(error))
+                raise ApiError("open_failed") from None
             if cost.stake > balance:
                 needed.append(cost)
                 continue
@@ -197,6 +252,8 @@ class WalletLoop:
             reasons.append({"provider": bid.provider, "reason": "unreachable"})
             return None
         for _ in range(TAG_TRIES):
+            if not await self._journal.is_wanted(operation):
+                raise ApiError("open_failed", "The session was closed, or its key revoked, before it was open.")
             counter = await self._journal.next_counter(self._router.wallet, self._router.name)
             stake = tagged(cost.stake, deployment=self._settings.deployment_number, counter=counter)
             try:
@@ -234,7 +291,7 @@ class WalletLoop:
             await self._journal.fail_open(operation, ApiError("service_unavailable", retry_after=5))
             return
         except RouterRefused as error:
-            await self._journal.append_fact(operation.id, "refused", status=error.status, text=error.text[:500])
+            await self._journal.append_fact(operation.id, "refused", status=error.status, text=_kept(error))
             if nothing_was_sent(error.status, error.text):
                 log.error("router refuses to open for us", router=self._router.name, status=error.status)
                 await self._journal.fail_open(operation, ApiError("open_failed"))
@@ -274,6 +331,9 @@ class WalletLoop:
             log.error("chain session belongs to another session of ours", session=found.id, operation_id=operation.id)
             await self._journal.mark_unknown(operation, retry_in=MAX_RETRY_SECONDS)
             return
+        except SlotTaken:
+            await self._journal.mark_unknown(operation, retry_in=1.0)
+            return
         log.info(
             "session opened",
             session=found.id,
@@ -292,17 +352,17 @@ class WalletLoop:
         if found is not None:
             await self._adopt(operation, found)
             return
-        if operation.sent_at is not None and utc_now() - operation.sent_at > timedelta(
-            seconds=self._settings.abandon_after
-        ):
+        too_old = timedelta(seconds=self._settings.abandon_after)
+        enough = operation.absences >= MIN_ABSENCES
+        if enough and operation.sent_at is not None and utc_now() - operation.sent_at > too_old:
             log.error("open not seen on chain in time; given up, and watched for", operation_id=operation.id)
             await self._journal.abandon_open(operation, ApiError("open_failed"))
             return
-        if operation.attempts == 0:
+        if operation.state is OperationState.SENT:
             # the node that answers the listing may lag behind the one that mines: look again before sending again
-            await self._journal.mark_unknown(operation, retry_in=1.0)
+            await self._journal.mark_unknown(operation, retry_in=1.0, absent=True)
             return
-        await self._journal.mark_unknown(operation, retry_in=_backoff(operation.attempts))
+        await self._journal.mark_unknown(operation, retry_in=_backoff(operation.attempts), absent=True)
         approval = Approval(operation.approval or "", operation.approval_signature or "")
         again = await self._journal.operation(operation.id)
         if again is not None:
@@ -317,7 +377,7 @@ class WalletLoop:
                 approval, int(operation.stake or 0), timeout=self._settings.chain_timeout
             )
         except ROUTER_ERRORS as error:
-            await self._journal.append_fact(operation.id, "sent again", problem=str(error)[:300])
+            await self._journal.append_fact(operation.id, "sent again", problem=mask_secrets(str(error))[:300])
             found = await find_session(self._router, operation)
         else:
             await self._journal.append_fact(operation.id, "opened", session=session_id)
@@ -334,7 +394,7 @@ class WalletLoop:
             return
         if not await self._released(session):
             # its worker finishes the running prompt first
-            await self._journal.postpone(operation, retry_in=0.0)
+            await self._journal.postpone(operation, retry_in=0.0, counted=False)
             return
         async with self._turn:
             if not self._holds:
@@ -342,7 +402,7 @@ class WalletLoop:
             try:
                 await self._router.close(session.chain_session, timeout=self._settings.chain_timeout)
             except RouterRefused as error:
-                await self._journal.append_fact(operation.id, "refused", status=error.status, text=error.text[:500])
+                await self._journal.append_fact(operation.id, "refused", status=error.status, text=_kept(error))
                 if ALREADY_CLOSED not in error.text:
                     log.warning("close refused", session=session.chain_session, problem=error.text[:300])
                     await self._journal.postpone(operation, retry_in=_backoff(operation.attempts))
@@ -361,6 +421,16 @@ class WalletLoop:
         open_states = (SessionState.ACTIVE, SessionState.PARKED)
         ours = await self._journal.sessions_on(self._router.wallet, open_states)
         await settle_from_chain(self._router, self._journal, ours, own_close_after=self._settings.own_close_after)
+        for operation in await self._journal.abandoned(self._router.wallet):
+            found = await find_session(self._router, operation)
+            if found is not None:
+                log.warning("an open that was given up is on chain after all", session=found.id)
+                await self._adopt(operation, found)
+
+
+def _kept(error: RouterRefused) -> str:
+    """The router's words as a fact keeps them: an error of its chain node can hold that node's key."""
+    return mask_secrets(error.text)[:500]
 
 
 def _backoff(attempts: int) -> float:

@@ -179,8 +179,9 @@ async def serve(settings: SessionsSettings) -> AsyncIterator[Parts]:
             routers=RouterWatch(list(routers.values())),
             worker=settings.worker_id,
         )
+        routers_by_wallet: dict[str, str] = {}
         loops = [
-            WalletLoop(router, journal, store.leases, catalogue, settings, release.is_released)
+            WalletLoop(router, journal, store.leases, catalogue, settings, release.is_released, routers_by_wallet)
             for router in routers.values()
         ]
 

@@ -226,7 +226,7 @@ async def test_after_a_time_out_no_prompt_is_stacked_behind_the_one_that_may_sti
     house: House, stream: bool
 ) -> None:
     house.automation.decision = Decision.REFUSE
-    async with house.worker(first_byte_timeout=0.5):
+    async with house.worker(first_byte_timeout=0.5, answer_timeout=0.5):
         await house.gateway.open()
         await house.simulator.arm("chat", "stall")
         first = await house.gateway.chat(stream=stream)
@@ -244,7 +244,7 @@ async def test_after_a_time_out_no_prompt_is_stacked_behind_the_one_that_may_sti
 
 
 async def test_with_automation_a_resting_session_is_replaced_by_another(house: House) -> None:
-    async with house.worker(first_byte_timeout=0.5):
+    async with house.worker(first_byte_timeout=0.5, answer_timeout=0.5):
         row = await house.gateway.open()
         await house.simulator.arm("chat", "stall")
         await house.gateway.chat()

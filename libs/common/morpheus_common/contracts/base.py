@@ -27,7 +27,11 @@ def _utc(value: datetime) -> datetime:
     if value.tzinfo is None:
         msg = "a time needs a zone"
         raise ValueError(msg)
-    return value.astimezone(UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        msg = "a time between the years 1 and 9999 in UTC is needed"
+        raise ValueError(msg) from None
 
 
 def _rfc3339(value: datetime) -> str:
