@@ -9,10 +9,14 @@ from typing import Any, Never
 from morpheus_common.errors import ApiError
 
 MAX_NESTING = 64
+MAX_VALUES = 100_000
+"""Objects, lists and what stands in them: reading millions takes seconds of the event loop and hundreds of MiB."""
 MAX_MODEL_LENGTH = 256
 """As long as the names that other routes take; in characters."""
 _SIGNIFICANT = frozenset({"model", "messages", "stream", "stream_options", "tools", "session_id"})
 _SESSION_ID = re.compile(r"0x[0-9a-fA-F]{64}")
+_STRING = re.compile(rb'"[^"]*"?')
+"""A string whose escapes were taken out. What never ends matches to the end: a failed match would be tried again."""
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
@@ -100,6 +104,8 @@ def _quality(parameters: list[str]) -> float:
 
 
 def _read_object(body: bytes) -> tuple[str, dict[str, _Member]]:
+    if _value_count(body) > MAX_VALUES:
+        raise _invalid(f"The body holds more than {MAX_VALUES} values.")
     if body.startswith(codecs.BOM_UTF8):
         raise _invalid("The body starts with a byte order mark; send plain UTF-8.")
     try:
@@ -119,6 +125,25 @@ def _read_object(body: bytes) -> tuple[str, dict[str, _Member]]:
             # another parser on the way may ignore case, and must not see another request than we do
             raise _invalid(f"A key equals '{key.casefold()}' but for its case; send it in lower case.")
     return text, members
+
+
+def _value_count(body: bytes) -> int:
+    """Return about how many values the body has, at least up to `MAX_VALUES`.
+
+    Each follows a bracket, a comma or a key's colon. Prompts are full of these, so that strings are taken out if need be.
+    """
+    if len(body) <= MAX_VALUES or (count := _count_beginnings(body)) <= MAX_VALUES:
+        return 0
+    without_escapes = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    quotes = without_escapes.count(b'"')
+    if quotes > 4 * MAX_VALUES:
+        # a key and a string, two quotes each, for every value
+        return count
+    return _count_beginnings(_STRING.sub(b"", without_escapes))
+
+
+def _count_beginnings(text: bytes) -> int:
+    return text.count(b"{") + text.count(b"[") + text.count(b",")
 
 
 def _read_members(text: str) -> dict[str, _Member]:

@@ -21,6 +21,9 @@ log = get_logger(__name__)
 
 _CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _HEADER_NAME = re.compile(r"[a-z0-9-]{1,64}")
+_PROMPT_ROUTE = re.compile(r"(?:/api)?/v1/chat/completions")
+SMALL_BODY_BYTES = 64 * 1024
+"""Limit of every body but a prompt's."""
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 _EXPOSED = ", ".join(
     [
@@ -186,7 +189,10 @@ class ErrorNet:
 
 
 class BodyLimit:
-    """Refuses bodies over the limit: by their announced length at once, others as soon as they pass it."""
+    """Refuses bodies over the limit: by their announced length at once, others as soon as they pass it.
+
+    `limit` is for prompts; everything else is small, and read before anyone knows who sends it.
+    """
 
     def __init__(self, app: ASGIApp, *, limit: int) -> None:
         self._app = app
@@ -197,16 +203,18 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        is_prompt = _PROMPT_ROUTE.fullmatch(_without_slash(scope["path"])) is not None
+        limit = self._limit if is_prompt else min(self._limit, SMALL_BODY_BYTES)
         length = Headers(scope=scope).get("content-length", "0")
-        if not length.isdecimal() or int(length) > self._limit:
-            raise ApiError("request_too_large", f"The body is larger than {self._limit} bytes.")
+        if not length.isdecimal() or int(length) > limit:
+            raise ApiError("request_too_large", f"The body is larger than {limit} bytes.")
         received = 0
 
         async def receive_counting() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self._limit:
+            if received > limit:
                 # FastAPI lets this kind through from where it reads a body
                 raise HTTPException(413)
             return message

@@ -9,7 +9,7 @@ class GatewaySettings(CommonSettings):
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65_535, description="port to listen on; 0 takes a free one and logs it")
-    body_limit: int = Field(16 * 1024 * 1024, gt=0, description="largest request body")
+    body_limit: int = Field(16 * 1024 * 1024, gt=0, description="largest body of a prompt, in bytes")
     token_issuer: str = Field("morpheus-auth", description="`iss` that access tokens must carry")
     token_audience: str = Field("morpheus-gateway", description="`aud` that access tokens must carry")
     public_cors_origins: tuple[str, ...] = Field(

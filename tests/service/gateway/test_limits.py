@@ -24,3 +24,14 @@ async def test_a_model_s_name_has_an_end(house: House, model: str) -> None:
     assert refused.status_code == 400
     assert (refused.json()["error"]["code"], refused.json()["error"]["param"]) == ("invalid_value", "model")
     assert house.worker.prompts == []
+
+
+async def test_only_prompts_may_be_large(house: House) -> None:
+    large = b"[" + b"[]," * 40_000 + b"1]"
+    json = {"Content-Type": "application/json"}
+    for path in ("/api/v1/auth/login", "/api/v1/auth/keys", "/api/v1/session/closesession/", "/nothing"):
+        refused = await house.http.post(path, content=large, headers=json)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (413, "request_too_large"), path
+    assert (await house.http.put("/api/v1/automation/settings", content=large, headers=json)).status_code == 413
+    assert (await house.http.post("/v1/chat/completions/", content=large, headers=json)).status_code == 401
+    assert (await house.chat("x" * len(large))).status_code == 200

@@ -1,6 +1,7 @@
 """What a chat request may be, and that its values reach the provider unchanged."""
 
 import json
+import time
 
 import pytest
 from hypothesis import given
@@ -74,6 +75,35 @@ def test_what_two_parsers_could_read_differently_is_no_json_for_us(body: bytes) 
 def test_what_is_missing_or_wrong_is_named(body: str, code: str, param: str) -> None:
     error = refusal(body)
     assert (error.code, error.param, error.kind.status) == (code, param, 400)
+
+
+@pytest.mark.parametrize(
+    "many",
+    [
+        "[" + "[]," * 200_000 + "1]",
+        "[" + '{"a":1},' * 100_000 + "1]",
+        "[" + '"",' * 300_000 + "1]",
+        "[" + "1," * 100_001 + "1]",
+        "[" + r'"\\\"",{},' * 60_000 + "1]",
+    ],
+)
+def test_a_body_of_a_hundred_thousand_values_is_refused_before_it_is_read(many: str) -> None:
+    error = refusal(f'{{{MESSAGES}, "x": {many}}}')
+    assert error.code == "invalid_json"
+    assert "values" in error.message
+
+
+def test_a_text_may_be_as_full_of_brackets_as_it_likes() -> None:
+    code = 'if (x) { return [1, "\\\\", ["{"]]; } // \\' * 200_000
+    body = json.dumps({"messages": [{"role": "user", "content": code}]}).encode()
+    assert read_chat_body(body, "").payload is body
+
+
+def test_a_string_that_never_ends_is_refused_at_once() -> None:
+    for endless in ('"' + r"\"," * 1_000_000, '"' * 4_000_000, "{," * 1_000_000 + '"' + "," * 1_000_000):
+        started = time.monotonic()
+        assert refusal(endless).code == "invalid_json"
+        assert time.monotonic() - started < 5, "seconds, where a look at each quote's end takes hours"
 
 
 def test_depth_up_to_the_limit_is_fine() -> None:
