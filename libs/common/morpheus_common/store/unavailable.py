@@ -12,6 +12,15 @@ from morpheus_common.logs import get_logger
 log = get_logger(__name__)
 
 
+def database_is_away(error: BaseException) -> bool:
+    """Tell whether it may work later: the database was not reached, too slow, or in the middle of something else."""
+    return isinstance(error, PyMongoError) and (
+        isinstance(error, ConnectionFailure | ExecutionTimeout)
+        or error.timeout
+        or error.has_error_label("TransientTransactionError")
+    )
+
+
 class StoreMiddleware(BaseMiddleware[Any, Any]):
     """Turns an unreachable database into `service_unavailable`. Stands inside `RpcMiddleware`."""
 
@@ -20,10 +29,7 @@ class StoreMiddleware(BaseMiddleware[Any, Any]):
         try:
             return await call_next(msg)
         except PyMongoError as error:
-            temporary = isinstance(error, ConnectionFailure | ExecutionTimeout) or error.has_error_label(
-                "TransientTransactionError"
-            )
-            if not temporary:
+            if not database_is_away(error):
                 raise
             log.warning("database not available", problem=type(error).__name__)
             raise ApiError("service_unavailable", retry_after=1) from error
