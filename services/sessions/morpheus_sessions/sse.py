@@ -82,6 +82,11 @@ class StreamRules:
         self._usage: Any = None
         self._last: dict[str, Any] = {}
 
+    @property
+    def is_done(self) -> bool:
+        """Tell whether the provider has said `[DONE]`."""
+        return self._done
+
     def feed(self, chunk: bytes) -> bytes:
         """Return what the client gets for a piece of the provider's stream. Raises `PromptFailure`."""
         out = [piece for data in self._splitter.feed(chunk) if (piece := self._event(data))]

@@ -18,6 +18,8 @@ from morpheus_sessions.sse import StreamRules
 
 ERROR_BYTES = 256 * 1024
 """As much of an error body as is read."""
+END_SECONDS = 5.0
+"""How long a router may take to end a stream after `[DONE]`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +110,16 @@ async def streamed_answer(
                 async with asyncio.timeout(min(patience, ends_at - loop.time())):
                     chunk = await anext(chunks, None)
             except (TimeoutError, httpx2.TimeoutException):
+                if rules.is_done:
+                    break
                 raise PromptFailure(ApiError("provider_timeout"), end_unseen=True) from None
             except httpx2.HTTPError:
-                raise PromptFailure(ApiError("stream_truncated")) from None
+                # a router that stores chats cuts the connection after `[DONE]` where usage was asked for (proxy-router
+                # contract, section 4): whether this is the end of an answer, the answer itself tells
+                break
             if chunk is None:
                 break
-            patience = limits.chunk
             if out := rules.feed(chunk):
                 yield out
+            patience = min(limits.chunk, END_SECONDS) if rules.is_done else limits.chunk
         yield rules.finish()
