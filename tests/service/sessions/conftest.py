@@ -14,13 +14,19 @@ from tests.servers import NatsAccount
 from tests.service.sessions.house import Automation, Gateway, House, Simulator, subscribe_plans
 from tests.unit.proxy_router_sim.harness import USERS, running
 
-BLOCK_SECONDS = 0.1
-ANSWER_SECONDS = 0.05
+BLOCK_SECONDS = 0.05
+ANSWER_SECONDS = 0.02
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chain calls that did not work are tried again sooner than a real chain would bear."""
+    monkeypatch.setattr("morpheus_sessions.wallet.RETRY_SECONDS", 0.4)
 
 
 @pytest.fixture
 async def simulator() -> AsyncIterator[Simulator]:
-    """A router whose chain has ten blocks a second."""
+    """A router whose chain has twenty blocks a second."""
     settings = Settings(users=USERS, block_seconds=BLOCK_SECONDS, answer_seconds=ANSWER_SECONDS)
     async with running(settings, SystemClock()) as router:
         yield Simulator(router)

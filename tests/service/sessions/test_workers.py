@@ -76,8 +76,7 @@ async def test_a_draining_worker_finishes_its_stream(house: House) -> None:
     assert (await house.only_session())["owner"] is None
 
 
-@pytest.mark.parametrize("kind", ["initiate", "open"])
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(("kind", "when"), [("initiate", "before"), ("open", "before"), ("open", "after")])
 async def test_a_worker_killed_in_the_middle_of_an_open_leaves_one_session_and_a_usable_key(
     house: House, kind: str, when: str
 ) -> None:
