@@ -41,3 +41,22 @@ def test_a_killed_service_comes_back_and_errors_meanwhile_are_in_openai_s_form(h
             assert error["message"]
             assert answer.headers["x-request-id"]
             assert answer.headers["x-should-retry"] in {"true", "false"}
+
+
+def test_a_bus_that_freezes_and_thaws_breaks_nothing(house: House) -> None:
+    account = house.new_account(automation=True)
+    assert house.chat(account, "before").status_code == 200
+
+    def bus_is(state: str) -> bool:
+        health = house.http.get(house.stack.gateway_url + "/health").json()
+        return bool(health["components"]["bus"]["status"] == state)
+
+    house.stack.send("nats-server", signal.SIGSTOP)
+    try:
+        house.eventually(lambda: bus_is("unhealthy"), seconds=BACK_SECONDS, what="notice of the frozen bus")
+        assert house.chat(account, "meanwhile").status_code in {503, 504}
+    finally:
+        house.stack.send("nats-server", signal.SIGCONT)
+    house.eventually(lambda: house.chat(account, "after").status_code == 200, seconds=BACK_SECONDS, what="answer")
+    house.eventually(lambda: bus_is("healthy"), seconds=BACK_SECONDS, what="notice of the thawed bus")
+    assert b"InvalidStateError" not in house.logs()["gateway.log"]

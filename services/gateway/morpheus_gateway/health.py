@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -12,7 +13,6 @@ from morpheus_common.contracts.base import Empty
 from morpheus_common.contracts.health import PING
 from morpheus_common.errors import ApiError
 from nats.aio.client import Client
-from nats.errors import Error as NatsError
 
 import morpheus_gateway
 
@@ -39,8 +39,11 @@ class Component:
 
 @dataclass(frozen=True, slots=True)
 class _Pong:
+    """`bus_answered`: the server did its part, with an answer or with the word that nobody listens."""
+
     state: Component = field(default_factory=Component)
     lacks: frozenset[str] = frozenset()
+    bus_answered: bool = True
 
 
 class Health:
@@ -87,9 +90,7 @@ class Health:
     async def look(self, connection: Client, rpc: RpcClient) -> None:
         """Ask everyone once."""
         began = datetime.now(UTC)
-        bus, pongs = await asyncio.gather(
-            _ping_bus(connection), asyncio.gather(*(_ping(rpc, service) for service in PING))
-        )
+        pongs = await asyncio.gather(*(_ping(rpc, service) for service in PING))
         services = dict(zip(PING, pongs, strict=True))
         sessions = services[User.SESSIONS]
         self._looked_at = began
@@ -98,30 +99,29 @@ class Health:
             _DATABASE: Component(
                 any(pong.state.healthy for pong in pongs) and all(_DATABASE not in pong.lacks for pong in pongs)
             ),
-            "bus": bus,
+            "bus": _bus(connection, pongs),
             **{service: pong.state for service, pong in services.items()},
             _ROUTER: Component(sessions.state.healthy and _ROUTER not in sessions.lacks),
         }
 
 
-async def _ping_bus(connection: Client) -> Component:
-    if not connection.is_connected:
+def _bus(connection: Client, pongs: Sequence[_Pong]) -> Component:
+    """The bus answers if it carried one answer, or said that nobody listens.
+
+    No ping of our own: one that is given up leaves nats-py a future it cannot settle, and the late answer ends its reading.
+    """
+    heard = [pong.state.latency_ms for pong in pongs if pong.bus_answered]
+    if not connection.is_connected or not heard:
         return Component()
-    started = time.monotonic()
-    try:
-        async with asyncio.timeout(PING_TIMEOUT_SECONDS):
-            await connection.flush()
-    except (NatsError, TimeoutError):
-        return Component()
-    return Component(True, _since(started))
+    return Component(True, min((latency for latency in heard if latency is not None), default=None))
 
 
 async def _ping(rpc: RpcClient, service: User) -> _Pong:
     started = time.monotonic()
     try:
         answer = await rpc.call(PING[service], Empty(), timeout=PING_TIMEOUT_SECONDS)
-    except ApiError:
-        return _Pong()
+    except ApiError as error:
+        return _Pong(bus_answered=error.code != "service_timeout")
     lacks = frozenset(name for name, works in answer.components.items() if not works)
     return _Pong(Component(True, _since(started)), lacks)
 
