@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from morpheus_common.bus.events import event_headers
 from morpheus_common.bus.names import User
-from morpheus_common.contracts import REGISTRY
 from morpheus_common.contracts.auth import KEY_CREATED, KEY_DEACTIVATED, KeyChanged
 from morpheus_common.contracts.sessions import SESSION_EVENTS, SessionChanged, SessionState, Slot
 from morpheus_common.ids import uuid7
@@ -112,7 +111,7 @@ class Publisher:
         self, user: User, subject: str, payload: SessionChanged | KeyChanged, entity: str, version: int
     ) -> None:
         headers = event_headers(
-            REGISTRY.events[subject],
+            subject,
             event_id=uuid7(),
             entity_id=entity,
             version=version,

@@ -60,7 +60,7 @@ def test_a_subject_can_be_defined_once_only() -> None:
 
 def test_an_event_names_itself_so_that_the_server_drops_a_repeat() -> None:
     headers = event_headers(
-        SESSION_EVENTS["opened"],
+        SESSION_EVENTS["opened"].subject,
         event_id="e1",
         entity_id="s1",
         version=3,
@@ -70,7 +70,8 @@ def test_an_event_names_itself_so_that_the_server_drops_a_repeat() -> None:
     )
     assert (headers["Nats-Msg-Id"], headers["ce-id"], headers["ce-sequence"]) == ("e1", "e1", "3")
     assert headers["ce-time"] == "2026-11-23T00:00:00.000Z"
-    assert headers["ce-type"] == "sessions.session.opened.v1"
+    assert headers["ce-type"] == SESSION_EVENTS["opened"].ce_type == "sessions.session.opened.v1"
+    assert headers["ce-source"] == "/morpheus/sessions"
     assert "X-Request-Id" not in headers
 
 

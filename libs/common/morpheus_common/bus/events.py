@@ -1,14 +1,12 @@
 """Events as CloudEvents 1.0 in binary mode: attributes in headers, the payload as the body."""
 
 from datetime import datetime
-from typing import Any
 
 from morpheus_common.bus.names import Header
-from morpheus_common.contracts.base import EventType
 
 
 def event_headers(
-    event_type: EventType[Any],
+    subject: str,
     *,
     event_id: str,
     entity_id: str,
@@ -17,15 +15,17 @@ def event_headers(
     request_id: str | None,
     traceparent: str | None,
 ) -> dict[str, str]:
-    """Return the headers of one event. `version` counts the entity's changes without gaps and travels as
+    """Return the headers of one event. `subject` says what it is: an event is published by whatever version of a service
+    runs, also one that does not know its type. `version` counts the entity's changes without gaps and travels as
     `ce-sequence`; `Nats-Msg-Id` lets the server drop a repeat.
     """
+    ce_type = subject.removeprefix("evt.")
     headers = {
         Header.MESSAGE_ID: event_id,
         "ce-specversion": "1.0",
         "ce-id": event_id,
-        "ce-source": f"/morpheus/{event_type.domain}",
-        "ce-type": event_type.ce_type,
+        "ce-source": f"/morpheus/{ce_type.partition('.')[0]}",
+        "ce-type": ce_type,
         "ce-time": time.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "ce-subject": entity_id,
         "ce-sequence": str(version),

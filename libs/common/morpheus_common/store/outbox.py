@@ -19,7 +19,6 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import PyMongoError
 
 from morpheus_common.bus.events import event_headers
-from morpheus_common.contracts import REGISTRY
 from morpheus_common.contracts.base import EventType, Payload
 from morpheus_common.ids import uuid7
 from morpheus_common.logs import get_logger
@@ -151,7 +150,7 @@ class OutboxRelay:
 
     async def _publish(self, row: dict[str, Any]) -> bool:
         headers = event_headers(
-            REGISTRY.events[row["subject"]],
+            row["subject"],
             event_id=row["_id"],
             entity_id=row["entity"],
             version=row["version"],
