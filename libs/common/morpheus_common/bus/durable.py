@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
 from nats.aio.msg import Msg
@@ -11,14 +12,20 @@ from nats.js.errors import Error as JetStreamError
 
 from morpheus_common.bus.names import Header
 from morpheus_common.bus.topology import Consumer
+from morpheus_common.errors import ApiError
 from morpheus_common.logs import get_logger
 from morpheus_common.request_context import request_id
+from morpheus_common.store.unavailable import database_is_away
 
 log = get_logger(__name__)
 
 BATCH = 16
 FETCH_SECONDS = 5.0
 PAUSE_SECONDS = 2.0
+_MAX_DOUBLINGS = 4
+_AWAY = frozenset({"service_unavailable", "service_timeout", "overloaded"})
+_MAX_COUNTED = 10_000
+"""Events whose failures are remembered; the others' count begins anew, which only means more tries."""
 
 
 async def read_events(
@@ -26,14 +33,16 @@ async def read_events(
 ) -> None:
     """Hand every event of a durable consumer to `handle`, until cancelled.
 
-    An event that `handle` fails on comes again after a pause, up to the consumer's `max_deliver`; then it goes to
-    `dlq.<subject>` with the reason. `handle` has to be repeatable: an event can come twice.
+    An event that `handle` fails on comes again after a pause; when it failed `max_deliver` times here, it goes to
+    `dlq.<subject>` with the reason. While what `handle` needs is away, it comes again for ever. `handle` has to be
+    repeatable: an event can come twice.
     """
+    failures = _Failures()
     while True:
         try:
             subscription = await jetstream.pull_subscribe_bind(consumer=consumer.name, stream=consumer.stream)
             try:
-                await _read(jetstream, consumer, subscription, handle)
+                await _read(jetstream, consumer, subscription, handle, failures)
             finally:
                 # what the server said of an unanswered fetch would keep the connection from draining
                 await subscription.unsubscribe()
@@ -42,11 +51,37 @@ async def read_events(
             await asyncio.sleep(PAUSE_SECONDS)
 
 
+class _Failures:
+    """How often each event failed by its own fault, by its place in the stream."""
+
+    def __init__(self) -> None:
+        self._counts: OrderedDict[int, int] = OrderedDict()
+
+    def add(self, sequence: int) -> int:
+        """Count one more and return how many there were."""
+        count = self._counts.pop(sequence, 0) + 1
+        self._counts[sequence] = count
+        if len(self._counts) > _MAX_COUNTED:
+            self._counts.popitem(last=False)
+        return count
+
+    def forget(self, sequence: int) -> None:
+        """The event is done with."""
+        self._counts.pop(sequence, None)
+
+
+def _needs_what_is_away(error: Exception) -> bool:
+    if isinstance(error, ApiError):
+        return error.code in _AWAY
+    return isinstance(error, NatsError | JetStreamError) or database_is_away(error)
+
+
 async def _read(
     jetstream: JetStreamContext,
     consumer: Consumer,
     subscription: JetStreamContext.PullSubscription,
     handle: Callable[[Msg], Awaitable[None]],
+    failures: _Failures,
 ) -> None:
     while True:
         try:
@@ -54,26 +89,38 @@ async def _read(
         except TimeoutError:
             continue
         for message in messages:
-            await _digest(jetstream, consumer, message, handle)
+            await _digest(jetstream, consumer, message, handle, failures)
 
 
 async def _digest(
-    jetstream: JetStreamContext, consumer: Consumer, message: Msg, handle: Callable[[Msg], Awaitable[None]]
+    jetstream: JetStreamContext,
+    consumer: Consumer,
+    message: Msg,
+    handle: Callable[[Msg], Awaitable[None]],
+    failures: _Failures,
 ) -> None:
+    sequence = message.metadata.sequence.stream
     token = request_id.set((message.headers or {}).get(Header.REQUEST_ID))
     try:
         await handle(message)
         await message.ack()
+        failures.forget(sequence)
     except Exception as error:
         # the outermost edge of an event: it is tried again or set aside, the reader goes on
         deliveries = message.metadata.num_delivered or 1
-        log.exception("event not digested", subject=message.subject, deliveries=deliveries)
-        if deliveries < consumer.max_deliver:
-            await message.nak(delay=PAUSE_SECONDS * 2 ** (deliveries - 1))
+        if _needs_what_is_away(error):
+            log.warning("event waits for what is away", subject=message.subject, problem=str(error))
+            await message.nak(delay=PAUSE_SECONDS * 2 ** min(deliveries - 1, _MAX_DOUBLINGS))
+            return
+        failed = failures.add(sequence)
+        log.exception("event not digested", subject=message.subject, deliveries=deliveries, failed=failed)
+        if failed < consumer.max_deliver:
+            await message.nak(delay=PAUSE_SECONDS * 2 ** min(failed - 1, _MAX_DOUBLINGS))
             return
         reason = json.dumps({"consumer": consumer.name, "reason": type(error).__name__, "deliveries": deliveries})
         headers = {key: value for key, value in (message.headers or {}).items() if key != Header.MESSAGE_ID}
         await jetstream.publish(f"dlq.{message.subject}", message.data, headers={**headers, Header.REASON: reason})
         await message.term()
+        failures.forget(sequence)
     finally:
         request_id.reset(token)

@@ -15,7 +15,11 @@ DUPLICATE_WINDOW_SECONDS = 120
 
 @dataclass(frozen=True, slots=True)
 class Consumer:
-    """A durable pull consumer of one service. After `max_deliver` deliveries its reader puts the event into the DLQ."""
+    """A durable pull consumer of one service.
+
+    Its reader puts an event that failed `max_deliver` times into the DLQ. The server counts nothing: its own limit would
+    end a delivery that a crash or an outage of the database cut short, without a dead letter.
+    """
 
     service: User
     purpose: str
@@ -79,7 +83,7 @@ async def apply_topology(jetstream: JetStreamContext, *, replicas: int = 1) -> l
                 filter_subjects=list(consumer.filters),
                 ack_policy=AckPolicy.EXPLICIT,
                 ack_wait=consumer.ack_wait_seconds,
-                max_deliver=consumer.max_deliver,
+                max_deliver=-1,
             ),
         )
     return done
