@@ -98,7 +98,7 @@ async def test_frames_come_out_in_the_order_they_came_in() -> None:
     for seq in range(5):
         attempt.deliver(data_frame(seq))
 
-    assert [(await attempt.next(1)).seq for _ in range(5)] == [0, 1, 2, 3, 4]  # type: ignore[union-attr]
+    assert [(await attempt.next(1)).seq for _ in range(5)] == [0, 1, 2, 3, 4]  # type: ignore[union-attr]  # a double stands in
     assert attempt.take() is None
 
 
