@@ -8,9 +8,9 @@ from morpheus_common.bus.permissions import permissions_of, render_server_config
 from morpheus_common.contracts import REGISTRY
 
 
-def rendered(**more: object) -> str:
+def rendered(observer: tuple[str, str] | None = None) -> str:
     accounts = {ACCOUNT: {user: f"U{user.upper()}" for user in User}}
-    return render_server_config(listen="127.0.0.1:4222", store_dir="/data/js", accounts=accounts, **more)  # type: ignore[arg-type]
+    return render_server_config(listen="127.0.0.1:4222", store_dir="/data/js", accounts=accounts, observer=observer)
 
 
 def blocks() -> dict[str, str]:
