@@ -15,6 +15,7 @@ from nats.errors import Error as NatsError
 from morpheus_common.bus.connection import round_trip
 from morpheus_common.logs import configure_logs, get_logger
 from morpheus_common.settings import CommonSettings
+from morpheus_common.steps import SocketProbe, install
 
 log = get_logger(__name__)
 
@@ -120,6 +121,8 @@ async def _run(start: Callable[[], AbstractAsyncContextManager[None]], name: str
 def run_service(name: str, settings: CommonSettings, start: Callable[[], AbstractAsyncContextManager[None]]) -> None:
     """Run a worker until SIGTERM or SIGINT: `start()` is entered, and left when it is time to go."""
     configure_logs(name, settings.worker_id, settings.log_level)
+    if settings.step_probe is not None:
+        install(SocketProbe(settings.step_probe, settings.worker_id))
     uvloop.run(_run(start, name))
 
 

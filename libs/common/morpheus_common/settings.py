@@ -2,9 +2,9 @@
 
 import socket
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, SecretStr, StringConstraints
+from pydantic import Field, SecretStr, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 WorkerName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -36,6 +36,16 @@ class CommonSettings(BaseSettings):
     nats_url: str = Field("nats://127.0.0.1:4222", description="servers of the bus, separated by commas")
     nats_seed: SecretStr = Field(description="NKey seed of this service's user on the bus")
     drain_seconds: float = Field(30.0, gt=0, description="how long running work may take to finish at shutdown")
+    step_probe: str | None = Field(
+        None, description="Unix socket of a fault sweep that is told of each step; refused in production"
+    )
+
+    @model_validator(mode="after")
+    def _no_probe_in_production(self) -> Self:
+        if self.step_probe is not None and self.environment is Environment.PRODUCTION:
+            msg = "STEP_PROBE is for tests: production does not run with it"
+            raise ValueError(msg)
+        return self
 
 
 class StoreSettings(CommonSettings):
@@ -44,3 +54,4 @@ class StoreSettings(CommonSettings):
     mongo_url: SecretStr = Field(description="connection string of this service's MongoDB user")
     mongo_database: str = Field(description="name of this service's database")
     mongo_timeout_ms: int = Field(5_000, gt=0, description="limit of one database operation, in milliseconds")
+    lease_seconds: float = Field(15.0, ge=1, description="after so much silence another process takes a lease over")

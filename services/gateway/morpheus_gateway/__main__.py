@@ -6,6 +6,7 @@ import signal
 
 import uvicorn
 from morpheus_common.logs import configure_logs
+from morpheus_common.steps import SocketProbe, install
 
 from morpheus_gateway.app import create_app
 from morpheus_gateway.settings import GatewaySettings
@@ -24,6 +25,8 @@ def main() -> None:
     """Serve until SIGTERM or SIGINT; running answers then have `drain_seconds` to finish."""
     settings = GatewaySettings()
     configure_logs("gateway", settings.worker_id, settings.log_level)
+    if settings.step_probe is not None:
+        install(SocketProbe(settings.step_probe, settings.worker_id))
     logging.getLogger("uvicorn.error").addFilter(_without_colours)
     # uvicorn raises the signal again when it has drained; a clean stop is exit code 0
     for signum in (signal.SIGINT, signal.SIGTERM):

@@ -13,7 +13,7 @@ from morpheus_common.contracts.sessions import SessionState
 from morpheus_common.errors import ApiError
 from morpheus_common.logs import get_logger, mask_secrets
 from morpheus_common.request_context import request_id
-from morpheus_common.store.leases import LEASE_SECONDS, Leases
+from morpheus_common.store.leases import Leases
 from pymongo.errors import PyMongoError
 
 from morpheus_sessions.catalogue import CatalogueCopy
@@ -101,12 +101,12 @@ class WalletLoop:
             asked_at = loop.time()
             try:
                 if await self._hold():
-                    self._held_until = asked_at + LEASE_SECONDS
+                    self._held_until = asked_at + self._leases.seconds
                 else:
                     self._held_until = float("-inf")
             except (PyMongoError, *ROUTER_ERRORS) as error:
                 log.warning("lease of the wallet not renewed", router=self._router.name, problem=str(error)[:200])
-            await asyncio.sleep(LEASE_SECONDS / 5 if self._holds else LEASE_RETRY_SECONDS)
+            await asyncio.sleep(self._leases.seconds / 5 if self._holds else LEASE_RETRY_SECONDS)
 
     async def _hold(self) -> bool:
         if not self._router.wallet:

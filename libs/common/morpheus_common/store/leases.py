@@ -32,7 +32,8 @@ class Leases:
     def __init__(self, database: Database, holder: Holder, *, seconds: float = LEASE_SECONDS) -> None:
         self._collection = database.get_collection(COLLECTION)
         self._holder = holder
-        self._milliseconds = int(seconds * 1000)
+        self.seconds = seconds
+        """How long a lease lasts that is not renewed."""
 
     async def acquire(self, name: str) -> int | None:
         """Take or renew the lease `name`. Return its fencing token, which grows with each new holder, or None if
@@ -54,7 +55,9 @@ class Leases:
                     "token": {"$cond": [still_me, "$token", {"$add": [{"$ifNull": ["$token", 0]}, 1]}]},
                     "worker": self._holder.worker,
                     "boot": self._holder.boot,
-                    "until": {"$dateAdd": {"startDate": "$$NOW", "unit": "millisecond", "amount": self._milliseconds}},
+                    "until": {
+                        "$dateAdd": {"startDate": "$$NOW", "unit": "millisecond", "amount": int(self.seconds * 1000)}
+                    },
                 }
             }
         ]

@@ -23,7 +23,8 @@ from morpheus_common.contracts.base import EventType, Payload
 from morpheus_common.ids import uuid7
 from morpheus_common.logs import get_logger
 from morpheus_common.request_context import request_id, traceparent
-from morpheus_common.store.leases import LEASE_SECONDS, Leases
+from morpheus_common.steps import Step, reached
+from morpheus_common.store.leases import Leases
 
 log = get_logger(__name__)
 
@@ -98,9 +99,9 @@ class OutboxRelay:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                if loop.time() - renewed_at > LEASE_SECONDS / 3:
+                if loop.time() - renewed_at > self._leases.seconds / 3:
                     if await self._leases.acquire(self._lease) is None:
-                        await asyncio.sleep(LEASE_SECONDS / 3)
+                        await asyncio.sleep(self._leases.seconds / 3)
                         continue
                     renewed_at = loop.time()
                 if await self.publish_batch() == BATCH:
@@ -143,6 +144,7 @@ class OutboxRelay:
             if row["entity"] in stuck:
                 continue
             if await self._publish(row):
+                await reached(Step.EVENT_PUBLISHED, row["entity"])
                 await rows.update_one({"_id": row["_id"]}, [{"$set": {"published_at": "$$NOW"}}])
             else:
                 stuck.add(row["entity"])

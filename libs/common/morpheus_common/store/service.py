@@ -59,7 +59,7 @@ async def store_service(
         database = database_of(client, settings.mongo_database)
         await until_applied(database, documents)
         holder = await boot(database, settings.worker_id)
-        leases = Leases(database, holder)
+        leases = Leases(database, holder, seconds=settings.lease_seconds)
         broker = make_broker(settings, user, middlewares=[RpcMiddleware, StoreMiddleware])
         await until_it_works("bus", broker.connect, errors=(NatsError, OSError))
         try:
