@@ -6,6 +6,7 @@ import pytest
 from morpheus_common.bus.names import User
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
+from nats.js.api import ConsumerConfig
 
 from tests.servers import NatsAccount
 from tests.service.auth.harness import Gateway, new_key
@@ -15,7 +16,9 @@ from tests.service.auth.harness import Gateway, new_key
 async def events(nats_streams: NatsAccount) -> AsyncIterator[JetStreamContext.PushSubscription]:
     """What an internal subscriber is told."""
     connection = await nats_streams.connect(User.SUBSCRIBER)
-    yield await connection.jetstream().subscribe("evt.>", stream="EVENTS", ordered_consumer=True)
+    yield await connection.jetstream().subscribe(
+        "evt.>", stream="EVENTS", ordered_consumer=True, config=ConsumerConfig(name="reader")
+    )
     await connection.close()
 
 

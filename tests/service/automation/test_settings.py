@@ -18,6 +18,7 @@ from morpheus_common.contracts.base import Empty
 from morpheus_common.contracts.health import PING
 from morpheus_common.store.mongo import Database
 from nats.js import JetStreamContext
+from nats.js.api import ConsumerConfig
 
 from tests.servers import NatsAccount
 
@@ -31,7 +32,9 @@ PROMPT = PlanChat(user_id=ADA, key_id="key", model_id="0x" + "ab" * 32)
 async def events(nats_streams: NatsAccount) -> AsyncIterator[JetStreamContext.PushSubscription]:
     """What an internal subscriber is told."""
     connection = await nats_streams.connect(User.SUBSCRIBER)
-    yield await connection.jetstream().subscribe("evt.automation.>", stream="EVENTS", ordered_consumer=True)
+    yield await connection.jetstream().subscribe(
+        "evt.automation.>", stream="EVENTS", ordered_consumer=True, config=ConsumerConfig(name="reader")
+    )
     await connection.close()
 
 
