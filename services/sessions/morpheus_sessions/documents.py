@@ -41,6 +41,7 @@ class SessionDocument(Document):
     """A session of one API key.
 
     `chain_session` is its id on chain, once there is one. `wanted` false: asked to close while it was still opening.
+    `seen_block`: a height at which the chain had it; `absences`: how often it did not show it five blocks later.
     """
 
     id: str = Field(default_factory=uuid7)  # type: ignore[assignment]  # Beanie types it as an ObjectId
@@ -71,6 +72,9 @@ class SessionDocument(Document):
     busy: dict[str, Any] | None = None
     claimed_at: datetime | None = None
     quarantined_until: datetime | None = None
+    seen_block: int = 0
+    absences: int = 0
+    absent_at: datetime | None = None
     last_used_at: datetime | None = None
     created_at: datetime
     updated_at: datetime
@@ -156,7 +160,9 @@ class OperationState(StrEnum):
 
 
 ENDED = (OperationState.DONE, OperationState.FAILED, OperationState.ABANDONED)
-LIVE_OPERATIONS = [OperationState.PENDING.value, OperationState.SENT.value, OperationState.UNKNOWN.value]
+SENT_STATES = (OperationState.SENT, OperationState.UNKNOWN, OperationState.ABANDONED)
+"""States of an open that may have opened a session which no record stands for yet."""
+WATCHED_OPERATIONS = [OperationState.PENDING.value, *(state.value for state in SENT_STATES)]
 
 
 class Replaces(BaseModel):
@@ -170,6 +176,8 @@ class OperationDocument(Document):
     """One open or close: the journal. An approval is worth money: stored here, never logged.
 
     `facts` are what was observed, appended by whoever observed it; `state` is turned by the wallet's loop alone.
+    `sent_at`: when it was first sent (database time); `sent_block`: the chain's height when it was last sent; `absences`:
+    how often the chain, five blocks later, did not show it since. `stuck`: a close whose provider gives no report.
     """
 
     id: str  # type: ignore[assignment]  # made by the gateway before its first publish
@@ -191,8 +199,11 @@ class OperationDocument(Document):
     approval: str | None = None
     approval_signature: str | None = None
     sent_at: datetime | None = None
+    sent_block: int = 0
     attempts: int = 0
     absences: int = 0
+    absent_at: datetime | None = None
+    stuck: bool = False
     not_before: datetime | None = None
     facts: list[dict[str, Any]] = Field(default_factory=list)
     error: dict[str, Any] | None = None
@@ -206,9 +217,9 @@ class OperationDocument(Document):
         indexes: ClassVar[list[IndexModel]] = [
             IndexModel(
                 [("wallet", ASCENDING), ("bid_id", ASCENDING), ("stake", ASCENDING)],
-                name="one_stake_per_wallet_and_bid",
+                name="one_watched_stake_per_wallet_and_bid",
                 unique=True,
-                partialFilterExpression={"state": {"$in": LIVE_OPERATIONS}, "stake": {"$type": "decimal"}},
+                partialFilterExpression={"state": {"$in": WATCHED_OPERATIONS}, "stake": {"$type": "decimal"}},
             ),
             IndexModel(
                 [("approval", ASCENDING)],
@@ -236,11 +247,19 @@ class KeyGuardDocument(Document):
 
 
 class WalletDocument(Document):
-    """A wallet of ours, by its address, and how many stakes were tagged for it."""
+    """A wallet of ours, by its address.
+
+    `counter`: how many stakes were tagged for it. `calling`: the chain call that runs, `{worker, boot, operation, until}`.
+    `overlaps`: calls that were begun although one of a dead process might still have run. `read_to`: Unix seconds up to
+    which the listing of its sessions was read completely.
+    """
 
     id: str  # type: ignore[assignment]  # the address
     router: str
     counter: int = 0
+    overlaps: int = 0
+    calling: dict[str, Any] | None = None
+    read_to: int | None = None
 
     class Settings:
         """Where it is stored."""
@@ -248,11 +267,43 @@ class WalletDocument(Document):
         name = "wallets"
 
 
+class FindingKind(StrEnum):
+    """What a chain session without a record of ours is."""
+
+    FOREIGN = "foreign"
+    LOST = "lost"
+
+
+class FindingDocument(Document):
+    """An open session on one of our wallets that no record of ours stands for.
+
+    `foreign` has another's tag or none and is never touched; `lost` has ours (a restored back-up): an operator decides.
+    """
+
+    id: str  # type: ignore[assignment]  # the session's id on chain
+    kind: FindingKind
+    wallet: str
+    router: str
+    bid_id: str
+    provider: str
+    stake: StoredWei
+    opened_at: datetime
+    ends_at: datetime
+    found_at: datetime
+
+    class Settings:
+        """Where it is stored."""
+
+        name = "findings"
+        indexes: ClassVar[list[IndexModel]] = [IndexModel([("wallet", ASCENDING)], name="wallet")]
+
+
 DOCUMENTS: tuple[type[Document], ...] = (
     SessionDocument,
     OperationDocument,
     KeyGuardDocument,
     WalletDocument,
+    FindingDocument,
     OutboxRow,
 )
 """Everything in this service's database that has an index."""

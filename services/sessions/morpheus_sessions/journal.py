@@ -5,7 +5,7 @@ Nothing here talks to a router, and nothing else writes these collections (but o
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -14,6 +14,8 @@ from morpheus_common.clock import utc_now
 from morpheus_common.contracts.sessions import SESSION_EVENTS, CatalogueModel, SessionState, Slot
 from morpheus_common.errors import ApiError
 from morpheus_common.ids import uuid7
+from morpheus_common.logs import get_logger
+from morpheus_common.steps import Step, reached
 from morpheus_common.store.mongo import MongoClient
 from morpheus_common.store.outbox import OutboxRelay, stage
 from morpheus_common.store.transactions import run_transaction
@@ -23,6 +25,9 @@ from pymongo.errors import DuplicateKeyError
 
 from morpheus_sessions.documents import (
     ENDED,
+    SENT_STATES,
+    FindingDocument,
+    FindingKind,
     KeyGuardDocument,
     OperationDocument,
     OperationKind,
@@ -32,11 +37,22 @@ from morpheus_sessions.documents import (
     SessionDocument,
     WalletDocument,
 )
+from morpheus_sessions.listing import Listing
 from morpheus_sessions.router import Approval, Bid, ChainSession
+
+log = get_logger(__name__)
 
 WATCH_SECONDS = 0.25
 """How often a waiter looks at an operation that another worker's loop carries out."""
 
+SETTLED_BLOCKS = 5
+"""So many blocks past it, a block is taken for final."""
+
+OPEN_STATES = (SessionState.ACTIVE, SessionState.PARKED, SessionState.CLOSING)
+"""States of a session that is on chain, as far as our records go."""
+
+SUSPECT = "suspect"
+"""Why a session is parked that the chain does not show."""
 SWITCHED = "switched"
 """Why a session is parked that its key may want back: another model was asked for."""
 
@@ -65,6 +81,11 @@ def _session(document: Mapping[str, Any]) -> SessionDocument:
 def _operation(document: Mapping[str, Any]) -> OperationDocument:
     read: OperationDocument = OperationDocument.model_validate(document)
     return read
+
+
+def _from_now(seconds: float) -> dict[str, Any]:
+    """The database's time, `seconds` from now, in a pipeline."""
+    return {"$dateAdd": {"startDate": "$$NOW", "unit": "millisecond", "amount": int(seconds * 1000)}}
 
 
 def _from_unix(seconds: int) -> datetime:
@@ -115,9 +136,10 @@ class Journal:
         return None if document is None else _operation(document)
 
     async def unfinished(self, wallet: str) -> list[OperationDocument]:
-        """Return what a wallet's loop has to carry on: its own operations that have not ended, oldest first."""
+        """Return what a wallet's loop has to carry on: its own operations that have not ended and are due, oldest first."""
+        due = {"$or": [{"not_before": None}, {"$expr": {"$lte": ["$not_before", "$$NOW"]}}]}
         cursor = OperationDocument.get_pymongo_collection().find(
-            {"wallet": wallet, "state": {"$nin": [state.value for state in ENDED]}}
+            {"wallet": wallet, "state": {"$nin": [state.value for state in ENDED]}, **due}
         )
         return [_operation(item) async for item in cursor.sort("created_at", ASCENDING)]
 
@@ -137,12 +159,50 @@ class Journal:
             except TimeoutError:
                 continue
 
-    async def abandoned(self, wallet: str) -> list[OperationDocument]:
-        """Return the opens of a wallet that were given up: what appears of them on chain is still ours to close."""
+    async def sent_opens(self, wallet: str) -> list[OperationDocument]:
+        """Return the opens of a wallet that were sent and not settled, those that were given up included: what appears of
+        them on chain is ours.
+        """
         cursor = OperationDocument.get_pymongo_collection().find(
-            {"wallet": wallet, "state": OperationState.ABANDONED.value}
+            {
+                "wallet": wallet,
+                "kind": OperationKind.OPEN.value,
+                "state": {"$in": [state.value for state in SENT_STATES]},
+            }
         )
         return [_operation(item) async for item in cursor.sort("created_at", ASCENDING)]
+
+    async def sessions_on_chain(
+        self, wallet: str, states: Iterable[SessionState], *, also: Iterable[str]
+    ) -> list[SessionDocument]:
+        """Return the sessions on a wallet that are in `states`, or whose id on chain is in `also`."""
+        return await self._list_sessions(
+            {
+                "wallet": wallet,
+                "chain_session": {"$type": "string"},
+                "$or": [
+                    {"state": {"$in": [state.value for state in states]}},
+                    {"chain_session": {"$in": list(also)}},
+                ],
+            }
+        )
+
+    async def stuck_providers(self, wallet: str) -> set[str]:
+        """Return the providers (addresses) of closes that are stuck: they give no closing report."""
+        stuck = [
+            item["session"]
+            async for item in OperationDocument.get_pymongo_collection().find(
+                {"wallet": wallet, "stuck": True, "state": {"$nin": [state.value for state in ENDED]}}, {"session": 1}
+            )
+        ]
+        if not stuck:
+            return set()
+        return {item.provider for item in await self._list_sessions({"_id": {"$in": stuck}}) if item.provider}
+
+    async def read_to(self, wallet: str) -> int:
+        """Return when the newest session of the last complete listing was opened (Unix seconds), 0 before the first."""
+        document = await WalletDocument.get_pymongo_collection().find_one({"_id": wallet}, {"read_to": 1})
+        return int((document or {}).get("read_to") or 0)
 
     async def _find_session(self, query: Mapping[str, Any]) -> SessionDocument | None:
         document = await SessionDocument.get_pymongo_collection().find_one(query)
@@ -264,9 +324,10 @@ class Journal:
                         "stake": Decimal128(str(stake)),
                         "approval": approval.data,
                         "approval_signature": approval.signature,
-                        "sent_at": now,
+                        "sent_block": block,
                         "updated_at": now,
                     },
+                    "$currentDate": {"sent_at": True},
                     "$push": {"facts": {"at": now, "what": "sending", "block": block}},
                     "$inc": {"attempts": 1},
                 },
@@ -290,33 +351,95 @@ class Journal:
             {"$push": {"facts": {"$each": [{"at": utc_now(), "what": what, **details}], "$slice": -100}}},
         )
 
-    async def mark_unknown(self, operation: OperationDocument, *, retry_in: float, absent: bool = False) -> None:
-        """The outcome has to be read from the chain; look again in `retry_in` seconds.
+    async def note_absence(
+        self, operation: OperationDocument, *, height: int, spacing: float, retry_in: float
+    ) -> OperationDocument:
+        """A listing of the chain at `height` does not show it: its outcome is unknown. Look again in `retry_in` seconds.
 
-        `absent`: a listing was read that does not show it.
+        It counts if the chain is five blocks past where it was last sent, and the last that counted is `spacing` seconds
+        old. Raises `StateChanged` if it has ended, or was sent again, meanwhile.
         """
         now = utc_now()
-        await OperationDocument.get_pymongo_collection().update_one(
-            {"_id": operation.id, "state": {"$nin": [state.value for state in ENDED]}},
-            {
-                "$set": {
-                    "state": OperationState.UNKNOWN.value,
-                    "updated_at": now,
-                    "not_before": now + timedelta(seconds=retry_in),
+        counts = {
+            "$and": [
+                {"$gte": [height, {"$add": ["$sent_block", SETTLED_BLOCKS]}]},
+                {
+                    "$or": [
+                        {"$eq": [{"$ifNull": ["$absent_at", None]}, None]},
+                        {"$lte": ["$absent_at", _from_now(-spacing)]},
+                    ]
                 },
-                "$inc": {"attempts": 1, "absences": int(absent)},
+            ]
+        }
+        document = await OperationDocument.get_pymongo_collection().find_one_and_update(
+            {
+                "_id": operation.id,
+                "state": {"$in": [OperationState.SENT.value, OperationState.UNKNOWN.value]},
+                "sent_block": operation.sent_block,
             },
+            [
+                {
+                    "$set": {
+                        "state": OperationState.UNKNOWN.value,
+                        "updated_at": now,
+                        "not_before": _from_now(retry_in),
+                        "attempts": {"$add": ["$attempts", 1]},
+                        "absences": {"$add": ["$absences", {"$cond": [counts, 1, 0]}]},
+                        "absent_at": {"$cond": [counts, "$$NOW", "$absent_at"]},
+                    }
+                }
+            ],
+            return_document=ReturnDocument.AFTER,
+        )
+        if document is None:
+            raise StateChanged(operation.id)
+        return _operation(document)
+
+    async def record_resend(self, operation: OperationDocument, block: int) -> OperationDocument:
+        """Write that the same approval is about to be sent again at this height; absences count anew.
+
+        Raises `StateChanged` if another process has carried this operation on.
+        """
+        now = utc_now()
+        document = await OperationDocument.get_pymongo_collection().find_one_and_update(
+            {"_id": operation.id, "state": OperationState.UNKNOWN.value, "attempts": operation.attempts},
+            {
+                "$set": {"sent_block": block, "absences": 0, "absent_at": None, "updated_at": now},
+                "$inc": {"attempts": 1},
+                "$push": {"facts": {"$each": [{"at": now, "what": "sending again", "block": block}], "$slice": -100}},
+            },
+            return_document=ReturnDocument.AFTER,
+        )
+        if document is None:
+            raise StateChanged(operation.id)
+        return _operation(document)
+
+    async def is_overdue(self, operation: OperationDocument, seconds: float) -> bool:
+        """Tell whether an open was first sent more than `seconds` ago, by the database's clock."""
+        found = await OperationDocument.get_pymongo_collection().find_one(
+            {"_id": operation.id, "$expr": {"$lt": ["$sent_at", _from_now(-seconds)]}}, {"_id": 1}
+        )
+        return found is not None
+
+    async def mark_stuck(self, operation: OperationDocument, *, retry_in: float) -> None:
+        """A close that gets no answer: it is tried again, but seldom, and what it holds up is named."""
+        await OperationDocument.get_pymongo_collection().update_one(
+            {"_id": operation.id}, [{"$set": {"stuck": True, "not_before": _from_now(retry_in)}}]
         )
 
     async def postpone(self, operation: OperationDocument, *, retry_in: float, counted: bool = True) -> None:
         """Try again later; nothing has changed. `counted`: it was an attempt, and the next waits longer."""
-        now = utc_now()
         await OperationDocument.get_pymongo_collection().update_one(
             {"_id": operation.id},
-            {
-                "$set": {"not_before": now + timedelta(seconds=retry_in), "updated_at": now},
-                "$inc": {"attempts": int(counted)},
-            },
+            [
+                {
+                    "$set": {
+                        "not_before": _from_now(retry_in),
+                        "updated_at": utc_now(),
+                        "attempts": {"$add": ["$attempts", int(counted)]},
+                    }
+                }
+            ],
         )
 
     async def is_wanted(self, operation: OperationDocument) -> bool:
@@ -326,7 +449,7 @@ class Journal:
         return (guard is None or guard["wanted"]) and opening is not None and opening.wanted
 
     async def settle_open(
-        self, operation: OperationDocument, found: ChainSession, *, chain: int, wallet: str, router: str
+        self, operation: OperationDocument, found: ChainSession, *, chain: int, wallet: str, router: str, block: int
     ) -> SessionDocument:
         """The chain has the session: make it usable, and give it its key's current slot.
 
@@ -369,11 +492,13 @@ class Journal:
                 "price_per_second": Decimal128(str(found.price)),
                 "opened_at": _from_unix(found.opened_at),
                 "ends_at": _from_unix(found.ends_at),
+                "seen_block": block,
             }
             opened = await self._change(
                 operation.session, (SessionState.OPENING, SessionState.ABANDONED), changes, "opened", now, session
             )
             await self._end_operation(operation, OperationState.DONE, None, now, session, even_abandoned=True)
+            await reached(Step.OPEN_SETTLING, operation.id)
             if not guard["wanted"]:
                 opened = await self._start_close(opened, "key_revoked", now, session)
             elif not opened.wanted:
@@ -441,6 +566,101 @@ class Journal:
 
         await run_transaction(self._client, body)
         self._tell(operation.id)
+
+    # what the chain shows
+
+    async def note_session_absence(self, session: SessionDocument, *, spacing: float, enough: int) -> None:
+        """The chain, well past where it had the session, does not show it: no new prompts. Counted `enough` times,
+        `spacing` seconds apart: it is given up, and watched for.
+        """
+        document = await SessionDocument.get_pymongo_collection().find_one_and_update(
+            {
+                "_id": session.id,
+                "$or": [{"absent_at": None}, {"$expr": {"$lte": ["$absent_at", _from_now(-spacing)]}}],
+            },
+            [{"$set": {"absences": {"$add": [{"$ifNull": ["$absences", 0]}, 1]}, "absent_at": "$$NOW"}}],
+            return_document=ReturnDocument.AFTER,
+        )
+        if document is None:
+            return
+        if document["absences"] < enough:
+            await self.park(session.id, SUSPECT)
+            return
+        now = utc_now()
+
+        async def body(tx: AsyncClientSession) -> bool:
+            changes = {"state": SessionState.ABANDONED, "slot": None, "reason": "not_on_chain", "owner": None}
+            await self._change(session.id, OPEN_STATES, changes, "abandoned", now, tx)
+            for item in await self._closes_of(session.id, tx):
+                await self._end_operation(item, OperationState.DONE, None, now, tx)
+            return True
+
+        await run_transaction(self._client, body)
+        self._outbox.nudge()
+
+    async def note_session_seen(self, session: SessionDocument) -> None:
+        """The chain shows a session that was missing: its key may have it back."""
+        await SessionDocument.get_pymongo_collection().update_one(
+            {"_id": session.id},
+            [
+                {
+                    "$set": {
+                        "absences": 0,
+                        "absent_at": None,
+                        "reason": {"$cond": [{"$eq": ["$reason", SUSPECT]}, SWITCHED, "$reason"]},
+                    }
+                }
+            ],
+        )
+
+    async def keep_findings(
+        self, wallet: str, router: str, found: Iterable[tuple[FindingKind, ChainSession]], listing: Listing
+    ) -> None:
+        """Keep what a listing showed that no record of ours stands for; what is no such any more goes."""
+        findings = FindingDocument.get_pymongo_collection()
+        now = utc_now()
+        kept = {}
+        for kind, seen in found:
+            kept[seen.id] = kind
+            new: Any = await findings.update_one(
+                {"_id": seen.id},
+                {
+                    "$set": {"kind": kind.value},
+                    "$setOnInsert": {
+                        "wallet": wallet,
+                        "router": router,
+                        "bid_id": seen.bid_id,
+                        "provider": seen.provider,
+                        "stake": Decimal128(str(seen.stake)),
+                        "opened_at": _from_unix(seen.opened_at),
+                        "ends_at": _from_unix(seen.ends_at),
+                        "found_at": now,
+                    },
+                },
+                upsert=True,
+            )
+            if new.upserted_id is not None:
+                log.error(
+                    "a chain session that no record stands for", kind=kind, session=seen.id, stake=str(seen.stake)
+                )
+        gone = [seen.id for seen in listing.sessions if seen.id not in kept]
+        await findings.delete_many({"wallet": wallet, "_id": {"$in": gone}})
+
+    async def mark_read_to(self, wallet: str, opened_at: int) -> None:
+        """Write that everything on a wallet opened up to then (Unix seconds) has been looked at."""
+        await WalletDocument.get_pymongo_collection().update_one({"_id": wallet}, {"$max": {"read_to": opened_at}})
+
+    async def close_again(self, session: SessionDocument) -> None:
+        """The chain has a session open that our records have ended: close it."""
+        now = utc_now()
+        ended = (SessionState.CLOSED, SessionState.ABANDONED, SessionState.FAILED)
+
+        async def body(tx: AsyncClientSession) -> bool:
+            await self._start_close(session, "came_back", now, tx, expected=ended)
+            return True
+
+        await run_transaction(self._client, body)
+        self._wake()
 
     # moving between slots
 
@@ -544,9 +764,8 @@ class Journal:
         now = utc_now()
 
         async def body(session: AsyncClientSession) -> bool:
-            open_states = (SessionState.ACTIVE, SessionState.PARKED, SessionState.CLOSING)
             current = await SessionDocument.get_pymongo_collection().find_one({"_id": session_id}, session=session)
-            if current is not None and current["state"] in open_states:
+            if current is not None and current["state"] in OPEN_STATES:
                 changes = {
                     "state": SessionState.CLOSED,
                     "slot": None,
@@ -554,23 +773,27 @@ class Journal:
                     "owner": None,
                     "busy": None,
                 }
-                await self._change(session_id, open_states, changes, "closed", now, session)
-            running = OperationDocument.get_pymongo_collection().find(
-                {
-                    "session": session_id,
-                    "kind": OperationKind.CLOSE,
-                    "state": {"$nin": [state.value for state in ENDED]},
-                },
-                session=session,
-            )
-            for item in await running.to_list():
-                await self._end_operation(_operation(item), OperationState.DONE, None, now, session)
+                await self._change(session_id, OPEN_STATES, changes, "closed", now, session)
+            for item in await self._closes_of(session_id, session):
+                await self._end_operation(item, OperationState.DONE, None, now, session)
+            await reached(Step.CLOSE_SETTLING, session_id)
             return True
 
         await run_transaction(self._client, body)
         if operation is not None:
             self._tell(operation.id)
         self._outbox.nudge()
+
+    async def _closes_of(self, session_id: str, session: AsyncClientSession) -> list[OperationDocument]:
+        running = OperationDocument.get_pymongo_collection().find(
+            {
+                "session": session_id,
+                "kind": OperationKind.CLOSE,
+                "state": {"$nin": [state.value for state in ENDED]},
+            },
+            session=session,
+        )
+        return [_operation(item) for item in await running.to_list()]
 
     async def _start_close(
         self,
@@ -580,10 +803,11 @@ class Journal:
         session: AsyncClientSession,
         *,
         operation_id: str | None = None,
+        expected: tuple[SessionState, ...] = (SessionState.ACTIVE, SessionState.PARKED),
     ) -> SessionDocument:
         closing = await self._change(
             old.id,
-            (SessionState.ACTIVE, SessionState.PARKED),
+            expected,
             {"state": SessionState.CLOSING, "slot": None, "reason": reason},
             "close_requested",
             now,

@@ -41,6 +41,10 @@ class RouterUnclear(Exception):
     """The call went out and no usable answer came back: it may or may not have been done."""
 
 
+ROUTER_ERRORS: Final = (RouterUnreachable, RouterRefused, RouterUnclear)
+"""Everything a call to a router can end with but its answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Bid:
     """A provider's offer for a model; `price` in wei a second."""

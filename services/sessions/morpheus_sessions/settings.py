@@ -45,6 +45,10 @@ class SessionsSettings(StoreSettings):
     handshake_timeout: float = Field(15.0, gt=0, description="limit of a provider's answer to a session request")
     chain_timeout: float = Field(240.0, gt=0, description="after this a chain call's outcome is unknown")
     router_read_timeout: float = Field(15.0, gt=0, description="limit of a reading call to the router")
+    absence_spacing: float = Field(10.0, ge=0, description="time between two looks at the chain that count as absences")
+    retry_seconds: float = Field(5.0, gt=0, description="first pause before an operation is carried on; it doubles")
+    max_retry_seconds: float = Field(60.0, gt=0, description="longest pause before an operation is carried on")
+    stuck_seconds: float = Field(900.0, gt=0, description="pause between two tries of a close that was never answered")
     abandon_after: float = Field(600.0, gt=0, description="an open not seen on chain for so long is given up")
     own_close_after: float = Field(600.0, gt=0, description="we close an expired session ourselves after this")
     handshakes_at_once: int = Field(4, ge=1, description="session requests to providers in parallel, per wallet")
@@ -63,6 +67,10 @@ class SessionsSettings(StoreSettings):
     def _readable(cls, value: Secret[str]) -> Secret[str]:
         RouterList.model_validate_json(f'{{"routers": {value.get_secret_value()}}}')
         return value
+
+    def backoff(self, attempts: int) -> float:
+        """Return the pause after so many attempts, in seconds."""
+        return min(self.max_retry_seconds, self.retry_seconds * float(1 << min(attempts, 8)) / 2)
 
     @property
     def routers(self) -> list[RouterSettings]:

@@ -51,6 +51,7 @@ from morpheus_sessions.release import Release
 from morpheus_sessions.router import Router
 from morpheus_sessions.router_watch import RouterWatch
 from morpheus_sessions.settings import SessionsSettings
+from morpheus_sessions.turn import Turn
 from morpheus_sessions.wallet import WalletLoop
 
 log = get_logger(__name__)
@@ -181,7 +182,16 @@ async def serve(settings: SessionsSettings) -> AsyncIterator[Parts]:
         )
         routers_by_wallet: dict[str, str] = {}
         loops = [
-            WalletLoop(router, journal, store.leases, catalogue, settings, release.is_released, routers_by_wallet)
+            WalletLoop(
+                router,
+                journal,
+                store.leases,
+                catalogue,
+                settings,
+                Turn(router, store.database, store.holder, longest_call=settings.chain_timeout),
+                release.is_released,
+                routers_by_wallet,
+            )
             for router in routers.values()
         ]
 

@@ -1,0 +1,109 @@
+"""Step one of an open: choose a bid, have its provider approve, write everything down. No money moves."""
+
+from morpheus_common.errors import ApiError
+from morpheus_common.logs import get_logger
+from morpheus_common.steps import Step, reached
+
+from morpheus_sessions.catalogue import CatalogueCopy
+from morpheus_sessions.documents import OperationDocument
+from morpheus_sessions.failures import handshake_reason
+from morpheus_sessions.journal import Journal, StakeTaken
+from morpheus_sessions.router import (
+    ROUTER_ERRORS,
+    Bid,
+    Router,
+    RouterRefused,
+    RouterUnclear,
+    RouterUnreachable,
+)
+from morpheus_sessions.settings import SessionsSettings
+from morpheus_sessions.stake import Quote, quote, tagged
+
+log = get_logger(__name__)
+
+MAX_BIDS_TRIED = 5
+TAG_TRIES = 3
+
+
+class Handshake:
+    """Gets opens approved by providers, for the wallet behind one router."""
+
+    def __init__(self, router: Router, journal: Journal, catalogue: CatalogueCopy, settings: SessionsSettings) -> None:
+        self._router = router
+        self._journal = journal
+        self._catalogue = catalogue
+        self._settings = settings
+
+    async def prepare(self, operation: OperationDocument) -> OperationDocument:
+        """Choose a bid, have its provider approve, write everything down. No money moves. Raises `ApiError`."""
+        try:
+            bids = await self._bids_for(operation)
+            supply, budget = await self._router.supply_and_budget()
+            balance = await self._router.balance()
+        except ROUTER_ERRORS as error:
+            log.warning("router does not answer", router=self._router.name, problem=str(error)[:200])
+            raise ApiError("service_unavailable", retry_after=5) from None
+        reasons: list[dict[str, str]] = []
+        needed: list[Quote] = []
+        for bid in bids[:MAX_BIDS_TRIED]:
+            try:
+                cost = quote(price=bid.price, duration=operation.duration, supply=supply, budget=budget)
+            except ValueError as error:
+                log.error("no stake can be worked out", operation_id=operation.id, problem=str(error))
+                raise ApiError("open_failed") from None
+            if cost.stake > balance:
+                needed.append(cost)
+                continue
+            prepared = await self._approve_and_record(operation, bid, cost, reasons)
+            if prepared is not None:
+                return prepared
+        if needed and not reasons:
+            cheapest = min(needed, key=lambda cost: cost.stake)
+            raise ApiError("insufficient_balance", details={"required_stake": str(cheapest.stake)})
+        raise ApiError("no_provider_available", retry_after=10, details={"reasons": reasons})
+
+    async def _bids_for(self, operation: OperationDocument) -> list[Bid]:
+        if operation.wanted_bid is not None:
+            bid = await self._router.bid(operation.wanted_bid)
+            bids = [] if bid is None else [bid]
+        else:
+            bids = await self._router.rated_bids(operation.model_id)
+        # a provider that gives no closing report would lock one more stake for longer than its session lasts
+        unfit = {self._router.wallet, *await self._journal.stuck_providers(self._router.wallet)}
+        return [bid for bid in bids if bid.provider not in unfit]
+
+    async def _approve_and_record(
+        self, operation: OperationDocument, bid: Bid, cost: Quote, reasons: list[dict[str, str]]
+    ) -> OperationDocument | None:
+        provider = self._catalogue.provider(bid.provider) or (await self._router.providers()).get(bid.provider)
+        if provider is None:
+            reasons.append({"provider": bid.provider, "reason": "unreachable"})
+            return None
+        for _ in range(TAG_TRIES):
+            if not await self._journal.is_wanted(operation):
+                raise ApiError("open_failed", "The session was closed, or its key revoked, before it was open.")
+            counter = await self._journal.next_counter(self._router.wallet, self._router.name)
+            stake = tagged(cost.stake, deployment=self._settings.deployment_number, counter=counter)
+            await reached(Step.HANDSHAKE_SENDING, operation.id)
+            try:
+                approval = await self._router.initiate(
+                    provider=provider, bid_id=bid.id, stake=stake, timeout=self._settings.handshake_timeout
+                )
+                block = await self._router.latest_block()
+            except RouterRefused as error:
+                reasons.append({"provider": bid.provider, "reason": handshake_reason(error.text)})
+                return None
+            except RouterUnclear:
+                reasons.append({"provider": bid.provider, "reason": "timed_out"})
+                return None
+            except RouterUnreachable:
+                raise ApiError("service_unavailable", retry_after=5) from None
+            await reached(Step.HANDSHAKE_DONE, operation.id)
+            try:
+                ready = await self._journal.record_approval(operation, bid, approval, stake, block)
+            except StakeTaken:
+                # a twin approval from the same millisecond, or a counter that came round: ask anew
+                continue
+            return ready
+        reasons.append({"provider": bid.provider, "reason": "rejected"})
+        return None
