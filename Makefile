@@ -1,6 +1,6 @@
 # `make` needs nothing but python3 (3.11, 3.12 or 3.13); it installs the rest into .venv.
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint format lock clean
+.PHONY: help install run test lint format contracts lock clean
 
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 # The first Python that fits, that of .venv if there is one; `make PYTHON=/path/to/python …` chooses another.
@@ -34,6 +34,9 @@ lint: install ## Check format, style and types
 format: install ## Format the code and mend what can be mended
 	@$(BIN)/ruff check --fix-only --quiet
 	@$(BIN)/ruff format
+
+contracts: install ## Write docs/asyncapi.json anew, after a contract of the bus changed
+	@$(BIN)/python -m morpheus_common.asyncapi
 
 lock: install ## Write requirements/*.lock anew (make lock UPGRADE=--upgrade takes newer versions)
 	$(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, PlainSerializer, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, PlainSerializer, StringConstraints, WithJsonSchema
 
 from morpheus_common.bus.names import User, event_subject, rpc_subject
 from morpheus_common.ids import CHAIN_ID_PATTERN
@@ -38,13 +38,22 @@ def _rfc3339(value: datetime) -> str:
     return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-UtcTime = Annotated[datetime, AfterValidator(_utc), PlainSerializer(_rfc3339, return_type=str, when_used="json")]
+UtcTime = Annotated[
+    datetime,
+    AfterValidator(_utc),
+    PlainSerializer(_rfc3339, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "format": "date-time"}, mode="serialization"),
+]
 """A time with zone; RFC 3339 in UTC with `Z` and milliseconds as JSON."""
 
 ChainId = Annotated[str, StringConstraints(pattern=CHAIN_ID_PATTERN)]
 """`0x` and 64 lower-case hex digits."""
 
-Wei = Annotated[int, PlainSerializer(str, return_type=str, when_used="json")]
+Wei = Annotated[
+    int,
+    PlainSerializer(str, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "pattern": "^-?[0-9]+$", "description": "wei"}, mode="serialization"),
+]
 """An amount in wei: an exact integer, a decimal string as JSON (it can pass 2^53)."""
 
 Question = TypeVar("Question", bound=Message)
