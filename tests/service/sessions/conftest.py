@@ -18,12 +18,6 @@ BLOCK_SECONDS = 0.05
 ANSWER_SECONDS = 0.02
 
 
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chain calls that did not work are tried again sooner than a real chain would bear."""
-    monkeypatch.setattr("morpheus_sessions.wallet.RETRY_SECONDS", 0.4)
-
-
 @pytest.fixture
 async def simulator() -> AsyncIterator[Simulator]:
     """A router whose chain has twenty blocks a second."""

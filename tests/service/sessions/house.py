@@ -417,6 +417,9 @@ class House:
                 "proxy_routers": json.dumps([router]),
                 "deployment_number": 7,
                 "drain_seconds": 5.0,
+                # what did not work is tried again sooner than a real chain would bear
+                "retry_seconds": 0.4,
+                "absence_spacing": 0.2,
                 **more,
             }
         )
