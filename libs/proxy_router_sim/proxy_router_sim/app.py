@@ -9,12 +9,13 @@ from aiohttp import web
 from proxy_router_sim import gojson
 from proxy_router_sim.auth import authorize
 from proxy_router_sim.errors import ConnectionCutError, ModelError, RouterError
-from proxy_router_sim.faults import CALL_ACTIONS, Fault, Faults
+from proxy_router_sim.faults import CALL_ACTIONS, STAGES, Fault, Strikes, strike
 from proxy_router_sim.routes import blockchain, inference, marketplace, sessions, simulation, system
 from proxy_router_sim.routes.route import (
     CONTENT_TYPE,
     FAULTS,
     SIMULATOR,
+    STRIKES,
     USER,
     Handler,
     Route,
@@ -42,7 +43,8 @@ def create_app(simulator: Simulator) -> web.Application:
     """The application of a simulator. It starts nothing in the background: see ``node.run_closer``."""
     app = web.Application(client_max_size=_LARGEST_BODY, middlewares=[_answer_errors])
     app[SIMULATOR] = simulator
-    app[FAULTS] = Faults(frozenset(route.kind for route in _ROUTES) - {"sim"})
+    app[FAULTS] = simulator.faults
+    app[FAULTS].know(route.kind for route in _ROUTES if route.kind != "sim")
     for route in _ROUTES:
         app.router.add_route(route.method, route.path, _guarded(route))
     app.on_response_prepare.append(_name_request)
@@ -58,6 +60,8 @@ def _guarded(route: Route) -> Handler:
             authorize(user, route.permission)
             request[USER] = user
         faults = request.app[FAULTS]
+        if route.kind in STAGES:
+            request[STRIKES] = Strikes(faults, route.kind, await described(request))
         if not faults.wanted(route.kind):
             return await route.handler(request)
         fault = faults.take(route.kind, CALL_ACTIONS, await described(request))
@@ -73,22 +77,12 @@ def _guarded(route: Route) -> Handler:
 
 async def _struck(route: Route, request: web.Request, fault: Fault) -> web.StreamResponse:
     if not fault.after_work:
-        await _strike(fault)
+        await strike(fault)
         return await route.handler(request)
     response = await route.handler(request)
     if not response.prepared:
-        await _strike(fault)
+        await strike(fault)
     return response
-
-
-async def _strike(fault: Fault) -> None:
-    match fault.action:
-        case "delay" | "hang":
-            await fault.wait()
-        case "drop":
-            raise ConnectionCutError
-        case _:
-            raise fault.error()
 
 
 @web.middleware

@@ -127,7 +127,13 @@ class Transaction:
     sender: str
     call: Call
     due: float
-    """Time (unix seconds) of the block that will contain it."""
+    """Time (unix seconds) of the block that contains it, unless it is held."""
+    held: bool = False
+    """Not mined until it is released."""
+    late: bool = False
+    """Its sender gave it up, and it may be mined long after."""
+    reverts: bool = False
+    """It will be mined without effect, whatever the contract would say."""
     mined: bool = False
     revert: str | None = None
     session_id: str | None = None
@@ -262,12 +268,40 @@ class Chain:
         self.mempool.append(transaction)
         return transaction
 
+    def hold(self, transaction: Transaction) -> None:
+        """Keep a sent transaction from being mined until ``release``."""
+        transaction.held = True
+
+    def release(self, transaction: Transaction, now: float) -> None:
+        """Let a transaction into the block after ``now``."""
+        transaction.held = False
+        transaction.due = self.next_block(now)
+
+    def delay(self, transaction: Transaction, until: float | None) -> None:
+        """Have a transaction mined only after ``until`` (unix seconds), or only when it is released."""
+        transaction.late = True
+        if until is None:
+            transaction.held = True
+        else:
+            transaction.due = self.next_block(until)
+
+    def drop(self, transaction: Transaction) -> None:
+        """Have a sent transaction forgotten by everybody: it is never mined."""
+        self.mempool.remove(transaction)
+
+    def late_transactions(self) -> list[Transaction]:
+        """Those that their sender gave up and that may still be mined."""
+        return [transaction for transaction in self.mempool if transaction.late]
+
     def mine_until(self, now: float) -> bool:
         """Mine every transaction whose block has come; says whether there was any."""
-        due = [transaction for transaction in self.mempool if transaction.due <= now + 1e-6]
+        due = [t for t in self.mempool if not t.held and t.due <= now + 1e-6]
         for transaction in sorted(due, key=lambda t: t.due):
             self.mempool.remove(transaction)
             transaction.mined = True
+            if transaction.reverts:
+                transaction.revert = "execution reverted"
+                continue
             try:
                 transaction.session_id = self._execute(
                     transaction.sender, transaction.call, transaction.due, commit=True
@@ -398,11 +432,22 @@ class Chain:
             "allowances": [[owner, spender, amount] for (owner, spender), amount in self._allowances.items()],
             "approvals": sorted(self._approvals),
             "sessions": [asdict(session) for session in self.sessions.values()],
-            "mempool": [
-                {"hash": t.hash, "sender": t.sender, "due": t.due, "call": type(t.call).__name__, **asdict(t.call)}
-                for t in self.mempool
-            ],
+            "mempool": [self._dump_pending(transaction) for transaction in self.mempool],
             "bids_deleted_at": {bid.id: bid.deleted_at for bid in self.marketplace.bids.values() if bid.deleted_at},
+        }
+
+    @staticmethod
+    def _dump_pending(pending: Transaction) -> dict[str, Any]:
+        """What a hanging call of this process holds back is mined when the process is gone."""
+        return {
+            "hash": pending.hash,
+            "sender": pending.sender,
+            "due": pending.due,
+            "held": pending.held and pending.late,
+            "late": pending.late,
+            "reverts": pending.reverts,
+            "call": type(pending.call).__name__,
+            "arguments": asdict(pending.call),
         }
 
     def restore(self, dumped: dict[str, Any]) -> None:
@@ -419,7 +464,7 @@ class Chain:
         self.sessions = {session["id"]: Session(**session) for session in dumped["sessions"]}
         self.mempool = []
         for stored in dumped["mempool"]:
-            meta = {name: stored.pop(name) for name in ("hash", "sender", "due")}
-            self.mempool.append(Transaction(**meta, call=_CALLS[stored.pop("call")](**stored)))
+            call = _CALLS[stored.pop("call")](**stored.pop("arguments"))
+            self.mempool.append(Transaction(call=call, **stored))
         for bid_id in self.marketplace.bids:
             self.marketplace.set_bid_deleted_at(bid_id, dumped["bids_deleted_at"].get(bid_id, 0))

@@ -11,6 +11,7 @@ from proxy_router_sim.auth import User, Users
 from proxy_router_sim.chain import Chain
 from proxy_router_sim.clock import Clock, SystemClock
 from proxy_router_sim.ethereum import address
+from proxy_router_sim.faults import Faults
 from proxy_router_sim.marketplace import WEI
 from proxy_router_sim.models import LanguageModel, RemoteModel, SimulatedModel
 from proxy_router_sim.node import ConsumerNode
@@ -51,6 +52,7 @@ class Simulator:
     providers: ProviderNetwork
     store: NodeStore
     node: ConsumerNode
+    faults: Faults
     model: LanguageModel
     state_file: state.StateFile | None
     started: float = field(default_factory=time.monotonic)
@@ -92,6 +94,7 @@ def build(settings: Settings, clock: Clock | None = None) -> Simulator:
 
     file = state.StateFile(settings.state_file, dump) if settings.state_file else None
     providers = ProviderNetwork(market, settings.seed)
+    faults = Faults(seed=settings.seed)
     node = ConsumerNode(
         wallet=wallet,
         marketplace=market,
@@ -99,6 +102,7 @@ def build(settings: Settings, clock: Clock | None = None) -> Simulator:
         providers=providers,
         store=store,
         clock=clock,
+        faults=faults,
         save=file.save if file else lambda: None,
     )
     model: LanguageModel
@@ -106,6 +110,6 @@ def build(settings: Settings, clock: Clock | None = None) -> Simulator:
         model = RemoteModel(settings.llm_url, api_key=settings.llm_key, model=settings.llm_model)
     else:
         model = SimulatedModel(seed=settings.seed, answer_seconds=settings.answer_seconds, now=clock.now)
-    simulator = Simulator(settings, clock, Users(settings.users), chain, providers, store, node, model, file)
+    simulator = Simulator(settings, clock, Users(settings.users), chain, providers, store, node, faults, model, file)
     simulator.save()
     return simulator

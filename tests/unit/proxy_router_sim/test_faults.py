@@ -72,7 +72,7 @@ async def test_a_fault_without_end_strikes_until_it_is_removed(router: Router) -
     assert [(await router.initiate(router.bid()))[0] for _ in range(3)] == [500, 500, 500]
     assert (await router.get("/sim/faults"))["armed"][0]["struck"] == 3
     async with router.http.delete("/sim/faults") as response:
-        assert await response.json() == {"armed": [], "striking": []}
+        assert await response.json() == {"armed": [], "striking": [], "waiting": {}}
     assert (await router.initiate(router.bid()))[0] == 200
 
 

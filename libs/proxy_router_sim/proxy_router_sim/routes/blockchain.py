@@ -4,7 +4,7 @@ from aiohttp import web
 
 from proxy_router_sim import params
 from proxy_router_sim.errors import BadRequestError
-from proxy_router_sim.routes.route import SIMULATOR, Route, json_response
+from proxy_router_sim.routes.route import SIMULATOR, STRIKES, Route, json_response
 
 
 async def balance(request: web.Request) -> web.Response:
@@ -46,7 +46,8 @@ async def approve(request: web.Request) -> web.Response:
             "Key: 'QueryApprove.Amount' Error:Field validation for 'Amount' failed on the 'required' tag"
         )
     spender = params.query_address(request, "spender")
-    return json_response({"tx": await request.app[SIMULATOR].node.approve(spender, params.big_int(amount))})
+    node = request.app[SIMULATOR].node
+    return json_response({"tx": await node.approve(spender, params.big_int(amount), request[STRIKES])})
 
 
 ROUTES = [

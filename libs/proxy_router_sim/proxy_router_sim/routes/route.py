@@ -8,12 +8,14 @@ from aiohttp import web
 
 from proxy_router_sim import gojson
 from proxy_router_sim.auth import User
-from proxy_router_sim.faults import Faults
+from proxy_router_sim.faults import Faults, Strikes
 from proxy_router_sim.simulator import Simulator
 
 SIMULATOR = web.AppKey("simulator", Simulator)
 FAULTS = web.AppKey("faults", Faults)
 USER = web.RequestKey("user", User)
+STRIKES = web.RequestKey("strikes", Strikes)
+"""The faults that may strike a call to the chain on its way; set for the kinds that have stages."""
 CONTENT_TYPE = web.RequestKey("content_type", str)
 """Set by handlers that choose the type of the answer before they know whether it will be an error."""
 
@@ -39,4 +41,4 @@ def json_response(value: Any, status: int = 200, content_type: str | None = None
 
 async def described(request: web.Request) -> str:
     """Path, query, session and body of a call in lowercase: where a fault looks for what it is to match."""
-    return f"{request.path_qs} {request.headers.get('session_id', '')} {await request.text()}".lower()
+    return f"{request.path_qs} {request.headers.get('session_id', '')} {(await request.read()).decode(errors='replace')}".lower()

@@ -5,7 +5,7 @@ from aiohttp import web
 from proxy_router_sim import params, views
 from proxy_router_sim.chain import Session
 from proxy_router_sim.errors import RouterError
-from proxy_router_sim.routes.route import SIMULATOR, USER, Route, json_response
+from proxy_router_sim.routes.route import SIMULATOR, STRIKES, USER, Route, json_response
 
 
 def _check_spender(request: web.Request) -> None:
@@ -40,7 +40,7 @@ async def open_with_approval(request: web.Request) -> web.Response:
     stake, direct_payment = params.big_int(body.get("stake")), params.flag(body, "directPayment")
     _check_spender(request)
     session_id = await request.app[SIMULATOR].node.open_with_approval(
-        approval=approval, signature=signature, stake=stake, direct_payment=direct_payment
+        approval=approval, signature=signature, stake=stake, direct_payment=direct_payment, strikes=request[STRIKES]
     )
     return json_response({"sessionID": session_id})
 
@@ -49,7 +49,8 @@ async def open_by_bid(request: web.Request) -> web.Response:
     bid_id = params.path_id(request)
     seconds = params.duration(await params.json_body(request))
     _check_spender(request)
-    return json_response({"sessionID": await request.app[SIMULATOR].node.open_by_bid(bid_id, seconds)})
+    opened = await request.app[SIMULATOR].node.open_by_bid(bid_id, seconds, strikes=request[STRIKES])
+    return json_response({"sessionID": opened})
 
 
 async def open_by_model(request: web.Request) -> web.Response:
@@ -59,7 +60,9 @@ async def open_by_model(request: web.Request) -> web.Response:
     seconds, direct_payment = params.duration(body), params.flag(body, "directPayment")
     params.flag(body, "failover")
     _check_spender(request)
-    session_id = await request.app[SIMULATOR].node.open_by_model(model_id, seconds, direct_payment=direct_payment)
+    session_id = await request.app[SIMULATOR].node.open_by_model(
+        model_id, seconds, direct_payment=direct_payment, strikes=request[STRIKES]
+    )
     return json_response({"sessionID": session_id})
 
 
@@ -85,7 +88,7 @@ async def session_ids_of_user(request: web.Request) -> web.Response:
 
 
 async def close(request: web.Request) -> web.Response:
-    return json_response({"tx": await request.app[SIMULATOR].node.close(params.path_id(request))})
+    return json_response({"tx": await request.app[SIMULATOR].node.close(params.path_id(request), request[STRIKES])})
 
 
 ROUTES = [

@@ -27,6 +27,7 @@ async def state(request: web.Request) -> web.Response:
             "staked": str(sum(session.stake for session in sessions if not session.closed_at)),
             "held": [{"amount": str(hold.amount), "release_at": hold.release_at} for hold in chain.holds(node.wallet)],
             "pending_transactions": len(chain.mempool),
+            "late_transactions": [transaction.hash for transaction in chain.late_transactions()],
             "open_count": sum(not session.closed_at for session in sessions),
             "opens_total": len(sessions),
             "prompts_served": node.counters["prompts_served"],
@@ -66,6 +67,22 @@ async def faults(request: web.Request) -> web.Response:
 async def clear_faults(request: web.Request) -> web.Response:
     request.app[FAULTS].clear()
     return json_response(request.app[FAULTS].view())
+
+
+async def clear_fault(request: web.Request) -> web.Response:
+    """Remove one fault; what hangs in it goes on."""
+    fault_id = request.match_info["id"]
+    if not fault_id.isascii() or not fault_id.isdigit():
+        raise BadRequestError("a fault's id is a number")
+    request.app[FAULTS].clear(int(fault_id))
+    return json_response(request.app[FAULTS].view())
+
+
+async def release(request: web.Request) -> web.Response:
+    """Have the transactions that are late, or the one with a ``hash``, mined with the next block."""
+    wish = await params.json_body(request) if request.can_read_body else {}
+    wanted = params.hash32(params.text_field(wish, "hash")) if "hash" in wish else None
+    return json_response({"released": request.app[SIMULATOR].node.release_late(wanted)})
 
 
 async def set_provider(request: web.Request) -> web.Response:
@@ -124,6 +141,8 @@ ROUTES = [
     Route("POST", "/sim/faults", arm_fault, "sim", None),
     Route("GET", "/sim/faults", faults, "sim", None),
     Route("DELETE", "/sim/faults", clear_faults, "sim", None),
+    Route("DELETE", "/sim/faults/{id}", clear_fault, "sim", None),
+    Route("POST", "/sim/release", release, "sim", None),
     Route("POST", "/sim/providers", set_provider, "sim", None),
     Route("POST", "/sim/bids", set_bid, "sim", None),
     Route("POST", "/sim/balance", set_balance, "sim", None),
