@@ -144,6 +144,19 @@ class ApiKeys:
             allowed_models=key["allowed_models"],
         )
 
+    async def ended(self, key_ids: list[str]) -> list[str]:
+        """Return those of some keys (ids) that open nothing any more: revoked, expired, of a disabled user, unknown."""
+        keys = ApiKeyDocument.get_pymongo_collection()
+        usable = {
+            key["_id"]: key["user_id"] async for key in keys.find({"_id": {"$in": key_ids}, **_USABLE}, {"user_id": 1})
+        }
+        users = UserDocument.get_pymongo_collection()
+        active = {
+            user["_id"]
+            async for user in users.find({"_id": {"$in": list(set(usable.values()))}, "is_active": True}, {"_id": 1})
+        }
+        return [key_id for key_id in key_ids if usable.get(key_id) not in active]
+
 
 def _row(key: ApiKeyDocument) -> KeyRow:
     return KeyRow(

@@ -14,6 +14,7 @@ from morpheus_common.contracts.auth import (
     CHECK_TOKEN,
     CREATE_KEY,
     DEACTIVATE_KEY,
+    ENDED_KEYS,
     LIST_KEYS,
     LOGIN,
     PUBLIC_KEYS,
@@ -24,6 +25,7 @@ from morpheus_common.contracts.auth import (
     CheckToken,
     CreateKey,
     DeactivateKey,
+    KeyIds,
     KeyRow,
     KeyRows,
     ListKeys,
@@ -122,6 +124,10 @@ def subscribe(broker: NatsBroker, auth: Auth) -> None:
     @broker.subscriber(CHECK_KEY.subject, queue=SERVICE, max_workers=CONCURRENT)
     async def check_key(question: CheckKey) -> Caller:
         return await auth.keys.check(question.sha256)
+
+    @broker.subscriber(ENDED_KEYS.subject, queue=SERVICE, max_workers=CONCURRENT)
+    async def ended_keys(question: KeyIds) -> KeyIds:
+        return KeyIds(key_ids=await auth.keys.ended(question.key_ids))
 
     @broker.subscriber(CHECK_TOKEN.subject, queue=SERVICE, max_workers=CONCURRENT)
     async def check_token(question: CheckToken) -> Caller:

@@ -187,6 +187,19 @@ class Journal:
             }
         )
 
+    async def keys_in_use(self, *, after: str, limit: int) -> dict[str, str]:
+        """Return the keys (ids, with their users') that have sessions which nobody has begun to close, in order of id."""
+        states = (SessionState.OPENING, SessionState.ACTIVE, SessionState.PARKED)
+        cursor = await SessionDocument.get_pymongo_collection().aggregate(
+            [
+                {"$match": {"key_id": {"$gt": after}, "state": {"$in": [state.value for state in states]}}},
+                {"$group": {"_id": "$key_id", "user_id": {"$first": "$user_id"}}},
+                {"$sort": {"_id": ASCENDING}},
+                {"$limit": limit},
+            ]
+        )
+        return {item["_id"]: item["user_id"] async for item in cursor}
+
     async def stuck_providers(self, wallet: str) -> set[str]:
         """Return the providers (addresses) of closes that are stuck: they give no closing report."""
         stuck = [
@@ -476,7 +489,16 @@ class Journal:
                 {"key_id": operation.key_id, "slot": Slot.CURRENT.value}, session=session
             )
             given_up = before is None or before["state"] == SessionState.ABANDONED
-            wanted = guard["wanted"] and before is not None and not given_up and before["wanted"]
+            wanted = guard["wanted"] and before is not None and before["wanted"]
+            if (
+                given_up
+                and wanted
+                and current is not None
+                and await self._steps_aside(current, operation, now, session)
+            ):
+                # its key was told that it came to nothing, and waits for another of the model: it has this one instead
+                given_up, current = False, None
+            wanted = wanted and not given_up
             fits = wanted and (current is None or current["_id"] == operation.session)
             changes = {
                 "state": SessionState.ACTIVE if fits else SessionState.PARKED,
@@ -520,6 +542,23 @@ class Journal:
         self._tell(operation.id)
         self._wake()
         return opened
+
+    async def _steps_aside(
+        self, waiting: Mapping[str, Any], operation: OperationDocument, now: datetime, session: AsyncClientSession
+    ) -> bool:
+        """End an open that was not sent yet, in favour of one of the same model that came late. False: it cannot."""
+        if waiting["state"] != SessionState.OPENING or waiting["model_id"] != operation.model_id:
+            return False
+        ended = await OperationDocument.get_pymongo_collection().update_one(
+            {"_id": waiting["operation_id"], "state": OperationState.PENDING.value, "wanted_bid": None},
+            {"$set": {"state": OperationState.DONE.value, "session": operation.session, "updated_at": now}},
+            session=session,
+        )
+        if not ended.matched_count:
+            return False
+        changes = {"state": SessionState.FAILED, "slot": None, "reason": "superseded", "owner": None}
+        await self._change(waiting["_id"], (SessionState.OPENING,), changes, "failed", now, session)
+        return True
 
     async def _give_way(self, replaces: Replaces, now: datetime, session: AsyncClientSession) -> None:
         old = await SessionDocument.get_pymongo_collection().find_one({"_id": replaces.session}, session=session)

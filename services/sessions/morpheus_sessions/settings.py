@@ -50,6 +50,7 @@ class SessionsSettings(StoreSettings):
     max_retry_seconds: float = Field(60.0, gt=0, description="longest pause before an operation is carried on")
     stuck_seconds: float = Field(900.0, gt=0, description="pause between two tries of a close that was never answered")
     abandon_after: float = Field(600.0, gt=0, description="an open not seen on chain for so long is given up")
+    key_check_seconds: float = Field(60.0, gt=0, description="how often auth is asked about the keys of open sessions")
     own_close_after: float = Field(600.0, gt=0, description="we close an expired session ourselves after this")
     handshakes_at_once: int = Field(4, ge=1, description="session requests to providers in parallel, per wallet")
     first_byte_timeout: float = Field(120.0, gt=0, description="limit of a provider's first byte")

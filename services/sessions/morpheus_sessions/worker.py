@@ -45,6 +45,7 @@ from morpheus_sessions.catalogue import CatalogueCopy
 from morpheus_sessions.chat import Chat
 from morpheus_sessions.documents import DOCUMENTS
 from morpheus_sessions.journal import Journal
+from morpheus_sessions.key_watch import KeyWatch
 from morpheus_sessions.lifecycle import Lifecycle
 from morpheus_sessions.ownership import Ownership
 from morpheus_sessions.release import Release
@@ -180,6 +181,7 @@ async def serve(settings: SessionsSettings) -> AsyncIterator[Parts]:
             routers=RouterWatch(list(routers.values())),
             worker=settings.worker_id,
         )
+        keys = KeyWatch(RpcClient(connection), journal, store.leases, seconds=settings.key_check_seconds)
         routers_by_wallet: dict[str, str] = {}
         loops = [
             WalletLoop(
@@ -213,6 +215,7 @@ async def serve(settings: SessionsSettings) -> AsyncIterator[Parts]:
                 ownership.watch(),
                 chat.beat(),
                 chat.release_idle(),
+                keys.run(),
                 *(loop.run() for loop in loops),
                 *readers,
             )

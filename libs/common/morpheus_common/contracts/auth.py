@@ -137,6 +137,12 @@ class CheckToken(Message):
     login_id: str
 
 
+class KeyIds(Message):
+    """Ids of API keys. As a question: which of them are revoked, expired, of a disabled user, or unknown?"""
+
+    key_ids: list[str] = Field(max_length=1_000)
+
+
 class Caller(Message):
     """Who is asking. `key_id`, `key_prefix`, `scopes` and `allowed_models` are there for API keys only."""
 
@@ -170,6 +176,7 @@ CREATE_KEY = REGISTRY.rpc(User.AUTH, "create_key", CreateKey, KeyRow, callers=GA
 LIST_KEYS = REGISTRY.rpc(User.AUTH, "list_keys", ListKeys, KeyRows, callers=GATEWAY_ONLY)
 DEACTIVATE_KEY = REGISTRY.rpc(User.AUTH, "deactivate_key", DeactivateKey, KeyRow, callers=GATEWAY_ONLY)
 CHECK_KEY = REGISTRY.rpc(User.AUTH, "check_key", CheckKey, Caller, callers=GATEWAY_ONLY, timeout=2.0)
+ENDED_KEYS = REGISTRY.rpc(User.AUTH, "ended_keys", KeyIds, KeyIds, callers=frozenset({User.SESSIONS}))
 CHECK_TOKEN = REGISTRY.rpc(User.AUTH, "check_token", CheckToken, Caller, callers=GATEWAY_ONLY, timeout=2.0)
 
 USER_REGISTERED = REGISTRY.event(User.AUTH, "user", "registered", UserRegistered, description="An account was made.")
