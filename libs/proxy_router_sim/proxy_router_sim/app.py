@@ -34,6 +34,11 @@ _ROUTES = [
 ]
 _LARGEST_BODY = 64 * 1024 * 1024
 """The router has no limit; this one keeps a mistake from filling the memory."""
+_PREFLIGHT = {
+    "Access-Control-Allow-Methods": "GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS",
+    "Access-Control-Allow-Headers": "session_id,model_id,chat_id,Authorization,content-type",
+}
+"""Contract section 0, CORS."""
 _PRINTABLE = re.compile(r"[\x20-\x7e]{1,200}")
 
 logger = logging.getLogger(__name__)
@@ -47,7 +52,7 @@ def create_app(simulator: Simulator) -> web.Application:
     app[FAULTS].know(route.kind for route in _ROUTES if route.kind != "sim")
     for route in _ROUTES:
         app.router.add_route(route.method, route.path, _guarded(route))
-    app.on_response_prepare.append(_name_request)
+    app.on_response_prepare.append(_add_headers)
     return app
 
 
@@ -99,11 +104,15 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
     except ConnectionResetError:
         logger.info("%s %s: the caller went away", request.method, request.path)
     except (web.HTTPNotFound, web.HTTPMethodNotAllowed):
+        if request.method == "OPTIONS" and "Origin" in request.headers:
+            return web.Response(status=204, headers=_PREFLIGHT)
         return web.Response(text="404 page not found", status=404, headers={"Content-Type": "text/plain"})
     return web.Response(body=gojson.encode(None))
 
 
-async def _name_request(request: web.Request, response: web.StreamResponse) -> None:
-    """X-Request-Id: the caller's, or eight hex digits."""
+async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """X-Request-Id: the caller's, or eight hex digits; and any origin may read."""
+    if "Origin" in request.headers:
+        response.headers["Access-Control-Allow-Origin"] = "*"
     given = request.headers.get("X-Request-Id", "")
     response.headers["X-Request-Id"] = given if _PRINTABLE.fullmatch(given) else secrets.token_hex(4)

@@ -1,12 +1,12 @@
 """Reading ids, numbers, paging and bodies from a request, with the texts that Go gives for bad ones (section 0)."""
 
-import json
 import re
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from aiohttp import web
 
+from proxy_router_sim import gojson
 from proxy_router_sim.chain import MAX_UINT256
 from proxy_router_sim.errors import BadRequestError, ConnectionCutError
 from proxy_router_sim.ethereum import ZERO_ADDRESS
@@ -60,16 +60,28 @@ def big_int(value: Any) -> int:
 
 async def json_body(request: web.Request) -> dict[str, Any]:
     """The request's JSON object; 400 ``EOF`` for an empty body."""
-    raw = await request.read()
-    if not raw.strip():
-        raise BadRequestError("EOF")
     try:
-        body = json.loads(raw)
-    except (ValueError, RecursionError):
-        raise BadRequestError(f"invalid character '{chr(raw.lstrip()[0])}' looking for beginning of value") from None
+        body = gojson.decode(await request.read())
+    except ValueError as error:
+        raise BadRequestError(str(error)) from None
     if not isinstance(body, dict):
-        raise BadRequestError("json: cannot unmarshal array into Go value")
+        raise BadRequestError(f"json: cannot unmarshal {_kind(body)} into Go value")
     return body
+
+
+def _kind(value: Any) -> str:
+    """What Go calls a JSON value that is no object."""
+    match value:
+        case bool():
+            return "bool"
+        case str():
+            return "string"
+        case int() | float():
+            return "number"
+        case list():
+            return "array"
+        case _:
+            return "null"
 
 
 def text_field(body: dict[str, Any], name: str) -> str:

@@ -87,6 +87,14 @@ async def session_ids_of_user(request: web.Request) -> web.Response:
     return json_response([found.id for found in _page_of_user(request)])
 
 
+async def sessions_of_provider(request: web.Request) -> web.Response:
+    node = request.app[SIMULATOR].node
+    provider = params.query_address(request, "provider")
+    node.sync()
+    served = [found for found in node.chain.sessions.values() if found.provider == provider]
+    return json_response({"sessions": [views.session(found) for found in params.page(request, served)]})
+
+
 async def close(request: web.Request) -> web.Response:
     return json_response({"tx": await request.app[SIMULATOR].node.close(params.path_id(request), request[STRIKES])})
 
@@ -98,6 +106,7 @@ ROUTES = [
     Route("POST", "/blockchain/models/{id}/session", open_by_model, "open", "open_session"),
     Route("GET", "/blockchain/sessions/user", sessions_of_user, "sessions", "get_sessions"),
     Route("GET", "/blockchain/sessions/user/ids", session_ids_of_user, "session_ids", "get_sessions"),
+    Route("GET", "/blockchain/sessions/provider", sessions_of_provider, "sessions", "get_sessions"),
     Route("GET", "/blockchain/sessions/{id}", session, "session", "get_sessions"),
     Route("POST", "/blockchain/sessions/{id}/close", close, "close", "close_session"),
 ]

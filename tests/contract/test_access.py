@@ -1,0 +1,95 @@
+"""Who may ask, and what every answer has in common (Contract 0 and 1)."""
+
+import base64
+
+import pytest
+
+from tests.contract.target import Router
+
+
+def basic(credentials: str) -> str:
+    return "Basic " + base64.b64encode(credentials.encode()).decode()
+
+
+@pytest.mark.parametrize(
+    ("header", "body"),
+    [
+        (None, b'{"error":"no basic auth provided"}'),
+        ("Bearer abc", b'{"error":"invalid basic auth provided"}'),
+        ("Basic !!!", b'{"error":"invalid basic auth provided"}'),
+        (basic("admin:"), b'{"error":"invalid basic auth provided"}'),
+        (basic(":secret"), b'{"error":"invalid basic auth provided"}'),
+        (basic("nobody-of-this-name:secret"), b'{"error":"invalid username or password"}'),
+    ],
+)
+def test_a_caller_without_good_credentials_gets_401(router: Router, header: str | None, body: bytes) -> None:
+    """Contract 1: the exact bodies, and no WWW-Authenticate."""
+    response = router.anonymous.get("/wallet", headers={"Authorization": header} if header else {})
+    assert (response.status_code, response.content) == (401, body)
+    assert response.headers["Content-Type"] == "application/json; charset=utf-8"
+    assert "WWW-Authenticate" not in response.headers
+
+
+def test_a_wrong_password_of_a_known_user_gets_401(router: Router) -> None:
+    """Contract 1: not told apart from an unknown user."""
+    header = basic(f"{router.target.user}:not-{router.target.password}")
+    response = router.anonymous.get("/wallet", headers={"Authorization": header})
+    assert (response.status_code, response.content) == (401, b'{"error":"invalid username or password"}')
+
+
+@pytest.mark.simulator
+def test_a_user_without_the_permission_gets_403(router: Router) -> None:
+    """Contract 1: each route has a permission."""
+    header = {"Authorization": basic("reader:reading")}
+    assert router.anonymous.get("/blockchain/models", headers=header).status_code == 200
+    response = router.anonymous.get("/wallet", headers=header)
+    assert (response.status_code, response.content) == (403, b'{"error":"method not allowed"}')
+
+
+def test_health_needs_no_credentials(router: Router) -> None:
+    """Contract 2.1: status, version, uptime and the state of the storage."""
+    response = router.anonymous.get("/healthcheck")
+    health = response.json()
+    assert response.status_code == 200
+    assert health["status"] == "healthy"
+    assert health["components"]["badgerdb"].startswith("healthy, size=")
+    assert {"version", "uptime"} <= set(health)
+
+
+def test_a_ping_needs_no_credentials(router: Router) -> None:
+    """Contract 1: the empty body is what it complains about."""
+    response = router.anonymous.post("/proxy/provider/ping")
+    assert (response.status_code, response.json()) == (400, {"error": "EOF"})
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/blockchain/models/0x12"])
+def test_an_unknown_route_is_plain_text(router: Router, path: str) -> None:
+    """Contract 0: handlers never answer 404, gin does; there is no route for a single model (Contract 2.4)."""
+    response = router.anonymous.get(path)
+    assert (response.status_code, response.content) == (404, b"404 page not found")
+    assert response.headers["Content-Type"].startswith("text/plain")
+
+
+def test_the_callers_request_id_comes_back(router: Router) -> None:
+    """Contract 0: X-Request-Id is echoed, also with an error."""
+    for path in ("/wallet", "/blockchain/bids/0x12"):
+        assert router.http.get(path, headers={"X-Request-Id": "mine-1"}).headers["X-Request-Id"] == "mine-1"
+
+
+def test_a_request_without_an_id_gets_eight_hex_digits(router: Router) -> None:
+    """Contract 0: and another one each time."""
+    made = [router.get("/wallet").headers["X-Request-Id"] for _ in range(2)]
+    assert [len(bytes.fromhex(one)) for one in made] == [4, 4]
+    assert made[0] != made[1]
+
+
+def test_pages_of_any_origin_may_read(router: Router) -> None:
+    """Contract 0: CORS is open."""
+    response = router.http.get("/wallet", headers={"Origin": "https://example.org"})
+    assert response.headers["Access-Control-Allow-Origin"] == "*"
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/embeddings"])
+def test_prompts_need_credentials(router: Router, path: str) -> None:
+    """Contract 1."""
+    assert router.anonymous.post(path, json={}).status_code == 401
