@@ -1,0 +1,287 @@
+"""The stack a sweep strikes: every part a real process that can be killed, paused, cut off and started again, alone.
+
+Two session workers, so that one can take over from the other. Times are short, so that a case takes seconds.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from morpheus_common.bus.names import ACCOUNT, User
+from morpheus_devstack.apply import ApplySettings, apply
+from morpheus_devstack.env import OBSERVER, Places, Router, roles_of
+from morpheus_devstack.ports import LOOPBACK, free_ports
+from morpheus_devstack.processes import Command, spawn
+from morpheus_devstack.secrets import StackSecrets
+from morpheus_devstack.servers import MongoServer, NatsServer
+from morpheus_devstack.waiting import poll
+from pydantic import SecretStr
+from pymongo import AsyncMongoClient
+
+from tests.faults.chain import Chain
+from tests.faults.controller import Controller
+from tests.faults.wires import MongoWire, Wire
+
+START_SECONDS = 60.0
+END_SECONDS = 5.0
+ROUTER_USER = "admin"
+BLOCK_SECONDS = 0.03
+LEASE_SECONDS = 2.0
+CHAIN_TIMEOUT = 1.5
+ABANDON_AFTER = 2.5
+START_MOR = 1_000_000
+GATEWAY = "gateway-1"
+WORKERS = ("sessions-1", "sessions-2")
+SIMULATOR = "simulator"
+
+SHORT_TIMES = {
+    "LEASE_SECONDS": LEASE_SECONDS,
+    "RECONCILE_SECONDS": 0.5,
+    "ABANDON_AFTER": ABANDON_AFTER,
+    "CHAIN_TIMEOUT": CHAIN_TIMEOUT,
+    "HANDSHAKE_TIMEOUT": 1.5,
+    "ROUTER_READ_TIMEOUT": 2.0,
+    "ABSENCE_SPACING": 0.3,
+    "RETRY_SECONDS": 0.4,
+    "MAX_RETRY_SECONDS": 1.0,
+    "STUCK_SECONDS": 1.5,
+    "KEY_CHECK_SECONDS": 2.0,
+    "QUARANTINE": 2.0,
+    "OWN_CLOSE_AFTER": 2.0,
+    "MONGO_TIMEOUT_MS": 2_000,
+    "OPEN_WAIT": 15.0,
+    "CLOSE_WAIT": 10.0,
+    "JSON_OPEN_WAIT": 15.0,
+    "DRAIN_SECONDS": 2.0,
+    "ARGON2_PASSES": 1,
+    "ARGON2_MEMORY_KIB": 32,
+    "ARGON2_LANES": 1,
+}
+"""Settings of the services, by their environment variables; the rest is as in production."""
+
+
+class Part:
+    """One process of the stack."""
+
+    def __init__(self, command: Command) -> None:
+        self.command = command
+        self._process: asyncio.subprocess.Process | None = None
+        self.starts = 0
+
+    @property
+    def name(self) -> str:
+        return self.command.name
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def runs(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    async def start(self) -> None:
+        self._process = await spawn(self.command)
+        self.starts += 1
+
+    async def kill(self) -> None:
+        """End it as a power cut would."""
+        if self._process is not None and self.runs:
+            self._process.kill()
+            await self._process.wait()
+
+    def pause(self) -> None:
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGCONT)
+
+    async def end(self) -> None:
+        if self._process is None or not self.runs:
+            return
+        self.resume()
+        self._process.terminate()
+        try:
+            await asyncio.wait_for(self._process.wait(), END_SECONDS)
+        except TimeoutError:
+            await self.kill()
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Who holds a lease. `token` grows with each new holder."""
+
+    worker: str
+    token: int
+
+
+class FaultStack:
+    """All parts of one stack, and the places where faults strike them."""
+
+    def __init__(self, folder: Path, *, seed: int) -> None:
+        self.folder = folder
+        (folder / "logs").mkdir(parents=True)
+        self.controller = Controller(folder / "probe")
+        self.parts: dict[str, Part] = {}
+        self.bus_wires: dict[str, Wire] = {}
+        self.mongo_wires: dict[str, MongoWire] = {}
+        gateway_port, simulator_port, nats_port, mongo_port = free_ports(4)
+        secrets = StackSecrets.load(folder)
+        self.places = Places(
+            gateway_port=gateway_port,
+            nats=NatsServer(folder / "nats", nats_port, folder / "logs" / "nats-server.log"),
+            mongo=MongoServer(
+                folder / "mongo", mongo_port, folder / "logs" / "mongod.log", secrets.mongo_passwords["root"]
+            ),
+            router=Router(f"http://{LOOPBACK}:{simulator_port}", ROUTER_USER, secrets.router_password),
+            secrets=secrets,
+        )
+        self._seed = seed
+        self.chain = Chain(self.places.router.url, ROUTER_USER, secrets.router_password)
+        self.http = httpx2.AsyncClient(base_url=self.places.base_url + "/", timeout=20.0)
+        self._mongo: AsyncMongoClient[dict[str, Any]] | None = None
+
+    @property
+    def mongo(self) -> AsyncMongoClient[dict[str, Any]]:
+        """Reads every database, past all wires."""
+        assert self._mongo is not None
+        return self._mongo
+
+    async def start(self) -> None:
+        """Start everything; return when a session could be opened. Raises `RuntimeError` when it does not come up."""
+        places, secrets = self.places, self.places.secrets
+        await self.controller.start()
+        await self._add(places.mongo.configure(member_key=secrets.mongo_key))
+        await self._add(
+            places.nats.configure({ACCOUNT: secrets.nats_public_keys}, observer=(OBSERVER, secrets.observer_password))
+        )
+        await self._add(self._simulator())
+        await self._require(places.mongo.until_ready(), "mongod")
+        await self._require(places.nats.until_ready(), "nats-server")
+        await places.mongo.make_users(secrets.mongo_passwords, roles_of)
+        self._mongo = places.mongo.client("root", secrets.mongo_passwords["root"])
+        await apply(
+            ApplySettings(
+                nats_url=places.nats.url,
+                nats_seed=SecretStr(secrets.nats_seeds[User.OPS]),
+                mongo_url=SecretStr(places.mongo_url(User.OPS)),
+                replicas=1,
+            )
+        )
+        await self._require(self.chain.until_up(seconds=START_SECONDS), SIMULATOR)
+        for service, name in (
+            (User.AUTH, "auth-1"),
+            (User.AUTOMATION, "automation-1"),
+            *((User.SESSIONS, worker) for worker in WORKERS),
+            (User.GATEWAY, GATEWAY),
+        ):
+            await self._add(await self._service(service, name))
+        await self._require(self.until_ready(seconds=START_SECONDS), GATEWAY)
+
+    async def stop(self) -> None:
+        for part in reversed(self.parts.values()):
+            await part.end()
+        await self.controller.stop()
+        for wire in (*self.bus_wires.values(), *self.mongo_wires.values()):
+            await wire.stop()
+        await self.chain.aclose()
+        await self.http.aclose()
+        if self._mongo is not None:
+            await self._mongo.close()
+
+    async def _add(self, command: Command) -> None:
+        part = Part(command)
+        self.parts[command.name] = part
+        await part.start()
+
+    async def _require(self, ready: Any, what: str) -> None:
+        if not await ready:
+            raise RuntimeError(f"{what} did not come up; its log is in {self.folder / 'logs'}")
+
+    def _simulator(self) -> Command:
+        port = self.places.router.url.rpartition(":")[2]
+        argv = [sys.executable, "-m", "proxy_router_sim", "--port", port, "--user", ROUTER_USER]
+        argv += ["--block-time", str(BLOCK_SECONDS), "--answer-time", "0.05", "--seed", str(self._seed)]
+        argv += ["--mor", str(START_MOR), "--state", str(self.folder / "simulator.json")]
+        env = {**os.environ, "PROXY_ROUTER_PASSWORD": self.places.router.password}
+        return Command(SIMULATOR, argv, self.folder / "logs" / "simulator.log", env)
+
+    async def _service(self, service: User, name: str) -> Command:
+        env = self.places.of_service(service) | {key: str(value) for key, value in SHORT_TIMES.items()}
+        env |= {"WORKER_ID": name, "STEP_PROBE": str(self.controller.path), "LOG_LEVEL": "INFO"}
+        bus = self.bus_wires[name] = Wire(self.places.nats.port)
+        await bus.start()
+        env["NATS_URL"] = f"nats://{LOOPBACK}:{bus.port}"
+        if "MONGO_URL" in env:
+            mongo = self.mongo_wires[name] = MongoWire(self.places.mongo.port)
+            await mongo.start()
+            env["MONGO_URL"] = env["MONGO_URL"].replace(self.places.mongo.address, f"{LOOPBACK}:{mongo.port}")
+        argv = (sys.executable, "-m", f"morpheus_{service}")
+        return Command(name, argv, self.folder / "logs" / f"{name}.log", env)
+
+    # looking
+
+    async def until_ready(self, *, seconds: float) -> bool:
+        """Wait until the gateway takes traffic and has heard from every service."""
+
+        async def is_ready() -> bool:
+            try:
+                ready = await self.http.get(self.places.gateway_url + "/ready", timeout=2)
+                health = await self.http.get(self.places.gateway_url + "/health", timeout=2)
+            except httpx2.HTTPError:
+                return False
+            components: Mapping[str, Any] = health.json().get("components", {})
+            return ready.status_code == 200 and all(item["status"] == "healthy" for item in components.values())
+
+        return await poll(is_ready, seconds=seconds, every=0.05)
+
+    async def wallet_lease(self) -> Lease | None:
+        """Who carries out the wallet's operations; None if nobody's lease runs."""
+        document = await self.mongo["sessions"]["leases"].find_one(
+            {"_id": {"$regex": "^wallet:"}, "$expr": {"$gt": ["$until", "$$NOW"]}}
+        )
+        if document is None or document["worker"] is None:
+            return None
+        return Lease(document["worker"], document["token"])
+
+    def part_of(self, pid: int) -> Part | None:
+        """The part that runs as a process."""
+        return next((part for part in self.parts.values() if part.runs and part.pid == pid), None)
+
+    async def revive(self) -> None:
+        """Start what is dead, go on with what is paused, mend what is cut."""
+        for part in self.parts.values():
+            if part.runs:
+                part.resume()
+            else:
+                await part.start()
+        for wire in self.bus_wires.values():
+            wire.mend()
+        for mongo_wire in self.mongo_wires.values():
+            mongo_wire.lose_answers(0)
+
+
+@asynccontextmanager
+async def fault_stack(folder: Path, *, seed: int) -> AsyncIterator[FaultStack]:
+    """Run a stack while the block runs."""
+    stack = FaultStack(folder, seed=seed)
+    try:
+        await stack.start()
+        yield stack
+    finally:
+        await stack.stop()
+
+
+def monotonic() -> float:
+    return time.monotonic()
