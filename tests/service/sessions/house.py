@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -165,6 +166,16 @@ class Simulator:
         """Close a session past the gateway, as the wallet's owner could."""
         status, _ = await self._router.post(f"/blockchain/sessions/{session_id}/close")
         assert status == 200
+
+    async def post(self, path: str, body: Any) -> Any:
+        """Use one of its controls."""
+        status, answer = await self._router.post(path, body)
+        assert status in (200, 201), answer
+        return answer
+
+    async def open_past_us(self) -> str:
+        """Open a session on our wallet as somebody else could, and return its id."""
+        return await self._router.open()
 
     async def close_expired(self) -> None:
         """Let the router's own closer make its round."""
@@ -334,6 +345,14 @@ class Gateway:
         command = CloseSession(operation_id=operation_id or uuid7(), user_id="u1", key_id=key, wait=wait)
         return await self.rpc.call(CLOSE_SESSION, command, timeout=PATIENCE + 5)
 
+    async def attempt_open(self, key: str = "k1", **wish: Any) -> str | None:
+        """Open, and return the code of the error it ends with."""
+        try:
+            await self.open(key, **wish)
+        except ApiError as error:
+            return error.code
+        return None
+
     async def current(self, key: str = "k1") -> SessionRow | None:
         return (await self.rpc.call(GET_SESSION, GetSession(key_id=key))).session
 
@@ -472,6 +491,11 @@ class House:
         )
 
     # what is stored
+
+    async def database_time(self, later: float = 0.0) -> datetime:
+        """The database's clock, some seconds later."""
+        now: datetime = (await self.database.command("hello"))["localTime"]
+        return now + timedelta(seconds=later)
 
     async def sessions(self, **query: Any) -> list[dict[str, Any]]:
         return [item async for item in self.database["sessions"].find(query).sort("created_at", 1)]

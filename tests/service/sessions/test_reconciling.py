@@ -1,0 +1,225 @@
+"""Our records held beside the chain, and opens whose outcome nobody was told."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from bson import Decimal128
+from morpheus_common.contracts.auth import ENDED_KEYS
+from nats.aio.msg import Msg
+
+from tests.service.sessions.house import House, until
+
+QUICK = {"reconcile_seconds": 0.2, "abandon_after": 1.0}
+"""Passes and patience of tests in which an open is given up."""
+
+
+async def finding(house: House) -> dict[str, Any] | None:
+    return await house.database["findings"].find_one()
+
+
+async def released(house: House) -> None:
+    """Let transactions that were held back be mined."""
+    await house.simulator.post("/sim/release", {})
+
+
+async def sent(house: House) -> list[str]:
+    """What the journal's only open notes of each sending and its answer."""
+    return [fact["what"] for fact in (await house.only_operation(kind="open"))["facts"]]
+
+
+async def test_a_session_of_somebody_else_is_named_and_never_touched(house: House) -> None:
+    foreign = await house.simulator.open_past_us()
+    async with house.worker(reconcile_seconds=0.2, own_close_after=0.1):
+        found = await until(lambda: finding(house))
+        assert (found["_id"], found["kind"]) == (foreign, "foreign")
+        await house.gateway.open()
+        await house.simulator.advance(60)
+        assert (await house.gateway.close()).confirmed
+        assert [item["Id"] for item in await house.simulator.open_sessions()] == [foreign]
+        await house.simulator.close(foreign)
+
+        async def gone() -> bool:
+            return await finding(house) is None
+
+        await until(gone)
+
+
+async def test_a_session_with_our_tag_and_no_record_is_named_as_lost_and_left_alone(house: House) -> None:
+    async with house.worker(reconcile_seconds=3600):
+        row = await house.gateway.open()
+    for name in ("sessions", "operations"):
+        await house.database[name].delete_many({})
+    async with house.worker(reconcile_seconds=0.2):
+        found = await until(lambda: finding(house))
+        assert (found["_id"], found["kind"]) == (row.session_id, "lost")
+        assert int(found["stake"].to_decimal()) == row.stake
+    assert len(await house.simulator.open_sessions()) == 1
+
+
+async def test_what_does_not_carry_our_tag_is_not_closed_whatever_our_records_say(house: House) -> None:
+    async with house.worker(reconcile_seconds=3600):
+        await house.gateway.open()
+        await house.database["sessions"].update_one({}, {"$set": {"stake": Decimal128("11400000000000000000")}})
+        closed = await house.gateway.close(wait=1.0)
+        assert not closed.confirmed
+        assert (await house.only_operation(kind="close"))["stuck"]
+    assert len(await house.simulator.open_sessions()) == 1
+
+
+@pytest.mark.parametrize(
+    ("action", "params"),
+    [
+        ("revert", {}),
+        ("never_mined", {}),
+        ("escalated", {"text": "EVM error: SessionDuplicateApproval() []"}),
+        ("escalated", {"text": "execution reverted: ERC20: transfer amount exceeds balance"}),
+        ("drop", {"stage": "mined"}),
+        ("drop", {"stage": "in_mempool"}),
+        ("drop", {"stage": "before_allowance"}),
+        ("drop", {"stage": "after_allowance"}),
+        ("error_after", {"status": 500, "text": "failed to get session: session not found"}),
+        ("mined_late", {"seconds": 0.3}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else str(value.get("stage", value.get("text", "")))[:40],
+)
+async def test_an_open_whose_answer_hides_what_happened_ends_as_one_session(
+    house: House, action: str, params: dict[str, Any]
+) -> None:
+    async with house.worker(reconcile_seconds=0.2):
+        await house.simulator.arm("open", action, **params)
+        row = await house.gateway.open()
+        assert row.state == "active"
+        (on_chain,) = await house.simulator.sessions()
+        assert (on_chain["Id"], int(on_chain["Stake"])) == (row.session_id, row.stake)
+        assert (await house.gateway.chat("hello")).ended
+
+
+async def test_the_same_approval_is_sent_again_and_nothing_else(house: House) -> None:
+    async with house.worker(reconcile_seconds=0.2):
+        await house.simulator.arm("open", "never_mined", count=2)
+        await house.gateway.open()
+    facts = await sent(house)
+    assert facts.count("sending") == 1
+    assert facts.count("sending again") == 2
+    assert (await house.simulator.state())["counters"]["initiated"] == 1
+
+
+async def test_an_open_that_is_mined_after_it_was_given_up_is_closed(house: House) -> None:
+    async with house.worker(**QUICK):
+        await house.simulator.arm("open", "mined_late", count=None)
+        opening = asyncio.create_task(house.gateway.attempt_open())
+        assert await opening == "open_failed"
+        assert (await house.only_operation(kind="open"))["state"] == "abandoned"
+        assert (await house.only_session())["slot"] is None
+
+        await house.simulator.disarm()
+        await released(house)
+        closed = await house.session_is("closed")
+        assert closed["reason"] == "came_late"
+        (on_chain,) = await house.simulator.sessions()
+        assert on_chain["Id"] == closed["chain_session"]
+        assert on_chain["ClosedAt"]
+
+
+async def test_an_open_is_given_up_only_when_the_chain_went_on_without_it_twice(house: House) -> None:
+    async with house.worker(**QUICK, absence_spacing=1.0):
+        await house.simulator.arm("open", "never_mined", count=None)
+        assert await house.gateway.attempt_open() == "open_failed"
+        operation = await house.only_operation(kind="open")
+        assert operation["absences"] == 2
+        taken = (operation["updated_at"] - operation["sent_at"]).total_seconds()
+        assert taken > 1.9
+
+
+async def test_nobody_is_sent_for_again_what_nobody_wants(house: House) -> None:
+    async with house.worker(reconcile_seconds=0.2):
+        await house.simulator.arm("open", "mined_late", count=None)
+        opening = asyncio.create_task(house.gateway.attempt_open())
+        await until(lambda: house.operations(state={"$in": ["sent", "unknown"]}))
+        await house.deactivate()
+        assert await opening == "open_failed"
+        await house.simulator.disarm()
+        await released(house)
+        await house.session_is("closed")
+        assert await house.simulator.open_sessions() == []
+
+
+async def test_what_comes_late_serves_whoever_waits_for_another_of_the_model(house: House) -> None:
+    async with house.worker(**QUICK):
+        await house.simulator.arm("open", "mined_late", count=None)
+        assert await house.gateway.attempt_open() == "open_failed"
+        await house.simulator.disarm()
+        await house.simulator.arm("initiate", "hang")
+        opening = asyncio.create_task(house.gateway.open())
+        await until(lambda: house.simulator.struck("initiate"))
+        await released(house)
+        row = await opening
+        (on_chain,) = await house.simulator.open_sessions()
+        assert row.session_id == on_chain["Id"]
+        await house.simulator.disarm()
+        assert (await house.gateway.current()) is not None
+        assert (await house.gateway.chat("hello")).ended
+    assert len(await house.simulator.sessions()) == 1
+
+
+async def test_a_close_without_a_report_is_named_and_holds_nobody_up_for_ever(house: House) -> None:
+    async with house.worker(chain_timeout=0.5, retry_seconds=0.1, reconcile_seconds=0.5):
+        row = await house.gateway.open()
+        await house.simulator.arm("closing_report", "hang", count=None)
+        assert not (await house.gateway.close(wait=0.2)).confirmed
+
+        async def stuck() -> bool:
+            return bool((await house.only_operation(kind="close"))["stuck"])
+
+        await until(stuck)
+        # its provider gets no more of our stake, and everybody else goes on
+        other = await house.gateway.open("k2")
+        assert other.provider != row.provider
+        await house.simulator.disarm()
+        closed = await house.session_is("closed")
+        assert closed["chain_session"] == row.session_id
+
+
+async def test_sessions_of_keys_that_auth_does_not_know_any_more_are_closed(house: House) -> None:
+    ended = {"k1"}
+
+    async def answer(msg: Msg) -> None:
+        asked = json.loads(msg.data)["key_ids"]
+        await msg.respond(json.dumps({"ok": {"key_ids": [key for key in asked if key in ended]}}).encode())
+
+    await house.auth.subscribe(ENDED_KEYS.subject, cb=answer)
+    async with house.worker(key_check_seconds=0.3):
+        await house.gateway.open("k1")
+        kept = await house.gateway.open("k2")
+        closed = await house.session_is("closed")
+        assert (closed["key_id"], closed["reason"]) == ("k1", "key_revoked")
+        assert [item["Id"] for item in await house.simulator.open_sessions()] == [kept.session_id]
+
+
+async def test_a_silent_auth_ends_no_key(house: House) -> None:
+    async with house.worker(key_check_seconds=0.1):
+        await house.gateway.open("k1")
+        await asyncio.sleep(0.5)  # several rounds, each unanswered
+        current = await house.gateway.current("k1")
+    assert current is not None
+
+
+async def test_only_one_process_calls_the_chain_of_a_wallet(house: House) -> None:
+    """A mark tells the next holder of a call of the last: a living one's is waited for, a dead one's overlapped."""
+    async with house.worker():
+        await house.gateway.open()
+    wallets = house.database["wallets"]
+    assert (await wallets.find_one())["calling"] is None
+    assert (await wallets.find_one())["overlaps"] == 0
+    mark = {"worker": "w9", "boot": 3, "operation": "x", "until": (await house.database_time(3600))}
+    await wallets.update_one({}, {"$set": {"calling": mark}})
+    await house.database["workers"].insert_one({"_id": "w9", "boot": 3, "beat_at": await house.database_time(3600)})
+    async with house.worker():
+        opening = asyncio.create_task(house.gateway.open("k2"))
+        await until(lambda: house.operations(key_id="k2", state={"$in": ["sent", "unknown"]}))
+        assert len(await house.simulator.sessions()) == 1
+        await house.database["workers"].update_one({"_id": "w9"}, {"$set": {"boot": 4}})
+        await opening
+    assert (await wallets.find_one())["overlaps"] == 1
