@@ -37,9 +37,9 @@ class Listing:
     complete: bool
 
 
-def opened_by(operation: OperationDocument, session: ChainSession) -> bool:
-    """Tell whether an operation opened a session: same bid, same stake to the wei (it carries a tag of its own)."""
-    return operation.stake is not None and session.bid_id == operation.bid_id and session.stake == wei(operation.stake)
+def fingerprint(operation: OperationDocument) -> tuple[str | None, int | None]:
+    """Return what a session has in common with the one open that opened it: bid, and stake to the wei (with its tag)."""
+    return operation.bid_id, wei(operation.stake)
 
 
 async def _newest_first(router: Router, since: int) -> AsyncIterator[ChainSession]:
@@ -59,7 +59,7 @@ async def look_for(router: Router, operation: OperationDocument) -> Seen:
     before = await router.latest_block()
     since = 0 if operation.sent_at is None else int(operation.sent_at.timestamp()) - SLACK_SECONDS
     async for session in _newest_first(router, since):
-        if opened_by(operation, session):
+        if (session.bid_id, session.stake) == fingerprint(operation):
             return Seen(session, before)
     return Seen(None, min(before, await router.latest_block()))
 

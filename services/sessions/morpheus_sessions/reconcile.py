@@ -15,7 +15,7 @@ from morpheus_common.logs import get_logger
 
 from morpheus_sessions.documents import FindingKind, OperationDocument, SessionDocument
 from morpheus_sessions.journal import OPEN_STATES, SETTLED_BLOCKS, Journal, StateChanged
-from morpheus_sessions.listing import SLACK_SECONDS, Listing, opened_by, read_listing
+from morpheus_sessions.listing import SLACK_SECONDS, Listing, fingerprint, read_listing
 from morpheus_sessions.opening import COUNTED_ABSENCES, Opening
 from morpheus_sessions.router import ChainSession, Router
 from morpheus_sessions.settings import SessionsSettings
@@ -72,13 +72,14 @@ def plan(
     `own_close_after`: seconds after its end at which we close a session that the router's closer has not.
     """
     ours = {session.chain_session: session for session in records.sessions}
+    sent = {fingerprint(operation): operation for operation in records.sent}
     findings = []
     for seen in listing.sessions:
         session = ours.get(seen.id)
         if session is not None:
             finding = _known(seen, session, now, own_close_after)
         else:
-            finding = _unknown(seen, records.sent, deployment)
+            finding = _unknown(seen, sent.get((seen.bid_id, seen.stake)), deployment)
         if finding is not None:
             findings.append(finding)
     listed = {seen.id for seen in listing.sessions}
@@ -109,10 +110,9 @@ def _suspected(seen: ChainSession, session: SessionDocument) -> Finding | None:
     return Finding(Act.SEEN_AGAIN, "was missing, and is on chain", seen, session) if session.absences else None
 
 
-def _unknown(seen: ChainSession, sent: Iterable[OperationDocument], deployment: int) -> Finding | None:
-    for operation in sent:
-        if opened_by(operation, seen):
-            return Finding(Act.ADOPT, f"opened by operation {operation.id}", seen, operation=operation)
+def _unknown(seen: ChainSession, operation: OperationDocument | None, deployment: int) -> Finding | None:
+    if operation is not None:
+        return Finding(Act.ADOPT, f"opened by operation {operation.id}", seen, operation=operation)
     if not seen.is_open:
         return None
     if deployment_of(seen.stake) == deployment:
@@ -171,9 +171,9 @@ class Reconciler:
         )
         return listing, findings
 
-    async def run_pass(self) -> list[Finding]:
+    async def run_pass(self, *, complete: bool = False) -> list[Finding]:
         """Make one pass and return what it found. What it could not do, the next one finds again."""
-        complete = self._passes % COMPLETE_EVERY == 0
+        complete = complete or self._passes % COMPLETE_EVERY == 0
         self._passes += 1
         listing, findings = await self.find(complete=complete)
         for finding in findings:

@@ -53,12 +53,14 @@ def recorded(state: SessionState = SessionState.ACTIVE, **fields: Any) -> Sessio
         "created_at": NOW - timedelta(seconds=600),
         "updated_at": NOW - timedelta(seconds=600),
     }
-    return SessionDocument.model_construct(**{**known, **fields})
+    document: SessionDocument = SessionDocument.model_construct(**{**known, **fields})
+    return document
 
 
 def sent(state: OperationState, **fields: Any) -> OperationDocument:
     known: dict[str, Any] = {"id": "o1", "kind": OperationKind.OPEN, "state": state, "bid_id": "0xb", "stake": STAKE}
-    return OperationDocument.model_construct(**{**known, **fields})
+    document: OperationDocument = OperationDocument.model_construct(**{**known, **fields})
+    return document
 
 
 def planned(
