@@ -42,6 +42,11 @@ def fingerprint(operation: OperationDocument) -> tuple[str | None, int | None]:
     return operation.bid_id, wei(operation.stake)
 
 
+def opened_by(operation: OperationDocument, session: ChainSession) -> bool:
+    """Tell whether an operation opened a session."""
+    return (session.bid_id, session.stake) == fingerprint(operation)
+
+
 async def _newest_first(router: Router, since: int) -> AsyncIterator[ChainSession]:
     """Yield the wallet's sessions opened at `since` or later. Raises `StopAsyncIteration` early at the bound."""
     for page in range(MAX_PAGES):
@@ -59,7 +64,7 @@ async def look_for(router: Router, operation: OperationDocument) -> Seen:
     before = await router.latest_block()
     since = 0 if operation.sent_at is None else int(operation.sent_at.timestamp()) - SLACK_SECONDS
     async for session in _newest_first(router, since):
-        if (session.bid_id, session.stake) == fingerprint(operation):
+        if opened_by(operation, session):
             return Seen(session, before)
     return Seen(None, min(before, await router.latest_block()))
 
