@@ -10,7 +10,7 @@ from proxy_router_sim import gojson
 from proxy_router_sim.auth import authorize
 from proxy_router_sim.errors import ConnectionCutError, ModelError, RouterError
 from proxy_router_sim.faults import CALL_ACTIONS, STAGES, Fault, Strikes, strike
-from proxy_router_sim.routes import blockchain, inference, marketplace, sessions, simulation, system
+from proxy_router_sim.routes import blockchain, controls, inference, marketplace, sessions, simulation, system
 from proxy_router_sim.routes.route import (
     CONTENT_TYPE,
     FAULTS,
@@ -31,6 +31,7 @@ _ROUTES = [
     *sessions.ROUTES,
     *inference.ROUTES,
     *simulation.ROUTES,
+    *controls.ROUTES,
 ]
 _LARGEST_BODY = 64 * 1024 * 1024
 """The router has no limit; this one keeps a mistake from filling the memory."""

@@ -112,9 +112,9 @@ class ConsumerNode:
 
     # -- opening --------------------------------------------------------------------------------------------------
 
-    def initiate(self, *, user: str, provider: str, bid_id: str, endpoint: str) -> tuple[str, Approval, str]:
+    async def initiate(self, *, user: str, provider: str, bid_id: str, endpoint: str) -> tuple[str, Approval, str]:
         """First step of an open: the provider's key, approval and signature. Its key and address are remembered."""
-        answering, approval, signature = self.providers.handshake(
+        answering, approval, signature = await self.providers.handshake(
             user=user, provider=provider, bid_id=bid_id, endpoint=endpoint, now=self.clock.now()
         )
         self.counters["initiated"] += 1
@@ -140,7 +140,7 @@ class ConsumerNode:
             raise RouterError("cannot open session with own bid")
         with self._calling_chain():
             try:
-                call = self._agree(bid, seconds, direct_payment=False)
+                call = await self._agree(bid, seconds, direct_payment=False)
             except HandshakeError as error:
                 raise RouterError(f"failed to initiate session: {error.text}") from error
             return await self._open(call, strikes)
@@ -156,7 +156,7 @@ class ConsumerNode:
                 if bid.provider == self.wallet:
                     continue
                 try:
-                    call = self._agree(bid, seconds, direct_payment=direct_payment)
+                    call = await self._agree(bid, seconds, direct_payment=direct_payment)
                 except HandshakeError as error:
                     reason = f"failed to initiate session: {error.text}"
                     refusals.append(f'{{"provider":"{checksum(bid.provider)}","reason":"{reason}"}}')
@@ -165,10 +165,10 @@ class ConsumerNode:
         listed = f"[{','.join(refusals)}]" if refusals else "null"
         raise RouterError(f"no provider accepting session: {listed}")
 
-    def _agree(self, bid: Bid, seconds: int, *, direct_payment: bool) -> OpenSession:
+    async def _agree(self, bid: Bid, seconds: int, *, direct_payment: bool) -> OpenSession:
         now = self.clock.now()
         endpoint = self.marketplace.providers[bid.provider].endpoint
-        _, approval, signature = self.initiate(
+        _, approval, signature = await self.initiate(
             user=self.wallet, provider=bid.provider, bid_id=bid.id, endpoint=endpoint
         )
         if direct_payment:
@@ -297,7 +297,7 @@ class ConsumerNode:
         )
         try:
             async with turn:
-                self.providers.admit_prompt(session, known.endpoint, self.clock.now())
+                await self.providers.admit_prompt(session, known.endpoint, self.clock.now())
                 yield self.marketplace.models[session.model_id]
                 self.counters["prompts_served"] += 1
         finally:

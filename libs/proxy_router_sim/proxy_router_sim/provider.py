@@ -1,5 +1,8 @@
 """The providers as the node meets them over the network: handshake, ping, closing report, and the prompt's door."""
 
+import asyncio
+
+from proxy_router_sim.behaviour import Behaviour
 from proxy_router_sim.chain import CHAIN_ID, Session
 from proxy_router_sim.errors import RouterError
 from proxy_router_sim.ethereum import Approval, checksum, hash_id, sign
@@ -11,27 +14,46 @@ class HandshakeError(RouterError):
 
 
 class ProviderNetwork:
-    """All providers; each can be switched off."""
+    """All providers, each with its behaviour."""
 
     def __init__(self, marketplace: Marketplace, seed: int) -> None:
         self._marketplace = marketplace
         self._seed = seed
-        self.offline: set[str] = set()
+        self._behaviours = {address: Behaviour() for address in marketplace.providers}
 
-    def handshake(
+    def behaviour(self, provider: str) -> Behaviour:
+        """How a provider behaves. KeyError for an address that is no provider's."""
+        return self._behaviours[provider]
+
+    @property
+    def offline(self) -> list[str]:
+        """The providers that cannot be reached."""
+        return sorted(address for address, behaviour in self._behaviours.items() if not behaviour.online)
+
+    async def handshake(
         self, *, user: str, provider: str, bid_id: str, endpoint: str, now: float
     ) -> tuple[Provider, Approval, str]:
         """``session.request``: the provider that answered, its approval and signature. Repeatable, moves no money.
 
-        Two requests within one millisecond get the same approval, because nothing else distinguishes them.
+        There is no read deadline: a provider that is late keeps its caller waiting (section 2.6b). Two requests
+        within one millisecond get the same approval, because nothing else distinguishes them.
         """
         answering = self._dial(endpoint)
+        behaviour = self._behaviours[answering.address]
+        await behaviour.answer_handshake()
+        if behaviour.hangs_up:
+            raise HandshakeError(
+                "provider request failed: code: 400, msg: <nil>, error: failed to decode response: EOF"
+            )
         if answering.address != provider:
             raise HandshakeError("received invalid signature from provider")
+        milliseconds = int(now * 1000)
+        if behaviour.full:
+            raise HandshakeError(f"response error: error: no capacity, result: {{{milliseconds} 0x00}}")
         bid = self._marketplace.bids.get(bid_id)
         if bid is None or not bid.active or bid.provider != provider:
-            raise HandshakeError(f"response error: error: bid not found, result: {{{int(now * 1000)} 0x00}}")
-        approval = Approval(bid_id, CHAIN_ID, user, int(now * 1000))
+            raise HandshakeError(f"response error: error: bid not found, result: {{{milliseconds} 0x00}}")
+        approval = Approval(bid_id, CHAIN_ID, user, milliseconds)
         return answering, approval, sign(provider, approval.encode())
 
     def ping(self, *, provider: str, endpoint: str) -> int:
@@ -43,20 +65,24 @@ class ProviderNetwork:
 
     def closing_report(self, session: Session) -> str | None:
         """The provider's signed report as hex without 0x; None if the provider cannot be reached."""
-        if session.provider in self.offline:
+        if not self._behaviours[session.provider].online:
             return None
         return sign(session.provider, f"report/{session.id}").removeprefix("0x")
 
-    def admit_prompt(self, session: Session, endpoint: str, now: float) -> None:
+    async def admit_prompt(self, session: Session, endpoint: str, now: float) -> None:
         """What a provider checks before a prompt: that the time is not over. Not whether the session was closed."""
-        if session.provider in self.offline:
+        behaviour = self._behaviours[session.provider]
+        if not behaviour.online:
             raise RouterError(f"provider request failed: {self._refused(endpoint)}")
+        if behaviour.hangs_up:
+            raise RouterError("provider request failed: provider closed connection without sending any data")
         if session.ends_at * 1000 < int(now * 1000):
             raise RouterError("provider request failed: provider error: session expired")
+        await asyncio.sleep(behaviour.slow_seconds)
 
     def _dial(self, endpoint: str) -> Provider:
         for provider in self._marketplace.providers.values():
-            if provider.endpoint == endpoint and provider.address not in self.offline:
+            if provider.endpoint == endpoint and self._behaviours[provider.address].online:
                 return provider
         raise HandshakeError(f"provider request failed: code: 500, msg: <nil>, error: {self._refused(endpoint)}")
 

@@ -1,11 +1,12 @@
 """Chat and embeddings (contract sections 2.10 and 4)."""
 
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
 from aiohttp import web
 
 from proxy_router_sim import gojson, params, sse
+from proxy_router_sim.behaviour import Behaviour
 from proxy_router_sim.errors import BadRequestError, ModelError, RouterError
 from proxy_router_sim.faults import CHAT_ACTIONS, Fault, strike_stream, strike_whole
 from proxy_router_sim.marketplace import Model
@@ -36,6 +37,9 @@ _DROPPED_WHEN_ZERO = frozenset(
 """Keys that the router re-encodes with Go's omitempty, so that a zero does not reach the model."""
 
 
+_SILENCE = "provider request failed: provider closed connection without sending any data"
+
+
 def _session_id(request: web.Request) -> str | None:
     header = request.headers.get("session_id")
     return params.hash32(header) if header else None
@@ -62,27 +66,38 @@ async def chat(request: web.Request) -> web.StreamResponse:
         async with request.app[SIMULATOR].node.prompt(session_id) as model:
             if model.type not in {"LLM", "UNKNOWN"}:
                 raise ModelError(_unsupported(model, "Chat Completions"))
+            provider = request.app[SIMULATOR].node.session(session_id).provider
+            behaviour = request.app[SIMULATOR].providers.behaviour(provider)
             answer = _streamed if streamed else _whole
-            return await answer(request, prompt, model, fault)
+            return await answer(request, prompt, model, behaviour, fault)
     finally:
         if fault is not None:
             faults.done(fault)
 
 
-async def _whole(request: web.Request, prompt: dict[str, Any], model: Model, fault: Fault | None) -> web.Response:
+async def _whole(
+    request: web.Request, prompt: dict[str, Any], model: Model, behaviour: Behaviour, fault: Fault | None
+) -> web.StreamResponse:
     completion = await request.app[SIMULATOR].model.complete(prompt, model.name)
     if fault is not None:
         await strike_whole(fault)
         if fault.action == "no_usage":
             completion.pop("usage", None)
     body = gojson.encode(sse.UsageMeter(prompt["messages"]).whole(completion), sort_keys=True)
-    response = web.Response(body=body, headers={"Content-Type": "application/json"})
+    if behaviour.ends_before(0):
+        raise RouterError(_SILENCE)
+    response = web.StreamResponse(headers={"Content-Type": "application/json"})
     response.enable_chunked_encoding()
+    # Nobody may be there to read it any more; the prompt has run to its end all the same.
+    with suppress(ConnectionResetError):
+        await response.prepare(request)
+        for piece in behaviour.spoil(body, 0):
+            await response.write(piece)
     return response
 
 
 async def _streamed(
-    request: web.Request, prompt: dict[str, Any], model: Model, fault: Fault | None
+    request: web.Request, prompt: dict[str, Any], model: Model, behaviour: Behaviour, fault: Fault | None
 ) -> web.StreamResponse:
     chunks = request.app[SIMULATOR].model.stream(prompt, model.name)
     if fault is not None:
@@ -92,17 +107,22 @@ async def _streamed(
     response.enable_chunked_encoding()
     async with aclosing(chunks):
         try:
+            number = 0
             async for chunk in chunks:
+                if behaviour.ends_before(number):
+                    break
                 if not response.prepared:
                     await response.prepare(request)
-                await response.write(sse.frame(meter.passing(chunk)))
+                for piece in behaviour.spoil(sse.frame(meter.passing(chunk)), number):
+                    await response.write(piece)
+                number += 1
         except (RouterError, ModelError) as error:
             if not response.prepared:
                 raise
             # The router has no way to fail a running stream: it appends the bare error and ends as if all were well.
             await response.write(gojson.encode(error.body))
     if not response.prepared:
-        raise RouterError("provider request failed: provider closed connection without sending any data")
+        raise RouterError(_SILENCE)
     return response
 
 

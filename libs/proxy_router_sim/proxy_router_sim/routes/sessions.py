@@ -20,7 +20,7 @@ async def initiate(request: web.Request) -> web.Response:
     provider = params.address(params.text_field(body, "provider"))
     bid_id = params.hash32(params.text_field(body, "bidId"))
     params.big_int(body.get("spend"))
-    public_key, approval, signature = request.app[SIMULATOR].node.initiate(
+    public_key, approval, signature = await request.app[SIMULATOR].node.initiate(
         user=user, provider=provider, bid_id=bid_id, endpoint=params.text_field(body, "providerUrl")
     )
     return json_response(

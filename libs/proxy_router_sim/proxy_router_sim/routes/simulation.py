@@ -34,7 +34,7 @@ async def state(request: web.Request) -> web.Response:
             "max_unfinished_prompts_of_a_session": node.counters["max_unfinished_prompts_of_a_session"],
             "max_concurrent_chain_calls": node.counters["max_concurrent_chain_calls"],
             "counters": dict(node.counters),
-            "offline_providers": sorted(simulator.providers.offline),
+            "offline_providers": simulator.providers.offline,
             "sessions": [
                 {**views.session(session), "Stake": str(session.stake), "Prompts": node.prompts_of_session[session.id]}
                 for session in sessions
@@ -85,17 +85,6 @@ async def release(request: web.Request) -> web.Response:
     return json_response({"released": request.app[SIMULATOR].node.release_late(wanted)})
 
 
-async def set_provider(request: web.Request) -> web.Response:
-    """Switch a provider off or on: handshake, ping, prompts and closing reports follow."""
-    simulator = request.app[SIMULATOR]
-    body = await params.json_body(request)
-    provider = params.address(params.text_field(body, "address"))
-    if provider not in simulator.node.marketplace.providers or not isinstance(body.get("online"), bool):
-        raise BadRequestError("address is that of a provider, online is true or false")
-    (simulator.providers.offline.discard if body["online"] else simulator.providers.offline.add)(provider)
-    return json_response({"address": provider, "online": body["online"]})
-
-
 async def set_bid(request: web.Request) -> web.Response:
     """Delete a bid, or bring it back."""
     simulator = request.app[SIMULATOR]
@@ -143,7 +132,6 @@ ROUTES = [
     Route("DELETE", "/sim/faults", clear_faults, "sim", None),
     Route("DELETE", "/sim/faults/{id}", clear_fault, "sim", None),
     Route("POST", "/sim/release", release, "sim", None),
-    Route("POST", "/sim/providers", set_provider, "sim", None),
     Route("POST", "/sim/bids", set_bid, "sim", None),
     Route("POST", "/sim/balance", set_balance, "sim", None),
     Route("POST", "/sim/wipe", wipe_storage, "sim", None),

@@ -1,0 +1,42 @@
+"""The simulator's own controls of providers, under /sim: no auth, no counterpart in the router."""
+
+from aiohttp import web
+
+from proxy_router_sim import params
+from proxy_router_sim.behaviour import Behaviour
+from proxy_router_sim.errors import BadRequestError
+from proxy_router_sim.routes.route import SIMULATOR, Route, json_response
+
+
+async def set_provider(request: web.Request) -> web.Response:
+    """Change how a provider behaves; what is not named stays as it is."""
+    simulator = request.app[SIMULATOR]
+    wish = await params.json_body(request)
+    provider = params.address(str(wish.pop("address", "")))
+    if provider not in simulator.node.marketplace.providers or not wish:
+        raise BadRequestError("address is that of a provider; beside it stands what to change")
+    behaviour = simulator.providers.behaviour(provider)
+    behaviour.change(wish)
+    return json_response({"address": provider, **behaviour.view()})
+
+
+async def show_providers(request: web.Request) -> web.Response:
+    simulator = request.app[SIMULATOR]
+    addresses = simulator.node.marketplace.providers
+    return json_response([{"address": one, **simulator.providers.behaviour(one).view()} for one in addresses])
+
+
+async def mend_providers(request: web.Request) -> web.Response:
+    """All providers behave well again; handshakes that wait are answered."""
+    simulator = request.app[SIMULATOR]
+    well = {name: value for name, value in Behaviour().view().items() if name != "waiting"}
+    for address in simulator.node.marketplace.providers:
+        simulator.providers.behaviour(address).change(well)
+    return await show_providers(request)
+
+
+ROUTES = [
+    Route("POST", "/sim/providers", set_provider, "sim", None),
+    Route("GET", "/sim/providers", show_providers, "sim", None),
+    Route("DELETE", "/sim/providers", mend_providers, "sim", None),
+]
