@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 
 from bson import Decimal128
 from morpheus_common.clock import utc_now
-from morpheus_common.contracts.sessions import SESSION_EVENTS, CatalogueModel, SessionState, Slot
+from morpheus_common.contracts.sessions import SESSION_EVENTS, SessionState, Slot
 from morpheus_common.errors import ApiError
 from morpheus_common.ids import uuid7
 from morpheus_common.logs import get_logger
@@ -107,7 +107,8 @@ class Journal:
         self._listeners.append(event)
         return event
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Say to the wallets' loops of this process that something is queued."""
         self._outbox.nudge()
         for event in self._listeners:
             event.set()
@@ -121,6 +122,10 @@ class Journal:
     async def session(self, session_id: str) -> SessionDocument | None:
         """Return a session by our own id."""
         return await self._find_session({"_id": session_id})
+
+    async def session_of_operation(self, operation_id: str) -> SessionDocument | None:
+        """Return the session that an open was written with."""
+        return await self._find_session({"operation_id": operation_id})
 
     async def sessions_of(self, key_id: str, states: Iterable[SessionState]) -> list[SessionDocument]:
         """Return the sessions of a key in any of `states`."""
@@ -226,75 +231,6 @@ class Journal:
         return [_session(item) async for item in cursor.sort("created_at", ASCENDING)]
 
     # opening
-
-    async def request_open(
-        self,
-        *,
-        operation_id: str,
-        user_id: str,
-        key_id: str,
-        key_prefix: str,
-        model: CatalogueModel,
-        bid_id: str | None,
-        duration: int,
-        owner: Owner | None,
-        replaces: Replaces | None,
-    ) -> SessionDocument:
-        """Write an open and its session. Raises `SlotTaken`, and `invalid_api_key` if the key was revoked meanwhile."""
-        now = utc_now()
-        slot = Slot.CURRENT if replaces is None else Slot.NEXT
-
-        async def body(session: AsyncClientSession) -> SessionDocument:
-            guard: Any = await KeyGuardDocument.get_pymongo_collection().find_one_and_update(
-                {"_id": key_id},
-                {"$inc": {"changes": 1}, "$setOnInsert": {"user_id": user_id, "wanted": True}},
-                upsert=True,
-                return_document=ReturnDocument.AFTER,
-                session=session,
-            )
-            if not guard["wanted"]:
-                raise ApiError("invalid_api_key")
-            opening = SessionDocument(
-                state=SessionState.OPENING,
-                slot=slot,
-                user_id=user_id,
-                key_id=key_id,
-                key_prefix=key_prefix,
-                model_id=model.id,
-                model_name=model.name,
-                duration=duration,
-                operation_id=operation_id,
-                bid_id=bid_id,
-                owner=owner,
-                created_at=now,
-                updated_at=now,
-            )
-            await opening.insert(session=session)
-            await OperationDocument(
-                id=operation_id,
-                kind=OperationKind.OPEN,
-                session=opening.id,
-                user_id=user_id,
-                key_id=key_id,
-                model_id=model.id,
-                wanted_bid=bid_id,
-                duration=duration,
-                replaces=replaces,
-                created_at=now,
-                updated_at=now,
-            ).insert(session=session)
-            await self._stage("requested", opening, session)
-            return opening
-
-        async def read_back() -> SessionDocument | None:
-            return await self._find_session({"operation_id": operation_id})
-
-        try:
-            opening = await run_transaction(self._client, body, read_back=read_back)
-        except DuplicateKeyError:
-            raise SlotTaken from None
-        self._wake()
-        return opening
 
     async def take(self, wallet: str, router: str) -> OperationDocument | None:
         """Bind the oldest unbound open to a wallet and return it."""
@@ -540,7 +476,7 @@ class Journal:
                 raise AlreadyAdopted from None
             raise SlotTaken from None
         self._tell(operation.id)
-        self._wake()
+        self.wake()
         return opened
 
     async def _steps_aside(
@@ -699,7 +635,130 @@ class Journal:
             return True
 
         await run_transaction(self._client, body)
-        self._wake()
+        self.wake()
+
+    # what operators ask for
+
+    async def ask_pass(self, wallet: str, router: str) -> int:
+        """Ask the loop of a wallet for a pass, and let all that waits there be tried at once; return the pass's number."""
+        document: Any = await WalletDocument.get_pymongo_collection().find_one_and_update(
+            {"_id": wallet},
+            {"$inc": {"passes_asked": 1}, "$setOnInsert": {"router": router}},
+            upsert=True,
+            return_document=ReturnDocument.AFTER,
+        )
+        await OperationDocument.get_pymongo_collection().update_many(
+            {"wallet": wallet, "state": {"$nin": [state.value for state in ENDED]}}, {"$set": {"not_before": None}}
+        )
+        self.wake()
+        return int(document["passes_asked"])
+
+    async def passes(self, wallet: str) -> tuple[int, int]:
+        """Return the number of the last pass that was asked for, and of the last of those that was made."""
+        document = await WalletDocument.get_pymongo_collection().find_one({"_id": wallet}) or {}
+        return int(document.get("passes_asked") or 0), int(document.get("passes_made") or 0)
+
+    async def note_pass(self, wallet: str, asked: int, done: Mapping[str, int]) -> None:
+        """Write that a complete pass was made, when number `asked` was the last that was asked for, and what it did."""
+        await WalletDocument.get_pymongo_collection().update_one(
+            {"_id": wallet}, {"$set": {"passes_made": asked, "last_pass": dict(done)}}
+        )
+
+    async def pass_made(self, wallet: str, asked: int, *, wait: float) -> dict[str, int] | None:
+        """Wait up to `wait` seconds for a pass; return what it did, None if it was not made by then."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + wait
+        while True:
+            document = await WalletDocument.get_pymongo_collection().find_one({"_id": wallet}) or {}
+            if int(document.get("passes_made") or 0) >= asked:
+                return dict(document.get("last_pass") or {})
+            if loop.time() >= until:
+                return None
+            await asyncio.sleep(WATCH_SECONDS)
+
+    async def adopt_lost(
+        self,
+        found: ChainSession,
+        *,
+        chain: int,
+        wallet: str,
+        router: str,
+        block: int,
+        user_id: str,
+        key_id: str,
+        key_prefix: str,
+        model_name: str,
+    ) -> SessionDocument:
+        """Make a record, parked, for a chain session that has our tag and no record. Raises `AlreadyAdopted`.
+
+        If the key was revoked, its close is queued in the same transaction.
+        """
+        now = utc_now()
+        common: dict[str, Any] = {
+            "user_id": user_id,
+            "key_id": key_id,
+            "model_id": found.model_id,
+            "bid_id": found.bid_id,
+        }
+        common |= {"provider": found.provider, "router": router, "wallet": wallet}
+        common |= {"duration": found.ends_at - found.opened_at, "created_at": now, "updated_at": now}
+        amounts = {"stake": Decimal128(str(found.stake)), "price_per_second": Decimal128(str(found.price))}
+        identifier, operation_id = uuid7(), uuid7()
+
+        async def body(session: AsyncClientSession) -> SessionDocument:
+            guard: Any = await KeyGuardDocument.get_pymongo_collection().find_one_and_update(
+                {"_id": key_id},
+                {"$inc": {"changes": 1}, "$setOnInsert": {"user_id": user_id, "wanted": True}},
+                upsert=True,
+                return_document=ReturnDocument.AFTER,
+                session=session,
+            )
+            adopted = _session(
+                {
+                    **common,
+                    **amounts,
+                    "_id": identifier,
+                    "version": 1,
+                    "state": SessionState.PARKED,
+                    "slot": None,
+                    "reason": SWITCHED,
+                    "key_prefix": key_prefix,
+                    "model_name": model_name,
+                    "operation_id": operation_id,
+                    "chain": chain,
+                    "chain_session": found.id,
+                    "opened_at": _from_unix(found.opened_at),
+                    "ends_at": _from_unix(found.ends_at),
+                    "seen_block": block,
+                }
+            )
+            await adopted.insert(session=session)
+            fact = {"at": now, "what": "adopted by an operator", "session": found.id}
+            await _operation(
+                {
+                    **common,
+                    **amounts,
+                    "_id": operation_id,
+                    "kind": OperationKind.OPEN,
+                    "state": OperationState.DONE,
+                    "session": identifier,
+                    "facts": [fact],
+                }
+            ).insert(session=session)
+            await self.stage("opened", adopted, session)
+            if not guard["wanted"]:
+                adopted = await self._start_close(adopted, "key_revoked", now, session)
+            return adopted
+
+        async def read_back() -> SessionDocument | None:
+            return await self._find_session({"chain": chain, "chain_session": found.id})
+
+        try:
+            adopted = await run_transaction(self._client, body, read_back=read_back)
+        except DuplicateKeyError:
+            raise AlreadyAdopted from None
+        self.wake()
+        return adopted
 
     # moving between slots
 
@@ -768,7 +827,8 @@ class Journal:
             return identifier
 
         identifier = await run_transaction(self._client, body)
-        self._wake()
+        await reached(Step.CLOSE_INSERTED, session.id)
+        self.wake()
         return identifier
 
     async def unwant(self, session: SessionDocument) -> None:
@@ -887,10 +947,11 @@ class Journal:
         if document is None:
             raise StateChanged(session_id)
         changed = _session(document)
-        await self._stage(past_tense, changed, session)
+        await self.stage(past_tense, changed, session)
         return changed
 
-    async def _stage(self, past_tense: str, changed: SessionDocument, session: AsyncClientSession) -> None:
+    async def stage(self, past_tense: str, changed: SessionDocument, session: AsyncClientSession) -> None:
+        """Write the event of a change of a session into the running transaction."""
         await stage(
             SESSION_EVENTS[past_tense],
             changed.changed(),

@@ -13,6 +13,7 @@ from morpheus_common.contracts.sessions import (
     Slot,
 )
 from morpheus_common.errors import ApiError
+from morpheus_common.steps import Step, reached
 
 from morpheus_sessions.catalogue import CatalogueCopy
 from morpheus_sessions.documents import (
@@ -23,6 +24,7 @@ from morpheus_sessions.documents import (
     Replaces,
     SessionDocument,
 )
+from morpheus_sessions.intake import Intake
 from morpheus_sessions.journal import Journal, SlotTaken
 from morpheus_sessions.router import Router, RouterRefused, RouterUnclear, RouterUnreachable
 
@@ -54,8 +56,9 @@ def outcome(operation: OperationDocument | None) -> None:
 class Lifecycle:
     """The commands about sessions."""
 
-    def __init__(self, journal: Journal, catalogue: CatalogueCopy, reader: Router) -> None:
+    def __init__(self, journal: Journal, intake: Intake, catalogue: CatalogueCopy, reader: Router) -> None:
         self._journal = journal
+        self._intake = intake
         self._catalogue = catalogue
         self._reader = reader
 
@@ -64,6 +67,7 @@ class Lifecycle:
 
         Raises `session_pending` (the open goes on), or what the chain or the providers made of it.
         """
+        await reached(Step.OPEN_RECEIVED, command.operation_id)
         if await self._journal.operation(command.operation_id) is not None:
             # the same command again: its first copy got here, its answer did not get back
             return await self._finished(command.operation_id, command.wait)
@@ -127,7 +131,7 @@ class Lifecycle:
             if not model.has_bids:
                 raise ApiError("no_provider_available", retry_after=30, details={"reasons": []})
             try:
-                return await self._journal.request_open(
+                return await self._intake.open(
                     operation_id=operation_id,
                     user_id=user_id,
                     key_id=key_id,
@@ -147,6 +151,7 @@ class Lifecycle:
 
         What is closing already is waited for too: asked again, nothing is confirmed before the chain has confirmed it.
         """
+        await reached(Step.CLOSE_TRIGGERED, command.operation_id)
         known = await self._journal.operation(command.operation_id)
         current = await self._journal.session_in(command.key_id, Slot.CURRENT)
         coming = await self._journal.session_in(command.key_id, Slot.NEXT)
@@ -165,6 +170,7 @@ class Lifecycle:
             if started is not None:
                 operations.append(started)
         ended = await asyncio.gather(*(self._journal.ended(item, wait=command.wait) for item in operations))
+        await reached(Step.CLOSE_REPLYING, command.operation_id)
         confirmed = all(item is not None and item.state is OperationState.DONE for item in ended)
         first = current or next((item for item in others if item.state is SessionState.CLOSING), None)
         if known is not None:
@@ -184,6 +190,7 @@ class Lifecycle:
 
     async def _finished(self, operation_id: str, wait: float) -> SessionRow:
         operation = await self._journal.ended(operation_id, wait=wait)
+        await reached(Step.OPEN_REPLYING, operation_id)
         outcome(operation)
         session = None if operation is None else await self._journal.session(operation.session)
         if session is None:

@@ -33,6 +33,7 @@ from morpheus_common.contracts.sessions import (
 )
 from morpheus_common.logs import get_logger
 from morpheus_common.service import background
+from morpheus_common.steps import Step, reached
 from morpheus_common.store.service import store_service
 from morpheus_common.store.watch import DatabaseWatch
 from morpheus_common.store.workers import Heartbeat
@@ -44,9 +45,12 @@ from pydantic import ValidationError
 from morpheus_sessions.catalogue import CatalogueCopy
 from morpheus_sessions.chat import Chat
 from morpheus_sessions.documents import DOCUMENTS
+from morpheus_sessions.intake import Intake
 from morpheus_sessions.journal import Journal
 from morpheus_sessions.key_watch import KeyWatch
 from morpheus_sessions.lifecycle import Lifecycle
+from morpheus_sessions.operator import Operator
+from morpheus_sessions.operator_rpc import subscribe_operator
 from morpheus_sessions.ownership import Ownership
 from morpheus_sessions.release import Release
 from morpheus_sessions.router import Router
@@ -158,7 +162,7 @@ async def serve(settings: SessionsSettings) -> AsyncIterator[Parts]:
         heartbeat = Heartbeat(store.database, store.holder)
         journal = Journal(store.client, store.relay)
         catalogue = CatalogueCopy(reader, seconds=settings.catalogue_seconds)
-        lifecycle = Lifecycle(journal, catalogue, reader)
+        lifecycle = Lifecycle(journal, Intake(store.client, journal), catalogue, reader)
         ownership = Ownership(store.database, heartbeat, quarantine=settings.quarantine)
         chat = Chat(
             connection=connection,
@@ -199,12 +203,15 @@ async def serve(settings: SessionsSettings) -> AsyncIterator[Parts]:
 
         async def revoked(msg: Msg) -> None:
             key = KeyChanged.model_validate_json(msg.data)
+            await reached(Step.CLOSE_TRIGGERED, key.key_id)
             await journal.revoke(key.key_id, key.user_id)
 
         readers = [
             read_events(jetstream, consumer, revoked) for consumer in CONSUMERS if consumer.service is User.SESSIONS
         ]
         subscribe_rpc(store.broker, parts)
+        reconcilers = {router.name: loop.reconciler for router, loop in zip(routers.values(), loops, strict=True)}
+        subscribe_operator(store.broker, Operator(journal, catalogue, routers, reconcilers, settings))
         # entered first, left last: questions that wait for the chain are answered while the loops still run
         await stack.enter_async_context(
             background(

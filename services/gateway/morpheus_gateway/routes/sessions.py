@@ -17,6 +17,7 @@ from morpheus_common.contracts.sessions import (
 )
 from morpheus_common.errors import ApiError
 from morpheus_common.ids import CHAIN_ID_PATTERN, uuid7
+from morpheus_common.steps import Step, reached
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
 from morpheus_gateway.client_watch import ClientWatch
@@ -135,6 +136,7 @@ async def _open(
         duration=duration,
         wait=settings.open_wait,
     )
+    await reached(Step.OPEN_NAMED, command.operation_id)
     try:
         row = await _carry_out(request, context, OPEN_SESSION, command, settings.open_wait)
     except ApiError as error:
