@@ -43,6 +43,11 @@ _KINDS = (
     ErrorKind("model_type_mismatch", 400, _INVALID, False, "This model is of another type than the endpoint needs."),
     ErrorKind("bid_not_found", 404, _INVALID, False, "There is no active bid with this id."),
     ErrorKind("session_not_found", 404, _INVALID, False, "This API key has no such open session."),
+    ErrorKind(
+        "foreign_session", 409, _INVALID, False, "That session's stake does not carry our tag: it is never touched."
+    ),
+    ErrorKind("session_known", 409, _INVALID, False, "A record or an open of ours already stands for that session."),
+    ErrorKind("session_lost", 409, _INVALID, False, "No record stands for that session. Adopt it first."),
     ErrorKind("key_not_found", 404, _INVALID, False, "You have no API key with that id."),
     ErrorKind(
         "no_active_session",

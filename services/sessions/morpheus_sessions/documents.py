@@ -251,7 +251,8 @@ class WalletDocument(Document):
 
     `counter`: how many stakes were tagged for it. `calling`: the chain call that runs, `{worker, boot, operation, until}`.
     `overlaps`: calls that were begun although one of a dead process might still have run. `read_to`: Unix seconds up to
-    which the listing of its sessions was read completely.
+    which the listing of its sessions was read completely. `passes_asked`, `passes_made`: numbers of the last pass that an
+    operator asked for, and of the last of those that was made; `last_pass`: how often it did what.
     """
 
     id: str  # type: ignore[assignment]  # the address
@@ -260,6 +261,9 @@ class WalletDocument(Document):
     overlaps: int = 0
     calling: dict[str, Any] | None = None
     read_to: int | None = None
+    passes_asked: int = 0
+    passes_made: int = 0
+    last_pass: dict[str, int] | None = None
 
     class Settings:
         """Where it is stored."""

@@ -5,6 +5,7 @@ it: an approval opens one session at most, and a closed session cannot be closed
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from morpheus_common.errors import ApiError
@@ -30,6 +31,8 @@ log = get_logger(__name__)
 POLL_SECONDS = 0.25
 LEASE_RETRY_SECONDS = 1.0
 NOT_OUR_TURN_SECONDS = 1.0
+ASKED_SECONDS = 1.0
+"""How often a loop looks whether an operator asks for a pass."""
 
 
 class WalletLoop:
@@ -56,7 +59,7 @@ class WalletLoop:
         self._handshake = Handshake(router, journal, catalogue, settings)
         self._opening = Opening(router, journal, settings, turn)
         self._closing = Closing(router, journal, settings, turn, released)
-        self._reconciler = Reconciler(router, journal, settings, self._opening)
+        self.reconciler = Reconciler(router, journal, settings, self._opening)
 
     async def run(self) -> None:
         """Work until cancelled: whenever the lease is ours."""
@@ -129,10 +132,30 @@ class WalletLoop:
         while True:
             try:
                 if self._turn.holds:
-                    await self._reconciler.run_pass()
+                    await self._reconcile()
             except (PyMongoError, StateChanged, *ROUTER_ERRORS) as error:
                 log.warning("not held beside the chain", router=self._router.name, problem=str(error)[:200])
-            await asyncio.sleep(self._settings.reconcile_seconds if self._turn.holds else LEASE_RETRY_SECONDS)
+            await self._until_next_pass()
+
+    async def _reconcile(self) -> None:
+        asked, made = await self._journal.passes(self._router.wallet)
+        findings = await self.reconciler.run_pass(complete=asked > made)
+        if asked > made:
+            await self._journal.note_pass(self._router.wallet, asked, Counter(finding.act for finding in findings))
+
+    async def _until_next_pass(self) -> None:
+        """Wait for its time, or for an operator who asks for one now."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + (self._settings.reconcile_seconds if self._turn.holds else LEASE_RETRY_SECONDS)
+        while (left := until - loop.time()) > 0:
+            await asyncio.sleep(min(left, ASKED_SECONDS))
+            try:
+                asked, made = await self._journal.passes(self._router.wallet)
+            except PyMongoError as error:
+                log.warning("nobody knows whether a pass is asked for", problem=type(error).__name__)
+                continue
+            if asked > made and self._turn.holds:
+                return
 
     async def _start_what_is_due(self) -> None:
         for operation in await self._journal.unfinished(self._router.wallet):

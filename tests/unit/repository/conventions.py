@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[3]
 SERVICES = ("gateway", "auth", "sessions", "automation")
 FRAMEWORKS = ("fastapi", "faststream")
-EDGE_FILES = {"worker.py", "app.py", "context.py", "middleware.py", "__main__.py"}
+EDGE_FILES = {"worker.py", "app.py", "context.py", "middleware.py", "operator_rpc.py", "__main__.py"}
 EDGE_FOLDERS = {"routes"}
 HTTP_EDGE = Path("services/gateway/morpheus_gateway")
 HTTP_EDGE_FILES = {HTTP_EDGE / "principal.py", HTTP_EDGE / "errors.py"}

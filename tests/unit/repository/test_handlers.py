@@ -6,6 +6,7 @@ from typing import Any, get_type_hints
 
 import morpheus_auth.worker
 import morpheus_automation.worker
+import morpheus_sessions.operator_rpc
 import morpheus_sessions.worker
 import pytest
 from faststream.nats import NatsBroker
@@ -15,17 +16,18 @@ from morpheus_common.contracts import REGISTRY
 
 PARTS: Any = SimpleNamespace(settings=SimpleNamespace(hashes_at_once=1, hashes_waiting=1), worker="w1", chat=None)
 """Declaring a handler needs none of what it calls."""
-DECLARE: dict[User, Any] = {
-    User.AUTH: morpheus_auth.worker.subscribe,
-    User.SESSIONS: morpheus_sessions.worker.subscribe_rpc,
-    User.AUTOMATION: morpheus_automation.worker.subscribe,
+DECLARE: dict[User, tuple[Any, ...]] = {
+    User.AUTH: (morpheus_auth.worker.subscribe,),
+    User.SESSIONS: (morpheus_sessions.worker.subscribe_rpc, morpheus_sessions.operator_rpc.subscribe_operator),
+    User.AUTOMATION: (morpheus_automation.worker.subscribe,),
 }
 
 
 def subscribers(service: User) -> list[Any]:
     """What a service subscribes to through FastStream."""
     broker = NatsBroker()
-    DECLARE[service](broker, PARTS)
+    for declare in DECLARE[service]:
+        declare(broker, PARTS)
     return list(broker.subscribers)
 
 
