@@ -10,10 +10,12 @@ from proxy_router_sim import gojson
 from proxy_router_sim.auth import authorize
 from proxy_router_sim.errors import ConnectionCutError, ModelError, RouterError
 from proxy_router_sim.faults import CALL_ACTIONS, STAGES, Fault, Strikes, strike
+from proxy_router_sim.forms import Forms
 from proxy_router_sim.routes import blockchain, controls, inference, marketplace, sessions, simulation, system
 from proxy_router_sim.routes.route import (
     CONTENT_TYPE,
     FAULTS,
+    FORMS,
     SIMULATOR,
     STRIKES,
     USER,
@@ -49,6 +51,7 @@ def create_app(simulator: Simulator) -> web.Application:
     """The application of a simulator. It starts nothing in the background: see ``node.run_closer``."""
     app = web.Application(client_max_size=_LARGEST_BODY, middlewares=[_answer_errors])
     app[SIMULATOR] = simulator
+    app[FORMS] = Forms()
     app[FAULTS] = simulator.faults
     app[FAULTS].know(route.kind for route in _ROUTES if route.kind != "sim")
     for route in _ROUTES:
@@ -96,9 +99,11 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
     try:
         return await handler(request)
     except RouterError as error:
-        return json_response(error.body, error.status, request.get(CONTENT_TYPE))
+        status, body = request.app[FORMS].answer(error)
+        return json_response(body, status, request.get(CONTENT_TYPE))
     except ModelError as error:
-        return json_response(error.body, error.status, "application/json")
+        status, body = request.app[FORMS].answer(error)
+        return json_response(body, status, "application/json")
     except ConnectionCutError:
         if request.transport is not None:
             request.transport.abort()

@@ -1,7 +1,5 @@
 """What the router answers when something fails; the edge turns these into HTTP in one place (``app.py``)."""
 
-from typing import Any
-
 
 class RouterError(Exception):
     """Answered as ``{"error": text}``; 500 for everything but parameters that cannot be read (contract section 0)."""
@@ -10,7 +8,6 @@ class RouterError(Exception):
         super().__init__(text)
         self.text = text
         self.status = status
-        self.body: dict[str, Any] = {"error": text}
 
 
 class BadRequestError(RouterError):
@@ -21,18 +18,16 @@ class BadRequestError(RouterError):
 
 
 class ModelError(Exception):
-    """The model behind the provider did not answer 200 (contract section 4).
+    """The model behind the provider answered ``body`` with a ``status`` that is not 200 (contract section 4).
 
-    The router answers 400 with ``{"providerModelError": body}``. Newer routers pass the status of the model through
-    and name it in ``statusCode``; ``pass_status`` asks for that.
+    Whether the caller sees that status depends on the version (``forms.py``); ``pass_status`` asks for it in any.
     """
 
     def __init__(self, body: object, status: int = 400, *, pass_status: bool = False) -> None:
         super().__init__(f"model answered {status}")
-        self.status = status if pass_status else 400
-        self.body: dict[str, Any] = {"providerModelError": body}
-        if pass_status:
-            self.body["statusCode"] = status
+        self.body = body
+        self.status = status
+        self.pass_status = pass_status
 
 
 class ConnectionCutError(Exception):

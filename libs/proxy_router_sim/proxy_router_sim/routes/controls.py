@@ -1,11 +1,11 @@
-"""The simulator's own controls of providers, under /sim: no auth, no counterpart in the router."""
+"""The simulator's own controls of providers and of the forms of errors, under /sim: no auth, no counterpart in the router."""
 
 from aiohttp import web
 
 from proxy_router_sim import params
 from proxy_router_sim.behaviour import Behaviour
 from proxy_router_sim.errors import BadRequestError
-from proxy_router_sim.routes.route import SIMULATOR, Route, json_response
+from proxy_router_sim.routes.route import FORMS, SIMULATOR, Route, json_response
 
 
 async def set_provider(request: web.Request) -> web.Response:
@@ -35,8 +35,16 @@ async def mend_providers(request: web.Request) -> web.Response:
     return await show_providers(request)
 
 
+async def set_forms(request: web.Request) -> web.Response:
+    """Choose the version whose errors are told from now on."""
+    forms = request.app[FORMS]
+    forms.change(await params.json_body(request))
+    return json_response({"errors": forms.errors})
+
+
 ROUTES = [
     Route("POST", "/sim/providers", set_provider, "sim", None),
     Route("GET", "/sim/providers", show_providers, "sim", None),
     Route("DELETE", "/sim/providers", mend_providers, "sim", None),
+    Route("POST", "/sim/forms", set_forms, "sim", None),
 ]

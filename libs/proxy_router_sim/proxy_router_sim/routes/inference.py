@@ -10,7 +10,7 @@ from proxy_router_sim.behaviour import Behaviour
 from proxy_router_sim.errors import BadRequestError, ModelError, RouterError
 from proxy_router_sim.faults import CHAT_ACTIONS, Fault, strike_stream, strike_whole
 from proxy_router_sim.marketplace import Model
-from proxy_router_sim.routes.route import CONTENT_TYPE, FAULTS, SIMULATOR, Route, described
+from proxy_router_sim.routes.route import CONTENT_TYPE, FAULTS, FORMS, SIMULATOR, Route, described
 
 _DROPPED_WHEN_ZERO = frozenset(
     [
@@ -120,7 +120,7 @@ async def _streamed(
             if not response.prepared:
                 raise
             # The router has no way to fail a running stream: it appends the bare error and ends as if all were well.
-            await response.write(gojson.encode(error.body))
+            await response.write(gojson.encode(request.app[FORMS].answer(error)[1]))
     if not response.prepared:
         raise RouterError(_SILENCE)
     return response

@@ -9,10 +9,12 @@ from aiohttp import web
 from proxy_router_sim import gojson
 from proxy_router_sim.auth import User
 from proxy_router_sim.faults import Faults, Strikes
+from proxy_router_sim.forms import Forms
 from proxy_router_sim.simulator import Simulator
 
 SIMULATOR = web.AppKey("simulator", Simulator)
 FAULTS = web.AppKey("faults", Faults)
+FORMS = web.AppKey("forms", Forms)
 USER = web.RequestKey("user", User)
 STRIKES = web.RequestKey("strikes", Strikes)
 """The faults that may strike a call to the chain on its way; set for the kinds that have stages."""
