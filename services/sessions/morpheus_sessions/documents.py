@@ -21,6 +21,9 @@ def _decimal(value: Any) -> Any:
 StoredWei = Annotated[Decimal, BeforeValidator(_decimal)]
 """Wei as BSON Decimal128: exact to 34 digits (all MOR there will ever be has 26), and the database can add it up."""
 
+IDEMPOTENCY_KEPT_SECONDS = 86_400
+"""How long a repeat gets the first answer."""
+
 LIVE_STATES = (SessionState.OPENING, SessionState.ACTIVE, SessionState.PARKED, SessionState.CLOSING)
 """States in which stake is, or may be, at risk."""
 
@@ -146,6 +149,7 @@ class OperationKind(StrEnum):
 
     OPEN = "open"
     CLOSE = "close"
+    APPROVE = "approve"
 
 
 class OperationState(StrEnum):
@@ -173,22 +177,27 @@ class Replaces(BaseModel):
 
 
 class OperationDocument(Document):
-    """One open or close: the journal. An approval is worth money: stored here, never logged.
+    """One open, close or approve: the journal. An approval is worth money: stored here, never logged.
 
     `facts` are what was observed, appended by whoever observed it; `state` is turned by the wallet's loop alone.
     `sent_at`: when it was first sent (database time); `sent_block`: the chain's height when it was last sent; `absences`:
     how often the chain, five blocks later, did not show it since. `stuck`: a close whose provider gives no report.
+    `request`: the command of a user that began it, if it is not the operation's own id. `amount` (wei) is what an approve
+    asks for at least, `tx` its transaction; it belongs to no session, and neither `session` nor `model_id` is set.
     """
 
     id: str  # type: ignore[assignment]  # made by the gateway before its first publish
     kind: OperationKind
     state: OperationState = OperationState.PENDING
-    session: str
+    session: str = ""
     user_id: str
     key_id: str
-    model_id: str
+    request: str | None = None
+    model_id: str = ""
     wanted_bid: str | None = None
-    duration: int
+    duration: int = 0
+    amount: StoredWei | None = None
+    tx: str | None = None
     replaces: Replaces | None = None
     wallet: str | None = None
     router: str | None = None
@@ -229,6 +238,32 @@ class OperationDocument(Document):
             ),
             IndexModel([("state", ASCENDING), ("wallet", ASCENDING), ("created_at", ASCENDING)], name="queue"),
             IndexModel([("session", ASCENDING), ("kind", ASCENDING)], name="session"),
+            IndexModel(
+                [("request", ASCENDING)], name="request", partialFilterExpression={"request": {"$type": "string"}}
+            ),
+        ]
+
+
+class IdempotencyDocument(Document):
+    """What an `Idempotency-Key` was first used for. Its id is a digest of API key, route and `Idempotency-Key`.
+
+    `first` is the command that wrote it, `operations` what it began or joined (none: there was nothing to do), `session`
+    (our own id) the one its answer names.
+    """
+
+    id: str  # type: ignore[assignment]  # a digest: what the client sent is not kept
+    fingerprint: str
+    first: str
+    operations: list[str]
+    session: str | None = None
+    at: datetime
+
+    class Settings:
+        """Where and how it is stored."""
+
+        name = "idempotency"
+        indexes: ClassVar[list[IndexModel]] = [
+            IndexModel([("at", ASCENDING)], name="expiry", expireAfterSeconds=IDEMPOTENCY_KEPT_SECONDS)
         ]
 
 
@@ -305,6 +340,7 @@ class FindingDocument(Document):
 DOCUMENTS: tuple[type[Document], ...] = (
     SessionDocument,
     OperationDocument,
+    IdempotencyDocument,
     KeyGuardDocument,
     WalletDocument,
     FindingDocument,
