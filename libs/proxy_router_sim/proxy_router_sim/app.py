@@ -7,12 +7,14 @@ import secrets
 from aiohttp import web
 
 from proxy_router_sim import gojson
+from proxy_router_sim.agents import Agents
 from proxy_router_sim.auth import authorize
 from proxy_router_sim.errors import ConnectionCutError, ModelError, RouterError
 from proxy_router_sim.faults import CALL_ACTIONS, STAGES, Fault, Strikes, strike
 from proxy_router_sim.forms import Forms
-from proxy_router_sim.routes import blockchain, controls, inference, marketplace, sessions, simulation, system
+from proxy_router_sim.routes import blockchain, controls, inference, marketplace, sessions, simulation, system, users
 from proxy_router_sim.routes.route import (
+    AGENTS,
     CONTENT_TYPE,
     FAULTS,
     FORMS,
@@ -34,6 +36,7 @@ _ROUTES = [
     *inference.ROUTES,
     *simulation.ROUTES,
     *controls.ROUTES,
+    *users.ROUTES,
 ]
 _LARGEST_BODY = 64 * 1024 * 1024
 """The router has no limit; this one keeps a mistake from filling the memory."""
@@ -51,6 +54,7 @@ def create_app(simulator: Simulator) -> web.Application:
     """The application of a simulator. It starts nothing in the background: see ``node.run_closer``."""
     app = web.Application(client_max_size=_LARGEST_BODY, middlewares=[_answer_errors])
     app[SIMULATOR] = simulator
+    app[AGENTS] = Agents(simulator.users, simulator.chain.mor_token)
     app[FORMS] = Forms()
     app[FAULTS] = simulator.faults
     app[FAULTS].know(route.kind for route in _ROUTES if route.kind != "sim")

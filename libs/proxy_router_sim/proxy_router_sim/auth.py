@@ -40,6 +40,17 @@ class Users:
     def __init__(self, users: Iterable[User]) -> None:
         self._users = {user.name: user for user in users}
 
+    def has(self, name: str) -> bool:
+        return name in self._users
+
+    def add(self, user: User) -> None:
+        """Add a user, or put it in the place of the one with its name."""
+        self._users[user.name] = user
+
+    def remove(self, name: str) -> None:
+        """An unknown name is no error."""
+        self._users.pop(name, None)
+
     def authenticate(self, header: str | None) -> User:
         """The user of an Authorization header. Raises RouterError 401."""
         if not header:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 
+from proxy_router_sim.agents import Purse
 from proxy_router_sim.chain import (
     MAX_UINT256,
     Approve,
@@ -125,13 +126,13 @@ class ConsumerNode:
         return answering.public_key, approval, signature
 
     async def open_with_approval(
-        self, *, approval: str, signature: str, stake: int, direct_payment: bool, strikes: Strikes
+        self, *, approval: str, signature: str, stake: int, direct_payment: bool, strikes: Strikes, purse: Purse
     ) -> str:
         """Second step: top up the allowance, openSession, wait for one more block. Returns the session's id."""
         with self._calling_chain():
-            return await self._open(OpenSession(approval, signature, stake, direct_payment), strikes)
+            return await self._open(OpenSession(approval, signature, stake, direct_payment), strikes, purse)
 
-    async def open_by_bid(self, bid_id: str, seconds: int, *, strikes: Strikes) -> str:
+    async def open_by_bid(self, bid_id: str, seconds: int, *, strikes: Strikes, purse: Purse) -> str:
         """Both steps with one bid; the stake is the router's own arithmetic."""
         bid = self.marketplace.bids.get(bid_id)
         if bid is None:
@@ -143,9 +144,11 @@ class ConsumerNode:
                 call = await self._agree(bid, seconds, direct_payment=False)
             except HandshakeError as error:
                 raise RouterError(f"failed to initiate session: {error.text}") from error
-            return await self._open(call, strikes)
+            return await self._open(call, strikes, purse)
 
-    async def open_by_model(self, model_id: str, seconds: int, *, direct_payment: bool, strikes: Strikes) -> str:
+    async def open_by_model(
+        self, model_id: str, seconds: int, *, direct_payment: bool, strikes: Strikes, purse: Purse
+    ) -> str:
         """Both steps with the first rated bid whose provider agrees; what fails later is not tried again."""
         rated = self.marketplace.rated_bids(model_id)
         if not rated:
@@ -161,7 +164,7 @@ class ConsumerNode:
                     reason = f"failed to initiate session: {error.text}"
                     refusals.append(f'{{"provider":"{checksum(bid.provider)}","reason":"{reason}"}}')
                     continue
-                return await self._open(call, strikes)
+                return await self._open(call, strikes, purse)
         listed = f"[{','.join(refusals)}]" if refusals else "null"
         raise RouterError(f"no provider accepting session: {listed}")
 
@@ -177,7 +180,8 @@ class ConsumerNode:
             stake = self.chain.stake_for(bid.price_per_second, seconds, now)
         return OpenSession(approval.encode(), signature, stake, direct_payment)
 
-    async def _open(self, call: OpenSession, strikes: Strikes) -> str:
+    async def _open(self, call: OpenSession, strikes: Strikes, purse: Purse) -> str:
+        purse.check(call.stake)
         await strikes.reached(Stage.BEFORE_ALLOWANCE)
         await self._top_up(call.stake, strikes)
         await strikes.reached(Stage.AFTER_ALLOWANCE)
@@ -189,6 +193,7 @@ class ConsumerNode:
         await strikes.reached(Stage.MINED)
         # The router wants one more block on top of the one that has the session.
         await self._until(self.chain.next_block(self.clock.now()))
+        purse.spend(call.stake, opened.hash)
         self.counters["opened"] += 1
         return opened.session_id
 

@@ -113,7 +113,8 @@ def duration(body: dict[str, Any]) -> int:
     return big_int(value)
 
 
-def _uint8(text: str) -> int:
+def uint8(text: str) -> int:
+    """A number of one byte, with the complaints of Go's strconv."""
     if not re.fullmatch(r"[0-9]+", text):
         raise BadRequestError(f'strconv.ParseUint: parsing "{text}": invalid syntax')
     if len(text.lstrip("0")) > 3 or int(text) > 255:
@@ -128,7 +129,7 @@ def page(request: web.Request, oldest_first: Sequence[T], *, unlimited_by_defaul
     ``unlimited_by_default``: without a limit, or with 0, they are whole and ascending.
     """
     offset = big_int(request.query.get("offset", "0"))
-    limit = _uint8(request.query.get("limit", "0" if unlimited_by_default else str(_DEFAULT_LIMIT)))
+    limit = uint8(request.query.get("limit", "0" if unlimited_by_default else str(_DEFAULT_LIMIT)))
     if unlimited_by_default and limit == 0:
         return list(oldest_first)
     ordered = oldest_first if request.query.get("order") == "ASC" else oldest_first[::-1]

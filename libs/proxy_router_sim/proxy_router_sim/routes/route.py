@@ -7,6 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from proxy_router_sim import gojson
+from proxy_router_sim.agents import Agents
 from proxy_router_sim.auth import User
 from proxy_router_sim.faults import Faults, Strikes
 from proxy_router_sim.forms import Forms
@@ -14,6 +15,7 @@ from proxy_router_sim.simulator import Simulator
 
 SIMULATOR = web.AppKey("simulator", Simulator)
 FAULTS = web.AppKey("faults", Faults)
+AGENTS = web.AppKey("agents", Agents)
 FORMS = web.AppKey("forms", Forms)
 USER = web.RequestKey("user", User)
 STRIKES = web.RequestKey("strikes", Strikes)

@@ -3,15 +3,14 @@
 from aiohttp import web
 
 from proxy_router_sim import params, views
+from proxy_router_sim.agents import Purse
 from proxy_router_sim.chain import Session
-from proxy_router_sim.errors import RouterError
-from proxy_router_sim.routes.route import SIMULATOR, STRIKES, USER, Route, json_response
+from proxy_router_sim.routes.route import AGENTS, SIMULATOR, STRIKES, USER, Route, json_response
 
 
-def _check_spender(request: web.Request) -> None:
-    """Only the admin spends without an allowance of its own, and no other user has one here (section 1)."""
-    if request[USER].name != "admin":
-        raise RouterError("low agent user allowance: user not found")
+def _purse(request: web.Request) -> Purse:
+    """Only the admin spends without an allowance of its own (section 1)."""
+    return request.app[AGENTS].purse(request[USER].name)
 
 
 async def initiate(request: web.Request) -> web.Response:
@@ -38,9 +37,13 @@ async def open_with_approval(request: web.Request) -> web.Response:
     body = await params.json_body(request)
     approval, signature = params.text_field(body, "approval"), params.text_field(body, "approvalSig")
     stake, direct_payment = params.big_int(body.get("stake")), params.flag(body, "directPayment")
-    _check_spender(request)
     session_id = await request.app[SIMULATOR].node.open_with_approval(
-        approval=approval, signature=signature, stake=stake, direct_payment=direct_payment, strikes=request[STRIKES]
+        approval=approval,
+        signature=signature,
+        stake=stake,
+        direct_payment=direct_payment,
+        strikes=request[STRIKES],
+        purse=_purse(request),
     )
     return json_response({"sessionID": session_id})
 
@@ -48,8 +51,9 @@ async def open_with_approval(request: web.Request) -> web.Response:
 async def open_by_bid(request: web.Request) -> web.Response:
     bid_id = params.path_id(request)
     seconds = params.duration(await params.json_body(request))
-    _check_spender(request)
-    opened = await request.app[SIMULATOR].node.open_by_bid(bid_id, seconds, strikes=request[STRIKES])
+    opened = await request.app[SIMULATOR].node.open_by_bid(
+        bid_id, seconds, strikes=request[STRIKES], purse=_purse(request)
+    )
     return json_response({"sessionID": opened})
 
 
@@ -59,9 +63,8 @@ async def open_by_model(request: web.Request) -> web.Response:
     body = await params.json_body(request)
     seconds, direct_payment = params.duration(body), params.flag(body, "directPayment")
     params.flag(body, "failover")
-    _check_spender(request)
     session_id = await request.app[SIMULATOR].node.open_by_model(
-        model_id, seconds, direct_payment=direct_payment, strikes=request[STRIKES]
+        model_id, seconds, direct_payment=direct_payment, strikes=request[STRIKES], purse=_purse(request)
     )
     return json_response({"sessionID": session_id})
 
