@@ -89,9 +89,9 @@ class Chain:
         return any(item["id"] == fault and item["waiting"] for item in [*told["armed"], *told["striking"]])
 
     async def has_struck(self, fault: int) -> bool:
-        """Tell whether a fault has struck, as far as it is still armed or holds a call."""
+        """Tell whether a fault has struck at least once."""
         told = (await self._http.get("/sim/faults")).json()
-        return any(item["id"] == fault and item["struck"] for item in [*told["armed"], *told["striking"]])
+        return all(item["id"] != fault or item["struck"] for item in told["armed"])
 
     async def release(self) -> int:
         """Have all late transactions mined; return how many there were."""

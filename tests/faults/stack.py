@@ -8,7 +8,6 @@ import contextlib
 import os
 import signal
 import sys
-import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -91,8 +90,10 @@ class Part:
         return self._process is not None and self._process.returncode is None
 
     async def start(self) -> None:
-        self._process = await spawn(self.command)
-        self.starts += 1
+        """Start it, unless it runs."""
+        if not self.runs:
+            self._process = await spawn(self.command)
+            self.starts += 1
 
     async def kill(self) -> None:
         """End it as a power cut would."""
@@ -281,7 +282,3 @@ async def fault_stack(folder: Path, *, seed: int) -> AsyncIterator[FaultStack]:
         yield stack
     finally:
         await stack.stop()
-
-
-def monotonic() -> float:
-    return time.monotonic()
