@@ -263,7 +263,8 @@ class Journal:
         now = utc_now()
         try:
             document = await OperationDocument.get_pymongo_collection().find_one_and_update(
-                {"_id": operation.id, "state": OperationState.PENDING.value},
+                # bound to another wallet meanwhile: what this one sends would be looked for in the wrong place
+                {"_id": operation.id, "state": OperationState.PENDING.value, "wallet": operation.wallet},
                 {
                     "$set": {
                         "state": OperationState.SENT.value,
@@ -987,6 +988,7 @@ class Journal:
                 "state": operation.state.value,
                 "attempts": operation.attempts,
                 "approval": operation.approval,
+                "wallet": operation.wallet,
             }
         result = await OperationDocument.get_pymongo_collection().update_one(
             query, {"$set": {"state": state.value, "error": told, "updated_at": now}}, session=session
