@@ -6,6 +6,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -15,7 +16,13 @@ from tests.faults.journeys import Verdict
 from tests.faults.report import conclude, line
 from tests.faults.sweep import sweep
 
-SELECTIONS = {"short": short, "pairs": pairwise, "full": lambda cases, _seed: list(cases)}
+
+def full(cases: Sequence[Case], _seed: int) -> list[Case]:
+    """Everything."""
+    return list(cases)
+
+
+SELECTIONS = {"short": short, "pairs": pairwise, "full": full}
 
 
 def parser() -> argparse.ArgumentParser:

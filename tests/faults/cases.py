@@ -117,6 +117,7 @@ _GIVEN_UP = "only what the chain does not show is given up"
 _NO_READ_BACK = "its id is read back only after a clear answer"
 _DUPLICATE = "an approval is a duplicate only once a session was opened by it"
 _ESCALATED = "being escalated is an outcome of its own"
+_NOT_MINED = "what is not mined in time, or without effect, does not get here"
 _NO_WRITE = "nothing is written from here on"
 
 _EXTRAS: Final[Mapping[str, Mapping[str, object]]] = {
@@ -155,7 +156,10 @@ def _in_router() -> Iterator[Point]:
     yield opens("O13", "open in the mempool", hold=mempool)
     only_ghost: dict[StrEnum, str] = dict.fromkeys(set(Outcome) - {Outcome.GHOST}, _ESCALATED)
     yield opens("O14", "escalated, attempt 1 mined", step="O16", twist=Twist.ESCALATED, cannot=only_ghost)
-    yield opens("O15", "mined, no reply", hold=mined)
+    unmined: dict[StrEnum, str] = dict.fromkeys(
+        (Outcome.REVERT, Outcome.NEVER, Outcome.LATE, Outcome.LATEST), _NOT_MINED
+    )
+    yield opens("O15", "mined, no reply", hold=mined, cannot=unmined)
     unread = dict.fromkeys((Outcome.GHOST, Outcome.NEVER, Outcome.LATE, Outcome.LATEST), _NO_READ_BACK)
     yield opens("O18", "read back, node lags", hold=Hold("session"), twist=Twist.LAG, cannot=unread)
     duplicate = dict.fromkeys(set(Outcome) - {Outcome.GHOST}, _DUPLICATE)
@@ -169,12 +173,12 @@ def _in_router() -> Iterator[Point]:
     yield opens("O28b", "router restarted at O11", hold=before, twist=wiped)
     yield opens("O28c", "router restarted at O12", hold=after, twist=kept)
     yield opens("O28d", "router restarted at O13", hold=mempool, twist=wiped)
-    yield opens("O28e", "router restarted at O15", hold=mined, twist=kept)
+    yield opens("O28e", "router restarted at O15", hold=mined, twist=kept, cannot=unmined)
     yield opens("O29", "waiter gone before O7", step="O6", twist=Twist.CLIENT_GONE)
     yield opens("O30", "midnight before it is mined", step="O8", twist=Twist.MIDNIGHT, moves_time=True)
     yield closes("K6", "provider's report hangs", hold=Hold("close", "report"))
     yield closes("K7", "close in the mempool", hold=Hold("close", "in_mempool"))
-    yield closes("K8", "close mined, no reply", hold=Hold("close", "mined"))
+    yield closes("K8", "close mined, no reply", hold=Hold("close", "mined"), cannot=unmined)
     yield closes("K11", "refused: no gas", step="K5", twist=Twist.NO_GAS)
     yield closes("K12", "the router's closer wins", step="K5", twist=Twist.EXPIRED, moves_time=True)
     yield closes("K17", "router down while closing", step="K5", twist=Twist.ROUTER_DOWN)

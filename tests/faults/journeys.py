@@ -32,6 +32,8 @@ REACH_SECONDS = 12.0
 SETTLE_SECONDS = 25.0
 CUT_SECONDS = 1.0
 DOWN_SECONDS = 3.0
+LOST_SECONDS = 2.0
+MEMPOOL_SECONDS = 4.0
 PATIENCE_SECONDS = ABANDON_AFTER + CHAIN_TIMEOUT + LEASE_SECONDS + 6.0
 NOTHING_SECONDS = LEASE_SECONDS + 2.0
 """A command of which nothing is written down by then has not got through."""
@@ -150,11 +152,13 @@ class _Run:
             await self.twist(asked)
             await self.strike(part)
         self.release_traps()
-        if self.hold is not None:
+        if self.hold not in {None, self.armed}:
             await self.chain.disarm(self.hold)
         if happening is None:
             happening = self.begin(self.let_outcome_happen())
         await happening
+        if self.case.fault is Fault.LOST:
+            await self.until(self.answer_was_lost, seconds=LOST_SECONDS)
         await self.stack.revive()
         await self.restore()
         await self.rest()
@@ -208,13 +212,25 @@ class _Run:
         elif self.case.outcome is Outcome.REVERT:
             self.armed = await self.chain.arm(kind, "revert")
         elif self.case.outcome is Outcome.NEVER:
-            self.armed = await self.chain.arm(kind, "never_mined", count=2 if kind == "close" else None)
+            count = 2 if kind == "close" else None
+            self.armed = await self.chain.arm(kind, "never_mined", count=count, seconds=self.in_mempool)
         elif self.case.outcome in {Outcome.LATE, Outcome.LATEST}:
-            self.armed = await self.chain.arm(kind, "mined_late", count=1 if kind == "close" else None)
+            count = 1 if kind == "close" else None
+            self.armed = await self.chain.arm(kind, "mined_late", count=count, patience=self.in_mempool)
         if self.point.twist in {Twist.WALLET_EMPTY, Twist.BID_DELETED}:
             await self.chain.lag(LAG_BLOCKS)
-        if self.point.hold is not None:
+        if self.in_mempool:
+            # the router waits by itself for a transaction that is not mined
+            self.hold = self.armed
+        elif self.point.hold is not None:
             self.hold = await self.arm_hold(self.point.hold)
+
+    @property
+    def in_mempool(self) -> float:
+        """How long the router waits for a transaction that is not mined, in seconds."""
+        waits = self.point.hold is not None and self.point.hold.stage == "in_mempool"
+        unmined = self.case.outcome in {Outcome.NEVER, Outcome.LATE, Outcome.LATEST}
+        return MEMPOOL_SECONDS if waits and unmined else 0.0
 
     @property
     def kind(self) -> str:
@@ -334,7 +350,7 @@ class _Run:
                 if self.point.twist is Twist.ROUTER_WIPED:
                     await self.chain.wipe()
                 await self.arm()
-                if self.hold is not None:
+                if self.hold not in {None, self.armed}:
                     await self.chain.disarm(self.hold)
             case Twist.WALLET_EMPTY:
                 self.money = (await self.chain.state()).mor
@@ -369,7 +385,7 @@ class _Run:
             await self.change_wish()
         else:
             await self.change_wish()
-        self.verdict.struck = True
+        self.verdict.struck = self.case.fault is not Fault.LOST
         match self.case.fault:
             case Fault.KILL:
                 await part.kill()
@@ -399,6 +415,13 @@ class _Run:
     async def mend_later(self, name: str) -> None:
         await asyncio.sleep(CUT_SECONDS)
         self.stack.bus_wires[name].mend()
+
+    async def answer_was_lost(self) -> bool:
+        lost = [name for worker in WORKERS for name in self.stack.mongo_wires[worker].lost]
+        self.verdict.struck = bool(lost)
+        if lost:
+            self.note(f"answers lost: {', '.join(lost)}")
+        return bool(lost)
 
     async def taken_over(self, part: Part, token: int) -> None:
         """Wait until another has the wallet, for a little more than a lease if none takes it."""
