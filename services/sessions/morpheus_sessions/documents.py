@@ -184,6 +184,9 @@ class OperationDocument(Document):
     how often the chain, five blocks later, did not show it since. `stuck`: a close whose provider gives no report.
     `request`: the command of a user that began it, if it is not the operation's own id. `amount` (wei) is what an approve
     asks for at least, `tx` its transaction; it belongs to no session, and neither `session` nor `model_id` is set.
+    While an open waits for a wallet: `place` is its place in line, `patience_until` when the last who waits for it will
+    have left (database time; None: it is carried out whoever waits), `declined` the wallets that cannot carry it out,
+    `required_stake` what the cheapest provider would take, `needs` what is set aside for it in the wallet that took it.
     """
 
     id: str  # type: ignore[assignment]  # made by the gateway before its first publish
@@ -198,6 +201,11 @@ class OperationDocument(Document):
     duration: int = 0
     amount: StoredWei | None = None
     tx: str | None = None
+    place: int = 0
+    patience_until: datetime | None = None
+    declined: list[str] = Field(default_factory=list)
+    required_stake: StoredWei | None = None
+    needs: StoredWei | None = None
     replaces: Replaces | None = None
     wallet: str | None = None
     router: str | None = None
@@ -237,6 +245,11 @@ class OperationDocument(Document):
                 partialFilterExpression={"approval": {"$type": "string"}},
             ),
             IndexModel([("state", ASCENDING), ("wallet", ASCENDING), ("created_at", ASCENDING)], name="queue"),
+            IndexModel(
+                [("wallet", ASCENDING), ("place", ASCENDING), ("created_at", ASCENDING)],
+                name="line",
+                partialFilterExpression={"state": "pending"},
+            ),
             IndexModel([("session", ASCENDING), ("kind", ASCENDING)], name="session"),
             IndexModel(
                 [("request", ASCENDING)], name="request", partialFilterExpression={"request": {"$type": "string"}}
@@ -287,7 +300,8 @@ class WalletDocument(Document):
     `counter`: how many stakes were tagged for it. `calling`: the chain call that runs, `{worker, boot, operation, until}`.
     `overlaps`: calls that were begun although one of a dead process might still have run. `read_to`: Unix seconds up to
     which the listing of its sessions was read completely. `passes_asked`, `passes_made`: numbers of the last pass that an
-    operator asked for, and of the last of those that was made; `last_pass`: how often it did what.
+    operator asked for, and of the last of those that was made; `last_pass`: how often it did what. `serving_until`: a
+    loop takes opens for it (database time); `seconds_per_open`: how long it is busy with one.
     """
 
     id: str  # type: ignore[assignment]  # the address
@@ -299,11 +313,45 @@ class WalletDocument(Document):
     passes_asked: int = 0
     passes_made: int = 0
     last_pass: dict[str, int] | None = None
+    serving_until: datetime | None = None
+    seconds_per_open: float | None = None
 
     class Settings:
         """Where it is stored."""
 
         name = "wallets"
+
+
+class RouterDocument(Document):
+    """What a router was known as when it was first asked: the name in PROXY_ROUTERS, its wallet, its chain."""
+
+    id: str  # type: ignore[assignment]  # the name
+    wallet: str
+    chain: int
+
+    class Settings:
+        """Where and how it is stored."""
+
+        name = "routers"
+        indexes: ClassVar[list[IndexModel]] = [
+            IndexModel([("wallet", ASCENDING)], name="one_router_per_wallet", unique=True)
+        ]
+
+
+class PlaceDocument(Document):
+    """The last place in line that a user was given, by the user's id; and under `ROUND` the last that was served."""
+
+    id: str  # type: ignore[assignment]  # a user's id, or ROUND
+    last: int
+
+    class Settings:
+        """Where it is stored."""
+
+        name = "places"
+
+
+ROUND = "round"
+"""No user's id: those are UUIDs."""
 
 
 class FindingKind(StrEnum):
@@ -343,6 +391,8 @@ DOCUMENTS: tuple[type[Document], ...] = (
     IdempotencyDocument,
     KeyGuardDocument,
     WalletDocument,
+    RouterDocument,
+    PlaceDocument,
     FindingDocument,
     OutboxRow,
 )
