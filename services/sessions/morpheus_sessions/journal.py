@@ -233,9 +233,9 @@ class Journal:
     # opening
 
     async def take(self, wallet: str, router: str) -> OperationDocument | None:
-        """Bind the oldest unbound open to a wallet and return it."""
+        """Bind the oldest unbound open or approve to a wallet and return it; a close waits for its session's wallet."""
         document = await OperationDocument.get_pymongo_collection().find_one_and_update(
-            {"state": OperationState.PENDING.value, "wallet": None},
+            {"state": OperationState.PENDING.value, "wallet": None, "kind": {"$ne": OperationKind.CLOSE.value}},
             {"$set": {"wallet": wallet, "router": router, "updated_at": utc_now()}},
             sort=[("created_at", ASCENDING)],
             return_document=ReturnDocument.AFTER,
@@ -459,12 +459,12 @@ class Journal:
             await self._end_operation(operation, OperationState.DONE, None, now, session, even_abandoned=True)
             await reached(Step.OPEN_SETTLING, operation.id)
             if not guard["wanted"]:
-                opened = await self._start_close(opened, "key_revoked", now, session)
+                opened = await self.start_close(opened, "key_revoked", now, session)
             elif not opened.wanted:
-                opened = await self._start_close(opened, "requested", now, session)
+                opened = await self.start_close(opened, "requested", now, session)
             elif given_up:
                 # its key was told that this open came to nothing, and may have another session by now
-                opened = await self._start_close(opened, "came_late", now, session)
+                opened = await self.start_close(opened, "came_late", now, session)
             return opened
 
         async def read_back() -> SessionDocument | None:
@@ -485,6 +485,8 @@ class Journal:
     ) -> bool:
         """End an open that was not sent yet, in favour of one of the same model that came late. False: it cannot."""
         if waiting["state"] != SessionState.OPENING or waiting["model_id"] != operation.model_id:
+            return False
+        if not waiting["wanted"]:
             return False
         ended = await OperationDocument.get_pymongo_collection().update_one(
             {"_id": waiting["operation_id"], "state": OperationState.PENDING.value, "wanted_bid": None},
@@ -511,7 +513,7 @@ class Journal:
                 session,
             )
         else:
-            await self._start_close(_session(old), "replaced", now, session)
+            await self.start_close(_session(old), "replaced", now, session)
 
     async def fail_open(self, operation: OperationDocument, error: ApiError) -> None:
         """Nothing was ever sent: the session has failed, its key is free.
@@ -525,6 +527,9 @@ class Journal:
             changes = {"state": SessionState.FAILED, "slot": None, "reason": error.code, "owner": None}
             await self._change(operation.session, (SessionState.OPENING,), changes, "failed", now, session)
             await self._end_operation(operation, OperationState.FAILED, error, now, session, unchanged=True)
+            for item in await self._closes_of(operation.session, session):
+                # there is nothing to close
+                await self._end_operation(item, OperationState.DONE, None, now, session)
             return True
 
         await run_transaction(self._client, body)
@@ -538,6 +543,9 @@ class Journal:
             changes = {"state": SessionState.ABANDONED, "slot": None, "reason": error.code, "owner": None}
             await self._change(operation.session, (SessionState.OPENING,), changes, "abandoned", now, session)
             await self._end_operation(operation, OperationState.ABANDONED, error, now, session)
+            for item in await self._closes_of(operation.session, session):
+                # taken up again should the session appear
+                await self._end_operation(item, OperationState.ABANDONED, None, now, session)
             return True
 
         await run_transaction(self._client, body)
@@ -632,7 +640,7 @@ class Journal:
         ended = (SessionState.CLOSED, SessionState.ABANDONED, SessionState.FAILED)
 
         async def body(tx: AsyncClientSession) -> bool:
-            await self._start_close(session, "came_back", now, tx, expected=ended)
+            await self.start_close(session, "came_back", now, tx, expected=ended)
             return True
 
         await run_transaction(self._client, body)
@@ -748,7 +756,7 @@ class Journal:
             ).insert(session=session)
             await self.stage("opened", adopted, session)
             if not guard["wanted"]:
-                adopted = await self._start_close(adopted, "key_revoked", now, session)
+                adopted = await self.start_close(adopted, "key_revoked", now, session)
             return adopted
 
         async def read_back() -> SessionDocument | None:
@@ -824,7 +832,7 @@ class Journal:
             if fresh["state"] not in (SessionState.ACTIVE, SessionState.PARKED):
                 return None
             identifier = operation_id or uuid7()
-            await self._start_close(_session(fresh), reason, now, tx, operation_id=identifier)
+            await self.start_close(_session(fresh), reason, now, tx, operation_id=identifier)
             return identifier
 
         identifier = await run_transaction(self._client, body)
@@ -895,7 +903,7 @@ class Journal:
         )
         return [_operation(item) for item in await running.to_list()]
 
-    async def _start_close(
+    async def start_close(
         self,
         old: SessionDocument,
         reason: str,
@@ -905,6 +913,10 @@ class Journal:
         operation_id: str | None = None,
         expected: tuple[SessionState, ...] = (SessionState.ACTIVE, SessionState.PARKED),
     ) -> SessionDocument:
+        """Stop a session's use and queue its close, in the running transaction.
+
+        What was asked for while it was still opening is that close.
+        """
         closing = await self._change(
             old.id,
             expected,
@@ -913,6 +925,25 @@ class Journal:
             now,
             session,
         )
+        waiting = await OperationDocument.get_pymongo_collection().update_one(
+            {
+                "session": old.id,
+                "kind": OperationKind.CLOSE.value,
+                "wallet": None,
+                "state": {"$in": [OperationState.PENDING.value, OperationState.ABANDONED.value]},
+            },
+            {
+                "$set": {
+                    "state": OperationState.PENDING.value,
+                    "wallet": old.wallet,
+                    "router": old.router,
+                    "updated_at": now,
+                }
+            },
+            session=session,
+        )
+        if waiting.matched_count:
+            return closing
         await OperationDocument(
             id=operation_id or uuid7(),
             kind=OperationKind.CLOSE,
