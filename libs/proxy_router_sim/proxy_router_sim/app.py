@@ -12,7 +12,17 @@ from proxy_router_sim.auth import authorize
 from proxy_router_sim.errors import ConnectionCutError, ModelError, RouterError
 from proxy_router_sim.faults import CALL_ACTIONS, STAGES, Fault, Strikes, strike
 from proxy_router_sim.forms import Forms
-from proxy_router_sim.routes import blockchain, controls, inference, marketplace, sessions, simulation, system, users
+from proxy_router_sim.routes import (
+    audio,
+    blockchain,
+    controls,
+    inference,
+    marketplace,
+    sessions,
+    simulation,
+    system,
+    users,
+)
 from proxy_router_sim.routes.route import (
     AGENTS,
     CONTENT_TYPE,
@@ -34,6 +44,7 @@ _ROUTES = [
     *marketplace.ROUTES,
     *sessions.ROUTES,
     *inference.ROUTES,
+    *audio.ROUTES,
     *simulation.ROUTES,
     *controls.ROUTES,
     *users.ROUTES,

@@ -126,8 +126,8 @@ class Marketplace:
 
 
 def seeded() -> Marketplace:
-    """Three providers; four LLM models with two or three bids each, one EMBEDDING model with two bids, and one TTS
-    model whose only bid is deleted.
+    """Three providers; four LLM models with two or three bids each; one EMBEDDING, one TTS and one STT model with two
+    bids each; and one more TTS model, whose only bid is deleted.
     """
     providers = [
         Provider(address("provider", name), endpoint, WEI // 5, SEEDED_AT + 60 * i, speed, first)
@@ -147,6 +147,8 @@ def seeded() -> Marketplace:
         ("hermes-4-14b", ("Text2Text",), [(0, 13), (1, 10), (2, 14)]),
         ("text-embedding-bge-m3", ("Embeddings",), [(0, 10), (2, 12)]),
         ("tts-kokoro", ("TTS",), []),
+        ("tts-chatterbox", ("tts",), [(1, 10), (2, 11)]),
+        ("whisper-large-v3", ("speech2text",), [(0, 10), (1, 13)]),
     ]
     models, bids = [], []
     for i, (name, tags, offers) in enumerate(catalogue):

@@ -36,6 +36,12 @@ def path_id(request: web.Request) -> str:
     return hash32(request.match_info["id"])
 
 
+def session_id(request: web.Request) -> str | None:
+    """The session that a prompt is for, from its header."""
+    header = request.headers.get("session_id")
+    return hash32(header) if header else None
+
+
 def address(text: str) -> str:
     """A 20-byte address in lowercase."""
     if not _ADDRESS.fullmatch(text):

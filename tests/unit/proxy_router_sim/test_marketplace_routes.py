@@ -6,7 +6,7 @@ from tests.unit.proxy_router_sim.harness import Router
 
 async def test_models_have_pascal_case_keys_and_bare_numbers(router: Router) -> None:
     models = (await router.get("/blockchain/models"))["models"]
-    assert [model["ModelType"] for model in models] == ["LLM", "LLM", "LLM", "LLM", "EMBEDDING", "TTS"]
+    assert [model["ModelType"] for model in models] == [*["LLM"] * 4, "EMBEDDING", "TTS", "TTS", "STT"]
     assert list(models[0]) == [
         "Id", "IpfsCID", "Fee", "Stake", "Owner", "Name", "Tags", "CreatedAt", "IsDeleted", "ModelType"
     ]  # fmt: skip
@@ -14,10 +14,10 @@ async def test_models_have_pascal_case_keys_and_bare_numbers(router: Router) -> 
     assert models[0]["Id"] == models[0]["Id"].lower()
 
 
-async def test_every_llm_has_two_bids_or_more_and_the_tts_model_none(router: Router) -> None:
+async def test_every_model_has_two_bids_or_more_but_one_that_has_none(router: Router) -> None:
     for model in (await router.get("/blockchain/models"))["models"]:
         bids = (await router.get(f"/blockchain/models/{model['Id']}/bids/active"))["bids"]
-        assert len(bids) >= 2 if model["ModelType"] != "TTS" else bids == []
+        assert len(bids) >= 2 if model["Name"] != "tts-kokoro" else bids == []
         assert len({bid["PricePerSecond"] for bid in bids}) == len(bids)
 
 

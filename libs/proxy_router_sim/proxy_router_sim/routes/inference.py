@@ -40,13 +40,8 @@ _DROPPED_WHEN_ZERO = frozenset(
 _SILENCE = "provider request failed: provider closed connection without sending any data"
 
 
-def _session_id(request: web.Request) -> str | None:
-    header = request.headers.get("session_id")
-    return params.hash32(header) if header else None
-
-
 async def chat(request: web.Request) -> web.StreamResponse:
-    session_id = _session_id(request)
+    session_id = params.session_id(request)
     body = await params.json_body(request)
     messages = body.get("messages") or []
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
@@ -127,7 +122,7 @@ async def _streamed(
 
 
 async def embeddings(request: web.Request) -> web.Response:
-    session_id = _session_id(request)
+    session_id = params.session_id(request)
     body = await params.json_body(request)
     request[CONTENT_TYPE] = "application/json"
     if session_id is None:
