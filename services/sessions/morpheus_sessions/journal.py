@@ -7,7 +7,6 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
-from weakref import WeakValueDictionary
 
 from bson import Decimal128
 from morpheus_common.clock import utc_now
@@ -39,6 +38,7 @@ from morpheus_sessions.documents import (
 )
 from morpheus_sessions.listing import Listing
 from morpheus_sessions.router import Approval, Bid, ChainSession
+from morpheus_sessions.waiting import Waiting
 
 log = get_logger(__name__)
 
@@ -95,10 +95,10 @@ def _from_unix(seconds: int) -> datetime:
 class Journal:
     """Reads and writes the operations and sessions of this service."""
 
-    def __init__(self, client: MongoClient, outbox: OutboxRelay) -> None:
+    def __init__(self, client: MongoClient, outbox: OutboxRelay, waiting: Waiting | None = None) -> None:
         self._client = client
         self._outbox = outbox
-        self._ended: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
+        self._waiting = waiting or Waiting()
         self._listeners: list[asyncio.Event] = []
 
     def listen(self) -> asyncio.Event:
@@ -152,17 +152,18 @@ class Journal:
         """Wait up to `wait` seconds for an operation to end and return it as it is then; None if there is no such."""
         loop = asyncio.get_running_loop()
         until = loop.time() + wait
-        event = self._ended.setdefault(operation_id, asyncio.Event())  # lives as long as somebody waits
-        while True:
-            operation = await self.operation(operation_id)
-            left = until - loop.time()
-            if operation is None or operation.state in ENDED or left <= 0:
-                return operation
-            try:
-                async with asyncio.timeout(min(WATCH_SECONDS, left)):
-                    await event.wait()
-            except TimeoutError:
-                continue
+        with self._waiting.for_end_of(operation_id) as event:
+            while True:
+                operation = await self.operation(operation_id)
+                left = until - loop.time()
+                if operation is None or operation.state in ENDED or left <= 0:
+                    return operation
+                try:
+                    async with asyncio.timeout(left):
+                        await event.wait()
+                except TimeoutError:
+                    continue
+                event.clear()
 
     async def sent_opens(self, wallet: str) -> list[OperationDocument]:
         """Return the opens of a wallet that were sent and not settled, those that were given up included: what appears of
@@ -1028,7 +1029,5 @@ class Journal:
             raise StateChanged(operation.id)
 
     def _tell(self, operation_id: str) -> None:
-        event = self._ended.pop(operation_id, None)
-        if event is not None:
-            event.set()
+        self._waiting.tell(operation_id)
         self._outbox.nudge()
