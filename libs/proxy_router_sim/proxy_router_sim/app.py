@@ -9,12 +9,14 @@ from aiohttp import web
 from proxy_router_sim import gojson
 from proxy_router_sim.agents import Agents
 from proxy_router_sim.auth import authorize
+from proxy_router_sim.chats import Chats
 from proxy_router_sim.errors import ConnectionCutError, ModelError, RouterError
 from proxy_router_sim.faults import CALL_ACTIONS, STAGES, Fault, Strikes, strike
 from proxy_router_sim.forms import Forms
 from proxy_router_sim.routes import (
     audio,
     blockchain,
+    chats,
     controls,
     inference,
     marketplace,
@@ -25,7 +27,9 @@ from proxy_router_sim.routes import (
 )
 from proxy_router_sim.routes.route import (
     AGENTS,
+    CHATS,
     CONTENT_TYPE,
+    ETH_NODES,
     FAULTS,
     FORMS,
     SIMULATOR,
@@ -45,6 +49,7 @@ _ROUTES = [
     *sessions.ROUTES,
     *inference.ROUTES,
     *audio.ROUTES,
+    *chats.ROUTES,
     *simulation.ROUTES,
     *controls.ROUTES,
     *users.ROUTES,
@@ -66,6 +71,8 @@ def create_app(simulator: Simulator) -> web.Application:
     app = web.Application(client_max_size=_LARGEST_BODY, middlewares=[_answer_errors])
     app[SIMULATOR] = simulator
     app[AGENTS] = Agents(simulator.users, simulator.chain.mor_token)
+    app[CHATS] = Chats()
+    app[ETH_NODES] = list(system.DEFAULT_ETH_NODES)
     app[FORMS] = Forms()
     app[FAULTS] = simulator.faults
     app[FAULTS].know(route.kind for route in _ROUTES if route.kind != "sim")

@@ -42,6 +42,12 @@ def session_id(request: web.Request) -> str | None:
     return hash32(header) if header else None
 
 
+def chat_id(request: web.Request) -> str | None:
+    """The chat that a prompt belongs to, from its header."""
+    header = request.headers.get("chat_id")
+    return hash32(header) if header else None
+
+
 def address(text: str) -> str:
     """A 20-byte address in lowercase."""
     if not _ADDRESS.fullmatch(text):

@@ -21,6 +21,11 @@ class UsageMeter:
         self._messages = messages
         self._said: list[str] = []
 
+    @property
+    def said(self) -> str:
+        """All that went by."""
+        return "".join(self._said)
+
     def passing(self, chunk: Chunk) -> Chunk:
         """The chunk of a stream; one with a finish reason or a usage gets the nodes' usage."""
         if isinstance(chunk, str):
@@ -49,7 +54,7 @@ class UsageMeter:
                 self._said.append(function["arguments"])
 
     def _with_usage(self, answer: dict[str, Any]) -> dict[str, Any]:
-        prompt, completion = count_prompt_tokens(self._messages), count_tokens("".join(self._said))
+        prompt, completion = count_prompt_tokens(self._messages), count_tokens(self.said)
         usage = {"completion_tokens": completion, "prompt_tokens": prompt, "total_tokens": prompt + completion}
         return {**answer, "usage_from_consumer": usage, "usage_from_provider": usage}
 

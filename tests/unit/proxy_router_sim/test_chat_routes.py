@@ -249,3 +249,19 @@ async def test_a_model_refuses_what_it_cannot_do(router: Router) -> None:
     llm, embedding = await router.open(), await router.open("text-embedding-bge-m3")
     assert (await router.post("/v1/embeddings", {"input": "x"}, session_id=llm))[0] == 400
     assert (await router.chat(embedding))[0] == 400
+
+
+async def test_a_json_prompt_whose_caller_hung_up_keeps_its_session_to_the_end(router: Router) -> None:
+    opened = await router.open()
+    node = router.simulator.node
+    await router.arm("chat", "stall", match='"left"')
+    left = asyncio.create_task(router.chat(opened, "left"))
+    await until(lambda: router.faults.view()["striking"])
+    left.cancel()
+    following = asyncio.create_task(router.chat(opened, "following"))
+    await until(lambda: node.counters["prompts"] == 2)
+    assert node.counters["prompts_served"] == 0
+    assert not following.done()
+    async with router.http.delete("/sim/faults"):
+        assert (await following)[0] == 200
+    assert node.counters["prompts_served"] == 2

@@ -38,6 +38,11 @@ async def supply(request: web.Request) -> web.Response:
     return json_response({"supply": str(node.chain.supply(node.clock.now()))})
 
 
+async def transactions(_request: web.Request) -> web.Response:
+    """What the block explorer has, which here has nothing; page and limit are read by nobody (section 2.3)."""
+    return json_response({"transactions": []})
+
+
 async def approve(request: web.Request) -> web.Response:
     """Parameters come in the query; a body is ignored."""
     amount = request.query.get("amount")
@@ -56,5 +61,6 @@ ROUTES = [
     Route("GET", "/blockchain/latestBlock", latest_block, "latest_block", "get_latest_block"),
     Route("GET", "/blockchain/sessions/budget", budget, "budget", "get_budget"),
     Route("GET", "/blockchain/token/supply", supply, "supply", "get_supply"),
+    Route("GET", "/blockchain/transactions", transactions, "transactions", "get_transactions"),
     Route("POST", "/blockchain/approve", approve, "approve", "approve"),
 ]

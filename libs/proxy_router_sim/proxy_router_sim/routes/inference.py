@@ -1,16 +1,21 @@
 """Chat and embeddings (contract sections 2.10 and 4)."""
 
+import secrets
+import time
 from contextlib import aclosing, suppress
 from typing import Any
 
 from aiohttp import web
 
 from proxy_router_sim import gojson, params, sse
+from proxy_router_sim.answers import content_text
 from proxy_router_sim.behaviour import Behaviour
-from proxy_router_sim.errors import BadRequestError, ModelError, RouterError
+from proxy_router_sim.chats import Chat
+from proxy_router_sim.errors import BadRequestError, ConnectionCutError, ModelError, RouterError
+from proxy_router_sim.ethereum import hash_id
 from proxy_router_sim.faults import CHAT_ACTIONS, Fault, strike_stream, strike_whole
 from proxy_router_sim.marketplace import Model
-from proxy_router_sim.routes.route import CONTENT_TYPE, FAULTS, FORMS, SIMULATOR, Route, described
+from proxy_router_sim.routes.route import CHATS, CONTENT_TYPE, FAULTS, FORMS, SIMULATOR, Route, described
 
 _DROPPED_WHEN_ZERO = frozenset(
     [
@@ -36,18 +41,20 @@ _DROPPED_WHEN_ZERO = frozenset(
 )
 """Keys that the router re-encodes with Go's omitempty, so that a zero does not reach the model."""
 
-
 _SILENCE = "provider request failed: provider closed connection without sending any data"
 
 
 async def chat(request: web.Request) -> web.StreamResponse:
-    session_id = params.session_id(request)
+    session_id, chat_id = params.session_id(request), params.chat_id(request)
     body = await params.json_body(request)
     messages = body.get("messages") or []
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise BadRequestError(
             "json: cannot unmarshal into Go struct field .messages of type []openai.ChatCompletionMessage"
         )
+    if request.app[CHATS].storing and not messages:
+        # The store looks at the last message without looking whether there is one.
+        raise ConnectionCutError
     streamed = body.get("stream") is True
     # Decided before the provider is asked, so an early error of a stream is JSON under text/event-stream.
     request[CONTENT_TYPE] = "text/event-stream" if streamed else "application/json"
@@ -63,22 +70,34 @@ async def chat(request: web.Request) -> web.StreamResponse:
                 raise ModelError(_unsupported(model, "Chat Completions"))
             provider = request.app[SIMULATOR].node.session(session_id).provider
             behaviour = request.app[SIMULATOR].providers.behaviour(provider)
+            chats, asked, meter = request.app[CHATS], int(time.time()), sse.UsageMeter(messages)
             answer = _streamed if streamed else _whole
-            return await answer(request, prompt, model, behaviour, fault)
+            response = await answer(request, prompt, meter, model, behaviour, fault)
+            if chats.storing:
+                new = Chat(
+                    chat_id or hash_id("chat", secrets.token_hex(32)), model.id, session_id, _title(messages), asked
+                )
+                chats.keep(new, prompt, meter.said, (asked, int(time.time())))
+            return response
     finally:
         if fault is not None:
             faults.done(fault)
 
 
 async def _whole(
-    request: web.Request, prompt: dict[str, Any], model: Model, behaviour: Behaviour, fault: Fault | None
+    request: web.Request,
+    prompt: dict[str, Any],
+    meter: sse.UsageMeter,
+    model: Model,
+    behaviour: Behaviour,
+    fault: Fault | None,
 ) -> web.StreamResponse:
     completion = await request.app[SIMULATOR].model.complete(prompt, model.name)
     if fault is not None:
         await strike_whole(fault)
         if fault.action == "no_usage":
             completion.pop("usage", None)
-    body = gojson.encode(sse.UsageMeter(prompt["messages"]).whole(completion), sort_keys=True)
+    body = gojson.encode(meter.whole(completion), sort_keys=True)
     if behaviour.ends_before(0):
         raise RouterError(_SILENCE)
     response = web.StreamResponse(headers={"Content-Type": "application/json"})
@@ -92,17 +111,21 @@ async def _whole(
 
 
 async def _streamed(
-    request: web.Request, prompt: dict[str, Any], model: Model, behaviour: Behaviour, fault: Fault | None
+    request: web.Request,
+    prompt: dict[str, Any],
+    meter: sse.UsageMeter,
+    model: Model,
+    behaviour: Behaviour,
+    fault: Fault | None,
 ) -> web.StreamResponse:
     chunks = request.app[SIMULATOR].model.stream(prompt, model.name)
     if fault is not None:
         chunks = strike_stream(chunks, fault)
-    meter = sse.UsageMeter(prompt["messages"])
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     response.enable_chunked_encoding()
     async with aclosing(chunks):
         try:
-            number = 0
+            number, panics = 0, False
             async for chunk in chunks:
                 if behaviour.ends_before(number):
                     break
@@ -111,6 +134,10 @@ async def _streamed(
                 for piece in behaviour.spoil(sse.frame(meter.passing(chunk)), number):
                     await response.write(piece)
                 number += 1
+                panics = panics or (request.app[CHATS].storing and not isinstance(chunk, str) and not chunk["choices"])
+            if panics:
+                # The store cannot do with a chunk that has nothing but the usage, and finds it after the end mark.
+                raise ConnectionCutError
         except (RouterError, ModelError) as error:
             if not response.prepared:
                 raise
@@ -133,6 +160,10 @@ async def embeddings(request: web.Request) -> web.Response:
             raise ModelError(_unsupported(model, "Embeddings"))
         answer = await simulator.model.embed(body, model.name)
     return web.Response(body=gojson.encode(answer), headers={"Content-Type": "application/json"})
+
+
+def _title(messages: list[dict[str, Any]]) -> str:
+    return content_text(messages[0].get("content"))[:100]
 
 
 def _unsupported(model: Model, api: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from aiohttp import web
 from proxy_router_sim import gojson
 from proxy_router_sim.agents import Agents
 from proxy_router_sim.auth import User
+from proxy_router_sim.chats import Chats
 from proxy_router_sim.faults import Faults, Strikes
 from proxy_router_sim.forms import Forms
 from proxy_router_sim.simulator import Simulator
@@ -16,6 +17,8 @@ from proxy_router_sim.simulator import Simulator
 SIMULATOR = web.AppKey("simulator", Simulator)
 FAULTS = web.AppKey("faults", Faults)
 AGENTS = web.AppKey("agents", Agents)
+CHATS = web.AppKey("chats", Chats)
+ETH_NODES = web.AppKey("eth_nodes", list[str])
 FORMS = web.AppKey("forms", Forms)
 USER = web.RequestKey("user", User)
 STRIKES = web.RequestKey("strikes", Strikes)

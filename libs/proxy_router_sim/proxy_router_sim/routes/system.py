@@ -4,10 +4,13 @@ import time
 
 from aiohttp import web
 
+from proxy_router_sim import params
 from proxy_router_sim.chain import CHAIN_ID
+from proxy_router_sim.errors import BadRequestError, RouterError
 from proxy_router_sim.ethereum import hash_id
-from proxy_router_sim.routes.route import SIMULATOR, Route, json_response
+from proxy_router_sim.routes.route import ETH_NODES, SIMULATOR, Route, json_response
 
+DEFAULT_ETH_NODES = ("https://rpc.sim.invalid",)
 VERSION = "v7.0.0"
 """The router's version that this one behaves like."""
 
@@ -36,7 +39,7 @@ async def config(request: web.Request) -> web.Response:
             "DerivedConfig": {
                 "WalletAddress": simulator.node.wallet,
                 "ChainID": CHAIN_ID,
-                "EthNodeURLs": ["https://rpc.sim.invalid"],
+                "EthNodeURLs": request.app[ETH_NODES],
             },
             "Config": {
                 "Blockchain": {"ChainID": CHAIN_ID},
@@ -54,6 +57,31 @@ async def config(request: web.Request) -> web.Response:
 
 async def wallet(request: web.Request) -> web.Response:
     return json_response({"address": request.app[SIMULATOR].node.wallet})
+
+
+async def set_eth_nodes(request: web.Request) -> web.Response:
+    """Other RPC addresses; the simulator shows them and asks none."""
+    urls = (await params.json_body(request)).get("urls")
+    if not isinstance(urls, list) or not urls or not all(isinstance(url, str) for url in urls):
+        raise BadRequestError("json: cannot unmarshal into Go struct field .urls of type []string")
+    request.app[ETH_NODES][:] = urls
+    return json_response({"status": "ok"})
+
+
+async def reset_eth_nodes(request: web.Request) -> web.Response:
+    request.app[ETH_NODES][:] = DEFAULT_ETH_NODES
+    return json_response({"status": "ok"})
+
+
+async def keep_wallet(_request: web.Request) -> web.Response:
+    """The wallet is that of WALLET_PRIVATE_KEY, as in a container (section 5)."""
+    raise RouterError(
+        "cannot set private key for env wallet, switch to keychain wallet by removing WALLET_PRIVATE_KEY env var"
+    )
+
+
+async def attestations(_request: web.Request) -> web.Response:
+    return json_response([])
 
 
 async def local_models(_request: web.Request) -> web.Response:
@@ -74,5 +102,11 @@ ROUTES = [
     Route("GET", "/healthcheck", healthcheck, "healthcheck", None),
     Route("GET", "/config", config, "config", "system_config"),
     Route("GET", "/wallet", wallet, "wallet", "get_wallet"),
+    Route("POST", "/config/ethNode", set_eth_nodes, "config", "system_config"),
+    Route("DELETE", "/config/ethNode", reset_eth_nodes, "config", "system_config"),
+    Route("POST", "/wallet/privateKey", keep_wallet, "wallet", "set_wallet"),
+    Route("POST", "/wallet/mnemonic", keep_wallet, "wallet", "set_wallet"),
+    Route("DELETE", "/wallet", keep_wallet, "wallet", "remove_wallet"),
+    Route("GET", "/v1/models/attestation", attestations, "local_models", "get_local_models"),
     Route("GET", "/v1/models", local_models, "local_models", "get_local_models"),
 ]
