@@ -91,6 +91,7 @@ _KINDS = (
     ErrorKind("overloaded", 503, _SERVER, True, "The gateway is at its limit of parallel work. Try again shortly."),
     ErrorKind("provider_overloaded", 503, _SERVER, True, "The provider is overloaded. Try again shortly."),
     ErrorKind("session_opening", 503, _SERVER, True, "A session is being opened on chain. Try again in a few seconds."),
+    ErrorKind("session_queue_full", 503, _SERVER, True, "More sessions wait to be opened than you would wait for."),
     ErrorKind("no_provider_available", 503, _SERVER, True, "No provider of this model accepts a session now."),
     ErrorKind("open_failed", 502, _SERVER, False, "The session could not be opened on chain."),
     ErrorKind("service_timeout", 504, _SERVER, True, "A part of the gateway did not answer in time. Try again."),

@@ -184,7 +184,8 @@ class OperationDocument(Document):
     how often the chain, five blocks later, did not show it since. `stuck`: a close whose provider gives no report.
     `request`: the command of a user that began it, if it is not the operation's own id. `amount` (wei) is what an approve
     asks for at least, `tx` its transaction; it belongs to no session, and neither `session` nor `model_id` is set.
-    While an open waits for a wallet: `place` is its place in line, `patience_until` when the last who waits for it will
+    While an open waits for a wallet: `place` is its place in line, `queued_at` when it
+    came (database time), `patience_until` when the last who waits for it will
     have left (database time; None: it is carried out whoever waits), `declined` the wallets that cannot carry it out,
     `required_stake` what the cheapest provider would take, `needs` what is set aside for it in the wallet that took it.
     """
@@ -202,6 +203,7 @@ class OperationDocument(Document):
     amount: StoredWei | None = None
     tx: str | None = None
     place: int = 0
+    queued_at: datetime | None = None
     patience_until: datetime | None = None
     declined: list[str] = Field(default_factory=list)
     required_stake: StoredWei | None = None

@@ -1022,6 +1022,9 @@ class Journal:
                 "approval": operation.approval,
                 "wallet": operation.wallet,
             }
+            if operation.wallet is None:
+                # whoever has come meanwhile to wait for it shall have it
+                query["patience_until"] = operation.patience_until
         result = await OperationDocument.get_pymongo_collection().update_one(
             query, {"$set": {"state": state.value, "error": told, "updated_at": now}}, session=session
         )
