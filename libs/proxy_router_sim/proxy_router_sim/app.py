@@ -42,7 +42,7 @@ from proxy_router_sim.routes.route import (
 )
 from proxy_router_sim.simulator import Simulator
 
-_ROUTES = [
+ROUTES = [
     *system.ROUTES,
     *blockchain.ROUTES,
     *marketplace.ROUTES,
@@ -75,8 +75,8 @@ def create_app(simulator: Simulator) -> web.Application:
     app[ETH_NODES] = list(system.DEFAULT_ETH_NODES)
     app[FORMS] = Forms()
     app[FAULTS] = simulator.faults
-    app[FAULTS].know(route.kind for route in _ROUTES if route.kind != "sim")
-    for route in _ROUTES:
+    app[FAULTS].know(route.kind for route in ROUTES if route.kind != "sim")
+    for route in ROUTES:
         app.router.add_route(route.method, route.path, _guarded(route))
     app.on_response_prepare.append(_add_headers)
     return app
