@@ -33,6 +33,7 @@ SETTLE_SECONDS = 25.0
 CUT_SECONDS = 1.0
 DOWN_SECONDS = 3.0
 LOST_SECONDS = 2.0
+SERVED_SECONDS = 10.0
 MEMPOOL_SECONDS = 4.0
 PATIENCE_SECONDS = ABANDON_AFTER + CHAIN_TIMEOUT + LEASE_SECONDS + 6.0
 NOTHING_SECONDS = LEASE_SECONDS + 2.0
@@ -111,6 +112,7 @@ class _Run:
         self.revoked_at: float | None = None
         self.money: int | None = None
         self.bid_deleted = False
+        self.answered = ""
         self._tenant: Tenant | None = None
 
     @property
@@ -161,6 +163,7 @@ class _Run:
             await self.until(self.answer_was_lost, seconds=LOST_SECONDS)
         await self.stack.revive()
         await self.restore()
+        await self.stack.until_ready(seconds=REACH_SECONDS)
         await self.rest()
         await self.look_at_key()
         self.verdict.asked = self.tenant.asked
@@ -472,19 +475,30 @@ class _Run:
             return
         if self.verdict.wrong:
             return
-        answered = ""
-        for _ in range(3):
-            if not any(row["state"] == "active" for row in await self.records.sessions(self.tenant.key_id)):
-                # what was asked for came to nothing: the user was told so, and asks again
-                answer = await self.tenant.open(self.market.bid)
-                answered = f"open: {answer.status_code} {answer.text[:200]}" if answer is not None else "open: broken"
-                await self.settled()
-            answer = await self.tenant.chat(self.market.model)
-            if answer is not None and answer.status_code == 200:
-                return
-            answered += f"; chat: {answer.status_code} {answer.text[:200]}" if answer is not None else "; chat: broken"
-            self.note(answered)
-        self.wrong(f"no usable session for who wants one: {answered}")
+        if not await poll(self.is_served, seconds=SERVED_SECONDS, every=0.3):
+            self.wrong(f"no usable session for who wants one: {self.answered}; {await self.state_of_key()}")
+
+    async def is_served(self) -> bool:
+        """Whether a prompt is answered; who has no session because his open came to nothing asks for another."""
+        sessions = await self.records.sessions(self.tenant.key_id)
+        if not any(row["state"] in {"active", "opening"} for row in sessions):
+            answer = await self.tenant.open(self.market.bid)
+            self.answered = f"open: {answer.status_code} {answer.text[:200]}" if answer is not None else "open: broken"
+            await self.settled()
+        active = [row for row in await self.records.sessions(self.tenant.key_id) if row["state"] == "active"]
+        answer = await self.tenant.chat(active[0]["model_name"] if active else self.market.model)
+        self.answered = f"chat: {answer.status_code} {answer.text[:200]}" if answer is not None else "chat: broken"
+        return answer is not None and answer.status_code == 200
+
+    async def state_of_key(self) -> str:
+        """Its sessions and operations in a line."""
+        sessions = await self.records.sessions(self.tenant.key_id)
+        operations = await self.records.operations(self.tenant.key_id)
+        told = [f"session {row['_id'][-4:]} {row['state']} in slot {row['slot']} ({row['reason']})" for row in sessions]
+        for row in operations:
+            facts = ", ".join(fact["what"] for fact in row["facts"])
+            told.append(f"{row['kind']} {row['_id'][-4:]} {row['state']}, {row['attempts']} attempts: {facts}")
+        return "; ".join(told)
 
     async def settled(self) -> None:
         missing: str | None = "nothing was looked at"
@@ -504,7 +518,7 @@ class _Run:
             return missing is None
 
         if not await poll(is_settled, seconds=SETTLE_SECONDS, every=EVERY):
-            self.wrong(f"not at rest after {SETTLE_SECONDS:.0f} s: {missing}")
+            self.wrong(f"not at rest after {SETTLE_SECONDS:.0f} s: {missing}; {await self.state_of_key()}")
 
     async def look_at_key(self) -> None:
         """I6: a revoked key is admitted by nobody any more."""

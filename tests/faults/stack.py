@@ -37,6 +37,8 @@ BLOCK_SECONDS = 0.03
 LEASE_SECONDS = 2.0
 CHAIN_TIMEOUT = 1.5
 ABANDON_AFTER = 2.5
+TRANSACTION_SECONDS = 4
+"""What a killed process had locked in a transaction stays locked for so long: mongod does not notice its death."""
 START_MOR = 1_000_000
 GATEWAY = "gateway-1"
 WORKERS = ("sessions-1", "sessions-2")
@@ -172,6 +174,7 @@ class FaultStack:
         await self._require(places.nats.until_ready(), "nats-server")
         await places.mongo.make_users(secrets.mongo_passwords, roles_of)
         self._mongo = places.mongo.client("root", secrets.mongo_passwords["root"])
+        await self._mongo.admin.command("setParameter", 1, transactionLifetimeLimitSeconds=TRANSACTION_SECONDS)
         await apply(
             ApplySettings(
                 nats_url=places.nats.url,
