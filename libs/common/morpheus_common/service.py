@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any
 
@@ -18,6 +18,9 @@ from morpheus_common.settings import CommonSettings
 from morpheus_common.steps import SocketProbe, install
 
 log = get_logger(__name__)
+
+CANCEL_AGAIN_SECONDS = 3.0
+"""Longer than what a job still has to put in order when it is cancelled."""
 
 
 @asynccontextmanager
@@ -35,8 +38,21 @@ async def background(*jobs: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     finally:
         for task in tasks:
             task.remove_done_callback(_end_process_if_dead)
+        await cancel_all(tasks)
+
+
+async def cancel_all(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel tasks until each has ended, whatever it ends with.
+
+    Once is not enough: up to Python 3.11 `wait_for`, which PyMongo writes with, swallows a cancellation that comes just
+    as it is done (seen: one shutdown in fifty hung).
+    """
+    waiting = set(tasks)
+    while waiting:
+        for task in waiting:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        ended, waiting = await asyncio.wait(waiting, timeout=CANCEL_AGAIN_SECONDS)
+        await asyncio.gather(*ended, return_exceptions=True)
 
 
 def _end_process_if_dead(task: asyncio.Task[None]) -> None:

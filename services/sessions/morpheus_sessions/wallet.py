@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from morpheus_common.errors import ApiError
 from morpheus_common.logs import get_logger
 from morpheus_common.request_context import request_id
+from morpheus_common.service import cancel_all
 from morpheus_common.steps import Step, reached
 from morpheus_common.store.leases import Leases
 from pymongo.errors import PyMongoError
@@ -63,17 +64,14 @@ class WalletLoop:
 
     async def run(self) -> None:
         """Work until cancelled: whenever the lease is ours."""
+        jobs = [asyncio.create_task(job) for job in (self._keep_lease(), self._work(), self._keep_reconciled())]
         try:
-            async with asyncio.TaskGroup() as jobs:
-                jobs.create_task(self._keep_lease())
-                jobs.create_task(self._work())
-                jobs.create_task(self._keep_reconciled())
+            ended, _ = await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.gather(*ended)
         finally:
             # an operation cut off here is carried on by whoever has the loop next: the journal knows where it was
-            running = list(self._running.values())
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            await cancel_all(jobs)
+            await cancel_all(self._running.values())
             await self._let_go()
 
     async def _keep_lease(self) -> None:
