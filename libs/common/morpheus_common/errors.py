@@ -47,7 +47,7 @@ _KINDS = (
         "foreign_session", 409, _INVALID, False, "That session's stake does not carry our tag: it is never touched."
     ),
     ErrorKind("session_known", 409, _INVALID, False, "A record or an open of ours already stands for that session."),
-    ErrorKind("session_lost", 409, _INVALID, False, "No record stands for that session. Adopt it first."),
+    ErrorKind("session_unrecorded", 409, _INVALID, False, "No record stands for that session. Adopt it first."),
     ErrorKind("key_not_found", 404, _INVALID, False, "You have no API key with that id."),
     ErrorKind(
         "no_active_session",

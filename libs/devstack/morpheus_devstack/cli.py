@@ -12,6 +12,7 @@ import typer
 from morpheus_devstack.console import Progress, write_err, write_out
 from morpheus_devstack.errors import StackError
 from morpheus_devstack.folder import StackFolder
+from morpheus_devstack.sessions_command import app as sessions_app
 from morpheus_devstack.waiting import poll
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+app.add_typer(sessions_app, name="sessions")
 
 Data = Annotated[Path, typer.Option("--data", help="folder of the stack's data, secrets and logs")]
 DATA = Path(".data")

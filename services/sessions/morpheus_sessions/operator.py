@@ -212,13 +212,13 @@ class Operator:
         return await self._row(adopted.id)
 
     async def close(self, command: CloseOurs) -> CloseQueued:
-        """Queue the close of a session of ours. Raises `foreign_session`, `session_lost`, `session_not_found`."""
+        """Queue the close of a session of ours. Raises `foreign_session`, `session_unrecorded`, `session_not_found`."""
         wanted = command.session_id
         found = await self._sessions({"$or": [{"_id": wanted}, {"chain_session": wanted}]}, 1)
         if not found:
             if is_chain_id(wanted):
                 _, seen = await self._on_chain(wanted)
-                raise ApiError("session_lost" if self._is_ours(seen.stake) else "foreign_session")
+                raise ApiError("session_unrecorded" if self._is_ours(seen.stake) else "foreign_session")
             raise ApiError("session_not_found", "No record of ours has that id.")
         session = found[0]
         if session.stake is not None and not self._is_ours(wei(session.stake) or 0):

@@ -261,7 +261,7 @@ class AdoptLost(Message):
 class CloseOurs(Message):
     """Queue the close of a session of ours, by its id on chain or our own.
 
-    `foreign_session` without our tag; `session_lost` for one that has to be adopted first; `session_not_found`.
+    `foreign_session` without our tag; `session_unrecorded` for one that has to be adopted first; `session_not_found`.
     """
 
     session_id: str = Field(min_length=1, max_length=100)

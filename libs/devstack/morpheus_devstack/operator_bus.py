@@ -1,0 +1,85 @@
+"""Asking the services as the user `ops`."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Self
+
+import nats
+from morpheus_common.bus.names import INBOX, User
+from morpheus_common.bus.rpc import RpcClient
+from morpheus_common.errors import CATALOGUE, ApiError
+from nats.errors import Error as NatsError
+from pydantic import SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from morpheus_devstack.errors import StackError
+from morpheus_devstack.folder import StackFolder
+
+
+class OpsSettings(BaseSettings):
+    """Where the bus is, and the NKey seed of its user `ops`. Environment variables, names in upper case."""
+
+    model_config = SettingsConfigDict(extra="ignore", hide_input_in_errors=True)
+
+    nats_url: str
+    nats_seed: SecretStr
+
+    @classmethod
+    def read(cls, stack: StackFolder | None) -> Self:
+        """Return the settings of a stack, of the environment if none is named.
+
+        Raises:
+            StackError: neither says enough.
+        """
+        env = {} if stack is None else stack.env()
+        if stack is not None and not env:
+            raise StackError(f"{stack.env_file} does not exist: no stack was started in {stack.path}.")
+        known: dict[str, Any] = {name: env[name.upper()] for name in cls.model_fields if name.upper() in env}
+        try:
+            return cls(**known)
+        except ValidationError as error:
+            names = ", ".join(str(problem["loc"][0]).upper() for problem in error.errors())
+            raise StackError(f"The environment does not say where the bus is and who asks: {names} missing.") from error
+
+
+@asynccontextmanager
+async def asking(settings: OpsSettings) -> AsyncIterator[RpcClient]:
+    """Connect, and turn what goes wrong into a sentence.
+
+    Raises:
+        StackError: the bus cannot be reached or refuses, nobody answers, or the answer is an error.
+    """
+    refused: list[str] = []
+
+    async def on_error(error: Exception) -> None:
+        refused.append(str(error))
+
+    try:
+        connection = await nats.connect(
+            settings.nats_url.split(","),
+            nkeys_seed_str=settings.nats_seed.get_secret_value(),
+            inbox_prefix=INBOX[User.OPS],
+            allow_reconnect=False,
+            connect_timeout=5,
+            error_cb=on_error,
+        )
+    except (NatsError, OSError, ValueError) as error:
+        raise StackError(
+            f"The bus at {settings.nats_url} cannot be used: {str(error) or type(error).__name__}."
+        ) from error
+    try:
+        yield RpcClient(connection)
+    except ApiError as error:
+        raise StackError(_sentence(error, refused)) from error
+    finally:
+        await connection.close()
+
+
+def _sentence(error: ApiError, refused: list[str]) -> str:
+    if any("permissions violation" in text.lower() for text in refused):
+        return "The bus refuses the question: NATS_SEED is not the seed of the user `ops`."
+    if error.code == "service_unavailable" and error.message == CATALOGUE[error.code].message:
+        return "No session worker answers on the bus."
+    if error.code == "service_timeout":
+        return "No session worker answered in time."
+    return error.message
