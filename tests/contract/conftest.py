@@ -9,6 +9,8 @@ import pytest
 from tests.contract.target import Router, Target, simulator
 
 _HERE = Path(__file__).parent
+_PATIENCE_SECONDS = 1200
+"""For a test on a real chain: an open alone may take six minutes (Contract 2.6)."""
 _SPENDING = "it opens sessions, which locks real stakes, or changes the router; ROUTER_MAY_SPEND=1 allows that"
 _CONTROLS = "it needs the controls of the simulator, and ROUTER_URL names another router"
 
@@ -25,6 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _HERE not in item.path.parents:
             continue
+        item.add_marker(pytest.mark.timeout(_PATIENCE_SECONDS))
         if item.get_closest_marker("simulator"):
             item.add_marker(pytest.mark.skip(reason=_CONTROLS))
         elif item.get_closest_marker("spends") and not may_spend:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx2
 
@@ -81,6 +81,9 @@ class Offer:
 class Router:
     """Calls a target; refuses to change anything unless it ``may_change``."""
 
+    _offers: ClassVar[dict[str, Offer]] = {}
+    """What was found once: asking a real marketplace takes seconds, and only the simulator's changes under the suite."""
+
     def __init__(self, target: Target, *, may_change: bool) -> None:
         self.target = target
         self._may_change = may_change
@@ -140,6 +143,12 @@ class Router:
 
     def offer(self, kind: str) -> Offer:
         """The cheapest bid of the first model of a kind whose provider answers a ping."""
+        if not self.target.simulated and (kind in self._offers):
+            return self._offers[kind]
+        found = self._offers[kind] = self._find_offer(kind)
+        return found
+
+    def _find_offer(self, kind: str) -> Offer:
         endpoints = {p["Address"]: p["Endpoint"] for p in self.read("/blockchain/providers")["providers"]}
         for model in self.models(kind)[:20]:
             bids = self.read(f"/blockchain/models/{model['Id']}/bids/active", limit=255)["bids"]

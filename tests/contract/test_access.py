@@ -93,3 +93,45 @@ def test_pages_of_any_origin_may_read(router: Router) -> None:
 def test_prompts_need_credentials(router: Router, path: str) -> None:
     """Contract 1."""
     assert router.anonymous.post(path, json={}).status_code == 401
+
+
+@pytest.mark.simulator
+def test_a_user_that_was_only_added_cannot_spend(router: Router) -> None:
+    """Contract 1: without a record of an allowance an open fails, whatever the permissions say."""
+    user = {"username": "added", "password": "secret", "perms": ["open_session", "initiate_session"]}
+    assert router.post("/auth/users", user).json() == {"result": True}
+    offer = router.offer("LLM")
+    response = router.anonymous.post(
+        f"/blockchain/bids/{offer.bid_id}/session",
+        json={"sessionDuration": 3600},
+        headers={"Authorization": basic("added:secret")},
+    )
+    assert (response.status_code, response.json()) == (500, {"error": "low agent user allowance: user not found"})
+    assert router.http.request("DELETE", "/auth/users", json={"username": "added"}).json() == {"result": True}
+    denied = router.anonymous.get("/wallet", headers={"Authorization": basic("added:secret")})
+    assert denied.status_code == 401
+
+
+@pytest.mark.simulator
+def test_an_agent_spends_its_allowance_and_no_more(router: Router) -> None:
+    """Contract 1: it asks without credentials, the admin confirms, and what an open staked is never returned."""
+    offer = router.offer("LLM")
+    token = router.read("/config")["Config"]["Marketplace"]["MorTokenAddress"].lower()
+    wish = {
+        "username": "agent",
+        "password": "secret",
+        "perms": ["open_session"],
+        "allowances": {token: str(2 * 10**19)},
+    }
+    assert router.anonymous.post("/auth/users/request", json=wish).json() == {"result": True}
+    assert router.post("/auth/users/confirm", {"username": "agent", "confirm": True}).json() == {"result": True}
+    opened = [
+        router.anonymous.post(
+            f"/blockchain/bids/{offer.bid_id}/session",
+            json={"sessionDuration": 3600},
+            headers={"Authorization": basic("agent:secret")},
+        )
+        for _ in range(2)
+    ]
+    assert [response.status_code for response in opened] == [200, 500]
+    assert opened[1].json() == {"error": "low agent user allowance: not enough allowance"}

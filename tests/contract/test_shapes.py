@@ -89,6 +89,23 @@ def test_active_bids_are_those_without_a_deletion(router: Router) -> None:
     assert active == [bid for bid in everything if bid["DeletedAt"] == "0"]
 
 
+@pytest.mark.simulator
+def test_a_deleted_bid_stays_listed_but_is_neither_active_nor_rated(controls: Router) -> None:
+    """Contract 2.4."""
+    offer = controls.offer("LLM")
+    controls.control("/sim/bids", {"id": offer.bid_id, "deleted": True})
+    try:
+        path = f"/blockchain/models/{offer.model_id}/bids"
+        [bid] = [bid for bid in controls.read(path, limit=255)["bids"] if bid["Id"] == offer.bid_id]
+        assert int(bid["DeletedAt"]) > int(bid["CreatedAt"])
+        assert offer.bid_id not in {bid["Id"] for bid in controls.read(f"{path}/active", limit=255)["bids"]}
+        assert offer.bid_id not in {one["Bid"]["Id"] for one in controls.read(f"{path}/rated")["bids"]}
+        listed = controls.read(f"/blockchain/providers/{offer.provider}/bids", limit=255)["bids"]
+        assert offer.bid_id in {bid["Id"] for bid in listed}
+    finally:
+        controls.control("/sim/bids", {"id": offer.bid_id, "deleted": False})
+
+
 def test_an_unknown_bid_is_a_bid_of_zeros(router: Router) -> None:
     """Contract 2.4: 200, so that only the content says it does not exist."""
     bid = router.read(f"/blockchain/bids/{UNKNOWN_ID}")["bid"]
