@@ -1,6 +1,6 @@
 # `make` needs nothing but python3 (3.11, 3.12 or 3.13); it installs the rest into .venv.
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint format contracts lock clean
+.PHONY: help install run test state-machine lint format contracts lock clean
 
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 # The first Python that fits, that of .venv if there is one; `make PYTHON=/path/to/python …` chooses another.
@@ -13,7 +13,7 @@ LOCAL_PACKAGES := $(foreach name,proxy-router-sim morpheus-common morpheus-devst
 	morpheus-sessions morpheus-automation,--no-emit-package $(name))
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 install: ## Make .venv as the lock files say (nothing to do: well under a second)
 	@python="$(PYTHON)"; \
@@ -25,6 +25,9 @@ run: install ## Start the whole system on this machine and show one streamed ans
 
 test: install ## Run all tests
 	@$(BIN)/python -m pytest
+
+state-machine: install ## Run random orders of commands, faults and crashes for long: make state-machine EXAMPLES=20000 SEED=7
+	@$(BIN)/python -m tests.state_machine --processes 2 --examples $(or $(EXAMPLES),4000) --seed $(or $(SEED),1)
 
 lint: install ## Check format, style and types
 	$(BIN)/ruff format --check

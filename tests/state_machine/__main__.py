@@ -1,0 +1,103 @@
+"""The long form of the state machine: thousands of examples, in several processes. Ends with 1 if one fails.
+
+The same seed gives the same examples. A failure prints `@reproduce_failure(…, b'…')`: what stands in the quotes, given as
+`--blob`, runs that one example alone.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+
+from hypothesis import HealthCheck, Phase, reproduce_failure, settings
+from hypothesis import __version__ as hypothesis_version
+from hypothesis.stateful import get_state_machine_test
+
+from tests.state_machine.house import house
+from tests.state_machine.invariants import Violation
+from tests.state_machine.machine import Machine
+
+
+def run(*, examples: int, rules: int, seed: int, shrink: bool, blob: str | None, verbose: bool) -> int:
+    """Run the machine and tell how it went."""
+    began = time.monotonic()
+    with house() as stage:
+
+        class Bound(Machine):
+            house = stage
+            _hypothesis_internal_use_seed = seed
+
+        phases = [Phase.generate, Phase.shrink] if shrink else [Phase.generate]
+        test = get_state_machine_test(
+            Bound,
+            settings=settings(
+                max_examples=examples,
+                stateful_step_count=rules,
+                database=None,
+                deadline=None,
+                phases=phases if blob is None else [Phase.explicit],
+                print_blob=True,
+                report_multiple_bugs=False,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+        if blob is not None:
+            test = reproduce_failure(hypothesis_version, blob.encode())(test)
+        problem: BaseException | None = None
+        try:
+            test()
+        except Exception as error:  # noqa: BLE001 - whatever ends a run is told below
+            problem = error
+        took = time.monotonic() - began
+        told = f"seed {seed}: {stage.examples} examples, {stage.rules} rules, {stage.gates} gates in {took:.0f} s"
+    if verbose:
+        for name, number in sorted(stage.seen.items()):
+            sys.stdout.write(f"{number:8}  {name}\n")
+    if problem is None:
+        sys.stdout.write(f"{told}: all invariants held\n")
+        return 0
+    traceback.print_exception(problem, limit=-6)
+    kind = "an invariant was broken" if isinstance(problem, Violation) else "the run broke"
+    sys.stdout.write(f"{told}: {kind}: {problem}\n")
+    return 1
+
+
+def in_processes(number: int, seed: int, examples: int, argv: Sequence[str]) -> int:
+    """Run in several processes, and wait for all."""
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.state_machine", *argv]
+            + ["--processes", "1", "--seed", str(seed + place), "--examples", str(examples)]
+        )
+        for place in range(number)
+    ]
+    return max(process.wait() for process in running)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.state_machine", description=__doc__)
+    parser.add_argument("--examples", type=int, default=2_000, help="in all")
+    parser.add_argument("--processes", type=int, default=1, help="each with a seed of its own, one after the other")
+    parser.add_argument("--rules", type=int, default=30, help="rules of an example")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--blob", help="what a failure printed: run that example alone")
+    parser.add_argument("--no-shrink", action="store_true", help="stop at the first failure as it was found")
+    parser.add_argument("--verbose", action="store_true", help="tell how often each step, fault and event came")
+    asked = parser.parse_args(argv)
+    if asked.processes > 1:
+        return in_processes(asked.processes, asked.seed, asked.examples // asked.processes, argv)
+    return run(
+        examples=asked.examples,
+        rules=asked.rules,
+        seed=asked.seed,
+        shrink=not asked.no_shrink,
+        blob=asked.blob,
+        verbose=asked.verbose,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
