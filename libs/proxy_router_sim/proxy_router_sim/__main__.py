@@ -59,7 +59,9 @@ def parser() -> argparse.ArgumentParser:
     add("--llm-key-env", metavar="NAME", help="environment variable with the key for it")
     add("--llm-model", metavar="NAME", help="model to ask it for; else the marketplace's name")
     add("--speed", type=_positive, default=1.0, help="seconds of chain time in a second (default 1)")
-    add("--seed", type=int, default=1, help="decides wallet and answers (default 1)")
+    add("--seed", type=int, default=1, help="decides wallet, answers and chance (default 1)")
+    add("--wallet-seed", type=int, metavar="N", help="decides the wallet alone (default: as --seed)")
+    add("--nonce-races", action="store_true", help="overlapping transactions of the wallet can collide")
     add("--state", type=Path, metavar="FILE", help="keeps the chain and the node's storage between runs")
     add("--block-time", type=_positive, default=2.0, help="seconds of chain time between blocks (default 2)")
     add("--answer-time", type=_seconds, default=0.6, help="seconds a whole answer takes (default 0.6)")
@@ -99,7 +101,7 @@ async def serve(settings: Settings, host: str, port: int, announced: dict[str, s
 async def _close_for_ever(simulator: Simulator) -> None:
     while True:
         try:
-            await simulator.node.run_closer()
+            await simulator.node.closer.run()
         except Exception:
             logger.exception("the closer of expired sessions failed and starts again")
 
@@ -119,6 +121,8 @@ def main() -> int:
     settings = Settings(
         users=[User.make(options.user, password, [ALL]), *options.rpc_user],
         seed=options.seed,
+        wallet_seed=options.wallet_seed,
+        nonce_races=options.nonce_races,
         speed=options.speed,
         block_seconds=options.block_time,
         answer_seconds=options.answer_time,

@@ -16,6 +16,7 @@ from proxy_router_sim.forms import Forms
 from proxy_router_sim.routes import (
     audio,
     blockchain,
+    chain,
     chats,
     controls,
     inference,
@@ -53,6 +54,7 @@ ROUTES = [
     *simulation.ROUTES,
     *controls.ROUTES,
     *users.ROUTES,
+    *chain.ROUTES,
 ]
 _LARGEST_BODY = 64 * 1024 * 1024
 """The router has no limit; this one keeps a mistake from filling the memory."""
@@ -67,7 +69,7 @@ logger = logging.getLogger(__name__)
 
 
 def create_app(simulator: Simulator) -> web.Application:
-    """The application of a simulator. It starts nothing in the background: see ``node.run_closer``."""
+    """The application of a simulator. It starts nothing in the background: see ``node.closer.run``."""
     app = web.Application(client_max_size=_LARGEST_BODY, middlewares=[_answer_errors])
     app[SIMULATOR] = simulator
     app[AGENTS] = Agents(simulator.users, simulator.chain.mor_token)

@@ -1,6 +1,7 @@
 """The few Ethereum encodings the simulator needs: ids, addresses, checksums and the provider's approval."""
 
 import functools
+import hashlib
 from dataclasses import dataclass
 
 from proxy_router_sim.keccak import keccak256
@@ -9,6 +10,7 @@ ZERO_ADDRESS = "0x" + "0" * 40
 ZERO_HASH = "0x" + "0" * 64
 
 
+@functools.lru_cache(maxsize=1024)
 def hash_id(*parts: str | int) -> str:
     """A deterministic 32-byte id, lowercase hex with 0x, made from what identifies the thing."""
     return "0x" + keccak256("/".join(str(part) for part in parts).encode()).hex()
@@ -70,6 +72,6 @@ class Approval:
 
 
 def sign(signer: str, payload: str) -> str:
-    """A stand-in for a 65-byte signature: only the simulator checks it, so a keyed hash is enough."""
-    first = keccak256(f"signature/{signer}/{payload.lower()}".encode())
-    return "0x" + (first + keccak256(first) + b"\x1b").hex()
+    """A stand-in for a 65-byte signature: only the simulator checks it, so a fast hash is enough."""
+    first = hashlib.sha3_256(f"signature/{signer}/{payload.lower()}".encode()).digest()
+    return "0x" + (first + hashlib.sha3_256(first).digest() + b"\x1b").hex()

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from proxy_router_sim.ethereum import ZERO_ADDRESS, ZERO_HASH, address, hash_id
+from proxy_router_sim.table import Table, as_is
 
 WEI = 10**18
 SEEDED_AT = 1_748_000_000
@@ -96,6 +97,8 @@ class Marketplace:
         self.providers = {provider.address: provider for provider in providers}
         self.models = {model.id: model for model in models}
         self.bids = {bid.id: bid for bid in bids}
+        self.deletions: Table[int] = Table(as_is, as_is)
+        """Unix seconds at which bids were deleted since the start; 0 for one that was brought back."""
 
     def model_bids(self, model_id: str, *, active_only: bool) -> list[Bid]:
         """The bids of a model, oldest first; none for an unknown model."""
@@ -123,6 +126,7 @@ class Marketplace:
     def set_bid_deleted_at(self, bid_id: str, deleted_at: int) -> None:
         """Delete a bid at a moment (unix seconds), or bring it back with 0. KeyError for an unknown id."""
         self.bids[bid_id] = dataclasses.replace(self.bids[bid_id], deleted_at=deleted_at)
+        self.deletions.put(bid_id, deleted_at)
 
 
 def seeded() -> Marketplace:

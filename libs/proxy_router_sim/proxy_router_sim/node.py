@@ -2,70 +2,22 @@
 
 import asyncio
 import contextlib
-import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
 
 from proxy_router_sim.agents import Purse
-from proxy_router_sim.chain import (
-    MAX_UINT256,
-    Approve,
-    Call,
-    Chain,
-    CloseSession,
-    IncreaseAllowance,
-    OpenSession,
-    RevertError,
-    Session,
-    Transaction,
-    UnknownSessionError,
-    WithdrawStakes,
-)
+from proxy_router_sim.chain import MAX_UINT256, Chain, Session, UnknownSessionError
 from proxy_router_sim.clock import Clock
-from proxy_router_sim.errors import ConnectionCutError, RouterError
+from proxy_router_sim.closer import AutoCloser
+from proxy_router_sim.errors import RouterError
 from proxy_router_sim.ethereum import Approval, checksum, sign
-from proxy_router_sim.faults import AUTO_CLOSE, CALL_ACTIONS, CLOSING_REPORT, Fault, Faults, Stage, Strikes, strike
+from proxy_router_sim.faults import AUTO_CLOSE, CALL_ACTIONS, CLOSING_REPORT, Faults, Stage, Strikes
+from proxy_router_sim.ledger import Ledger
 from proxy_router_sim.marketplace import Bid, Marketplace, Model
 from proxy_router_sim.provider import HandshakeError, ProviderNetwork
+from proxy_router_sim.sender import ALLOWANCE, APPROVE, CLOSE, OPEN, WITHDRAW, Sender
 from proxy_router_sim.store import KnownProvider, NodeStore
-
-CLOSER_PERIOD_SECONDS = 60
-"""How often the router closes what has run out (contract section 3)."""
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Words:
-    """How the router names a transaction in its errors (contract sections 2.5, 2.6, 2.8)."""
-
-    name: str
-    failed: str = ""
-    repeated: str = "nonce too low"
-    """What building the second attempt says while the first is being mined."""
-
-    def not_built(self, cause: str) -> str:
-        """The contract or the node refused it at gas estimation."""
-        built = "failed to build transaction" if self.name in {"open", "close"} else ""
-        return ": ".join(part for part in ("failed to send transaction", self.failed, built, cause) if part)
-
-    def not_mined(self, last: str) -> str:
-        """It was sent, and then waited for in vain."""
-        if self.name == "approve":
-            return (
-                "failed to send transaction: transaction timeout: tx not mined within timeout period: "
-                "context deadline exceeded"
-            )
-        stuck = f"transaction not mined after all escalation attempts: last tx {last}"
-        return f"failed to send transaction: {self.failed}: {stuck}"
-
-
-_OPEN = _Words("open", "open session failed", "EVM error: SessionDuplicateApproval() []")
-_ALLOWANCE = _Words("allowance", "approve failed")
-_CLOSE = _Words("close", "close session failed", "EVM error: SessionAlreadyClosed() []")
-_APPROVE = _Words("approve")
-_WITHDRAW = _Words("withdraw", "withdraw")
+from proxy_router_sim.transactions import Approve, CloseSession, IncreaseAllowance, OpenSession, WithdrawStakes
 
 
 class ConsumerNode:
@@ -90,6 +42,8 @@ class ConsumerNode:
         self.store = store
         self.clock = clock
         self.faults = faults
+        self.sender = Sender(wallet, chain, clock, save)
+        self.closer = AutoCloser(wallet, chain, store, clock, self._close_expired_one)
         self.counters: Counter[str] = Counter()
         self.prompts_of_session: Counter[str] = Counter()
         self._unfinished: Counter[str] = Counter()
@@ -100,16 +54,30 @@ class ConsumerNode:
 
     def sync(self) -> None:
         """Bring the chain up to the clock."""
-        if self.chain.mine_until(self.clock.now()):
-            self._save()
+        self.sender.sync()
+
+    def seen(self) -> Ledger:
+        """The contracts' state as the node behind the router shows it."""
+        self.sync()
+        return self.chain.seen_ledger(self.clock.now())
 
     def session(self, session_id: str) -> Session:
         """Straight from the chain."""
-        self.sync()
         try:
-            return self.chain.session(session_id)
+            return self.seen().session(session_id)
         except UnknownSessionError:
             raise RouterError("session not found") from None
+
+    def start(self) -> None:
+        """What the router does when it starts: take the open sessions on chain into its storage."""
+        self.sync()
+        self.closer.rehydrate()
+        self._save()
+
+    def wipe(self) -> None:
+        """Lose the storage and start again; the chain stays."""
+        self.store.wipe()
+        self.start()
 
     # -- opening --------------------------------------------------------------------------------------------------
 
@@ -121,7 +89,7 @@ class ConsumerNode:
         self.counters["initiated"] += 1
         known = KnownProvider(answering.public_key, endpoint)
         if self.store.providers.get(provider) != known:
-            self.store.providers[provider] = known
+            self.store.providers.put(provider, known)
             self._save()
         return answering.public_key, approval, signature
 
@@ -177,7 +145,7 @@ class ConsumerNode:
         if direct_payment:
             stake = bid.price_per_second * seconds
         else:
-            stake = self.chain.stake_for(bid.price_per_second, seconds, now)
+            stake = self.seen().stake_for(bid.price_per_second, seconds, now)
         return OpenSession(approval.encode(), signature, stake, direct_payment)
 
     async def _open(self, call: OpenSession, strikes: Strikes, purse: Purse) -> str:
@@ -185,24 +153,30 @@ class ConsumerNode:
         await strikes.reached(Stage.BEFORE_ALLOWANCE)
         await self._top_up(call.stake, strikes)
         await strikes.reached(Stage.AFTER_ALLOWANCE)
-        opened = await self._send(call, _OPEN, strikes)
-        if opened.session_id is None:
+        opened = await self.sender.send(call, OPEN, strikes)
+        session_id = opened.session_id
+        if session_id is None:
             raise RouterError(
                 "failed to send transaction: parse session receipt failed: Transaction failed with status 0"
             )
-        await strikes.reached(Stage.MINED)
         # The router wants one more block on top of the one that has the session.
-        await self._until(self.chain.next_block(self.clock.now()))
+        confirmed = self.chain.next_block(opened.due)
+        await strikes.reached(Stage.MINED)
+        await self.sender.until(confirmed)
         purse.spend(call.stake, opened.hash)
+        if session_id not in self.seen().sessions:
+            raise RouterError("failed to get session: session not found")
+        self.store.sessions.put(session_id, True)
         self.counters["opened"] += 1
-        return opened.session_id
+        self._save()
+        return session_id
 
     async def _top_up(self, stake: int, strikes: Strikes) -> None:
         """Increase the allowance by the stake while it is under three stakes (contract section 3)."""
-        allowance = self.chain.allowance(self.wallet, self.chain.diamond)
+        allowance = self.seen().allowance(self.wallet, self.chain.diamond)
         if allowance >= 3 * stake or allowance + stake > MAX_UINT256:
             return
-        raised = await self._send(IncreaseAllowance(self.chain.diamond, stake), _ALLOWANCE, strikes)
+        raised = await self.sender.send(IncreaseAllowance(self.chain.diamond, stake), ALLOWANCE, strikes)
         if raised.revert is not None:
             raise RouterError("failed to send transaction: approve tx failed with status 0")
 
@@ -211,7 +185,7 @@ class ConsumerNode:
     async def approve(self, spender: str, amount: int, strikes: Strikes) -> str:
         """Set the wallet's allowance (wei) for a spender. Returns the transaction's hash."""
         with self._calling_chain():
-            transaction = await self._send(Approve(spender, amount), _APPROVE, strikes)
+            transaction = await self.sender.send(Approve(spender, amount), APPROVE, strikes)
         if transaction.revert is not None:
             raise RouterError("failed to send transaction: transaction failed with status 0")
         await strikes.reached(Stage.MINED)
@@ -219,7 +193,7 @@ class ConsumerNode:
 
     async def withdraw(self) -> str:
         """Send withdrawUserStakes, which no route of the router does. Returns the transaction's hash."""
-        return (await self._send(WithdrawStakes(), _WITHDRAW, self._unstruck)).hash
+        return (await self.sender.send(WithdrawStakes(), WITHDRAW, self._unstruck)).hash
 
     async def close(self, session_id: str, strikes: Strikes) -> str:
         """Close a session, with the provider's report or else the node's own. Returns the transaction's hash."""
@@ -227,21 +201,30 @@ class ConsumerNode:
             return await self._close(session_id, strikes)
 
     async def _close(self, session_id: str, strikes: Strikes) -> str:
-        self.sync()
-        try:
-            session = self.chain.session(session_id)
-        except UnknownSessionError:
-            raise RouterError("failed to get session report from user: session not found") from None
+        session = self.seen().sessions.get(session_id)
+        if session is None:
+            raise RouterError("failed to get session report from user: session not found")
         await strikes.reached(Stage.REPORT)
         report = await self._report_of_provider(session)
         own_report = sign(self.wallet, f"report/{session.id}").removeprefix("0x")
         call = CloseSession(session.id, report or own_report, signed_by_provider=report is not None)
-        closed = await self._send(call, _CLOSE, strikes)
+        closed = await self.sender.send(call, CLOSE, strikes)
         if closed.revert is not None:
             raise RouterError("failed to send transaction: close session tx failed with status 0")
         await strikes.reached(Stage.MINED)
         self.counters["closed"] += 1
         return closed.hash
+
+    async def _close_expired_one(self, session: Session) -> str:
+        """A close by the router's own closer, which no caller asked for."""
+        closed = await self._close(session.id, Strikes(self.faults, AUTO_CLOSE, f"{session.id} {session.provider}"))
+        self.counters["closed_by_router"] += 1
+        return closed
+
+    async def close_expired(self) -> int:
+        """Let the closer make a round now. Returns how many sessions were closed."""
+        self.sync()
+        return await self.closer.close_expired()
 
     async def _report_of_provider(self, session: Session) -> str | None:
         """The provider's signed report. It is asked without a read deadline; None if it cannot be had."""
@@ -257,38 +240,12 @@ class ConsumerNode:
         finally:
             self.faults.done(fault)
 
-    async def close_expired(self) -> int:
-        """Close the wallet's sessions whose time is over, one after another. Returns how many were closed."""
-        self.sync()
-        now = self.clock.now()
-        closed = 0
-        for session in self.chain.sessions_of(self.wallet):
-            if session.closed_at or session.ends_at >= now:
-                continue
-            try:
-                await self._close(session.id, Strikes(self.faults, AUTO_CLOSE, f"{session.id} {session.provider}"))
-            except RouterError as error:
-                logger.warning("session %s could not be closed: %s", session.id, error.text)
-                continue
-            except ConnectionCutError:
-                logger.warning("closing session %s ended early", session.id)
-                continue
-            self.counters["closed_by_router"] += 1
-            closed += 1
-        return closed
-
-    async def run_closer(self) -> None:
-        """Close expired sessions every minute of the clock, for ever."""
-        while True:
-            await self.clock.sleep(CLOSER_PERIOD_SECONDS)
-            await self.close_expired()
-
     # -- prompts --------------------------------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
     async def prompt(self, session_id: str) -> AsyncIterator[Model]:
         """Wait for the session's turn, first come first served, and hold it. Gives the session's model."""
-        session = self.session(session_id)
+        session = self.session_of_prompt(session_id)
         known = self.store.providers.get(session.provider)
         if known is None:
             raise RouterError("provider not found")
@@ -310,6 +267,13 @@ class ConsumerNode:
             if not self._unfinished[session_id]:
                 del self._unfinished[session_id], self._turns[session_id]
 
+    def session_of_prompt(self, session_id: str) -> Session:
+        """From the storage if the node opened it, else from the chain, of which it may see an old state."""
+        self.sync()
+        if session_id in self.store.sessions and session_id in self.chain.ledger.sessions:
+            return self.chain.ledger.session(session_id)
+        return self.session(session_id)
+
     # -- chain ----------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
@@ -324,71 +288,3 @@ class ConsumerNode:
             yield
         finally:
             self._chain_calls -= 1
-
-    async def _send(self, call: Call, words: _Words, strikes: Strikes) -> Transaction:
-        """Send a transaction of the wallet and wait until it is mined."""
-        self.sync()
-        try:
-            transaction = self.chain.submit(self.wallet, call, self.clock.now())
-        except RevertError as revert:
-            raise RouterError(words.not_built(str(revert))) from revert
-        with strikes.on(words.name) as fault:
-            if fault is not None:
-                await self._befall(transaction, fault, words)
-        # Sent is sent: were this process to die now, the chain would still mine it.
-        self._save()
-        if words.name != _ALLOWANCE.name:
-            await self._in_mempool(transaction, strikes)
-        while not transaction.mined:
-            await self._until(self.chain.next_block(self.clock.now()))
-        return transaction
-
-    async def _in_mempool(self, transaction: Transaction, strikes: Strikes) -> None:
-        """Let a fault strike while the transaction waits for its block; what it holds is not mined meanwhile."""
-        with strikes.at(Stage.IN_MEMPOOL) as fault:
-            if fault is None:
-                return
-            if fault.action not in {"delay", "hang"}:
-                await strike(fault)
-            self.chain.hold(transaction)
-            try:
-                await fault.wait()
-            finally:
-                self.chain.release(transaction, self.clock.now())
-                self._save()
-
-    async def _befall(self, transaction: Transaction, fault: Fault, words: _Words) -> None:
-        """What a fault makes of a transaction that was sent. Raises RouterError unless the router waits for it."""
-        now = self.clock.now()
-        match fault.action:
-            case "revert":
-                transaction.reverts = True
-                return
-            case "escalated":
-                cause = str(fault.params.get("text", words.repeated))
-                self._save()
-                raise RouterError(words.not_built(cause))
-            case "mined_late":
-                self.chain.delay(transaction, None if fault.seconds is None else now + fault.seconds)
-                patience = float(fault.params.get("patience", 0))
-            case _:
-                self.chain.drop(transaction)
-                patience = fault.seconds or 0.0
-        self._save()
-        with fault.holding():
-            await self.clock.sleep(patience)
-        raise RouterError(words.not_mined(transaction.hash))
-
-    def release_late(self, transaction_hash: str | None = None) -> list[str]:
-        """Let late transactions, or the one with this hash, into the next block. Returns the hashes."""
-        now = self.clock.now()
-        released = [t for t in self.chain.late_transactions() if transaction_hash in {None, t.hash}]
-        for transaction in released:
-            self.chain.release(transaction, now)
-        self._save()
-        return [transaction.hash for transaction in released]
-
-    async def _until(self, moment: float) -> None:
-        await self.clock.sleep_until(moment)
-        if self.chain.mine_until(max(moment, self.clock.now())):
-            self._save()

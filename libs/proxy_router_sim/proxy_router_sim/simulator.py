@@ -39,6 +39,10 @@ class Settings:
     llm_key: str | None = field(default=None, repr=False)
     llm_model: str | None = None
     state_file: Path | None = None
+    wallet_seed: int | None = None
+    """Decides the wallet; the same as ``seed`` if not given. Several simulators are several wallets on one chain id."""
+    nonce_races: bool = False
+    """Whether overlapping transactions of the wallet can collide."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,8 @@ class Simulator:
     async def close(self) -> None:
         """Save and let go of what is open."""
         self.save()
+        if self.state_file is not None:
+            self.state_file.close()
         if isinstance(self.model, RemoteModel):
             await self.model.close()
 
@@ -75,24 +81,28 @@ def build(settings: Settings, clock: Clock | None = None) -> Simulator:
     Without a ``clock`` time starts at the machine's, or where the file left it plus the time it lay still.
     """
     stored = state.load(settings.state_file) if settings.state_file else None
+    facts = stored.facts if stored else None
     if clock is None:
-        start = stored["now"] + max(0.0, time.time() - stored["wall"]) * settings.speed if stored else None
+        start = facts["now"] + max(0.0, time.time() - facts["wall"]) * settings.speed if facts else None
         clock = SystemClock(settings.speed, start)
-    wallet = stored["wallet"] if stored else address("wallet", settings.seed)
+    seed = settings.seed if settings.wallet_seed is None else settings.wallet_seed
+    wallet = facts["wallet"] if facts else address("wallet", seed)
     market = marketplace.seeded()
-    chain = Chain(market, now=clock.now(), block_seconds=settings.block_seconds)
+    chain = Chain(market, now=clock.now(), block_seconds=settings.block_seconds, seed=settings.seed)
     store = NodeStore()
+    tables = {**chain.tables(), **store.tables()}
     if stored:
-        chain.restore(stored["chain"])
-        store.restore(stored["store"])
+        for name, table in tables.items():
+            table.load(stored.tables.get(name, {}))
+        chain.restore_clock(stored.facts["chain"])
     else:
         chain.fund(wallet, mor=settings.mor, eth=settings.eth)
 
-    def dump() -> dict[str, Any]:
+    def state_facts() -> dict[str, Any]:
         now = clock.now()
-        return {"wall": time.time(), "now": now, "wallet": wallet, "chain": chain.dump(now), "store": store.dump()}
+        return {"wall": time.time(), "now": now, "wallet": wallet, "chain": chain.clock_state(now)}
 
-    file = state.StateFile(settings.state_file, dump) if settings.state_file else None
+    file = state.StateFile(settings.state_file, tables, state_facts) if settings.state_file else None
     providers = ProviderNetwork(market, settings.seed)
     faults = Faults(seed=settings.seed)
     node = ConsumerNode(
@@ -105,11 +115,12 @@ def build(settings: Settings, clock: Clock | None = None) -> Simulator:
         faults=faults,
         save=file.save if file else lambda: None,
     )
+    node.sender.races.enabled = settings.nonce_races
     model: LanguageModel
     if settings.llm_url:
         model = RemoteModel(settings.llm_url, api_key=settings.llm_key, model=settings.llm_model)
     else:
         model = SimulatedModel(seed=settings.seed, answer_seconds=settings.answer_seconds, now=clock.now)
     simulator = Simulator(settings, clock, Users(settings.users), chain, providers, store, node, faults, model, file)
-    simulator.save()
+    node.start()
     return simulator

@@ -1,6 +1,9 @@
-"""The node's own storage (Badger in the real router): which providers it has spoken to."""
+"""The node's own storage (Badger in the real router): the providers it has spoken to, and its sessions."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from proxy_router_sim.table import Table, as_is
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,16 +18,15 @@ class NodeStore:
     """Lost when the storage is wiped; the chain is not."""
 
     def __init__(self) -> None:
-        self.providers: dict[str, KnownProvider] = {}
+        self.providers: Table[KnownProvider] = Table(asdict, lambda row: KnownProvider(**row))
+        self.sessions: Table[bool] = Table(as_is, as_is)
+        """Ids of the sessions that the node opened itself, or found on chain when it started."""
 
     def wipe(self) -> None:
         """Forget everything."""
-        self.providers.clear()
+        for table in self.tables().values():
+            table.empty()
 
-    def dump(self) -> dict[str, list[str]]:
-        """As JSON values."""
-        return {address: [known.public_key, known.endpoint] for address, known in self.providers.items()}
-
-    def restore(self, dumped: dict[str, list[str]]) -> None:
-        """Take over what ``dump`` gave."""
-        self.providers = {address: KnownProvider(*known) for address, known in dumped.items()}
+    def tables(self) -> dict[str, Table[Any]]:
+        """What survives a restart."""
+        return {"known_providers": self.providers, "known_sessions": self.sessions}

@@ -2,14 +2,13 @@ import json
 
 import pytest
 from proxy_router_sim import marketplace
-from proxy_router_sim.chain import (
-    CHAIN_ID,
-    DAY,
-    GAS_WEI,
-    MAX_UINT256,
+from proxy_router_sim.chain import CHAIN_ID, GAS_WEI, MAX_UINT256, Chain
+from proxy_router_sim.ethereum import Approval, address, sign
+from proxy_router_sim.ledger import DAY
+from proxy_router_sim.marketplace import WEI, Bid
+from proxy_router_sim.transactions import (
     Approve,
     Call,
-    Chain,
     CloseSession,
     IncreaseAllowance,
     OpenSession,
@@ -17,8 +16,6 @@ from proxy_router_sim.chain import (
     Transaction,
     WithdrawStakes,
 )
-from proxy_router_sim.ethereum import Approval, address, sign
-from proxy_router_sim.marketplace import WEI, Bid
 
 from tests.unit.proxy_router_sim.harness import HOUR_STAKE, NOON
 
@@ -66,39 +63,39 @@ def world() -> World:
 
 
 def test_an_hour_at_the_base_price_costs_the_stake_of_the_contract(world: World) -> None:
-    supply, budget = world.chain.supply(world.now), world.chain.budget(world.now)
+    supply, budget = world.chain.ledger.supply(world.now), world.chain.ledger.budget(world.now)
     assert round(supply / budget, 2) == 316.67
-    assert world.chain.stake_for(PRICE, 3600, world.now) == HOUR_STAKE
-    assert world.chain.seconds_for(HOUR_STAKE, PRICE, world.now) == 3600
+    assert world.chain.ledger.stake_for(PRICE, 3600, world.now) == HOUR_STAKE
+    assert world.chain.ledger.seconds_for(HOUR_STAKE, PRICE, world.now) == 3600
 
 
 def test_supply_and_budget_change_at_midnight_only(world: World) -> None:
     midnight = NOON + DAY / 2
-    assert world.chain.supply(NOON) == world.chain.supply(midnight - 1)
-    assert world.chain.supply(midnight) > world.chain.supply(midnight - 1)
-    assert world.chain.budget(midnight) > world.chain.budget(midnight - 1)
+    assert world.chain.ledger.supply(NOON) == world.chain.ledger.supply(midnight - 1)
+    assert world.chain.ledger.supply(midnight) > world.chain.ledger.supply(midnight - 1)
+    assert world.chain.ledger.budget(midnight) > world.chain.ledger.budget(midnight - 1)
 
 
 def test_the_stake_is_stored_to_the_wei_and_decides_the_duration(world: World) -> None:
-    session = world.chain.session(world.open(HOUR_STAKE + 123_457))
+    session = world.chain.ledger.session(world.open(HOUR_STAKE + 123_457))
     assert session.stake == HOUR_STAKE + 123_457
     assert session.ends_at - session.opened_at == 3600
-    assert world.chain.mor_balance(USER) == 1000 * WEI - HOUR_STAKE - 123_457
+    assert world.chain.ledger.mor_balance(USER) == 1000 * WEI - HOUR_STAKE - 123_457
 
 
 def test_three_hundred_seconds_are_enough_and_one_wei_less_is_not(world: World) -> None:
-    least = world.chain.stake_for(PRICE, 300, world.now)
+    least = world.chain.ledger.stake_for(PRICE, 300, world.now)
     with pytest.raises(RevertError, match=r"EVM error: SessionTooShort\(\) \[\]"):
         world.open(least - 1)
-    session = world.chain.session(world.open(least))
+    session = world.chain.ledger.session(world.open(least))
     assert session.ends_at - session.opened_at == 300
 
 
 def test_seven_days_cap_the_time_but_not_the_stake(world: World) -> None:
     world.chain.fund(USER, mor=10_000 * WEI, eth=WEI)
-    month = world.chain.stake_for(PRICE, 30 * DAY, world.now)
+    month = world.chain.ledger.stake_for(PRICE, 30 * DAY, world.now)
     assert month == 8208 * WEI
-    session = world.chain.session(world.open(month))
+    session = world.chain.ledger.session(world.open(month))
     assert session.ends_at - session.opened_at == 7 * DAY
     assert session.stake == month
 
@@ -123,7 +120,7 @@ def test_the_same_approval_twice_in_one_block_opens_once_and_reverts_once(world:
     world.chain.mine_until(first.due)
     assert first.session_id is not None
     assert second.revert == "EVM error: SessionDuplicateApproval() []"
-    assert len(world.chain.sessions) == 1
+    assert len(world.chain.ledger.sessions) == 1
 
 
 def test_money_is_checked_before_the_bid_and_the_bid_before_the_approval(world: World) -> None:
@@ -161,20 +158,20 @@ def test_an_allowance_is_set_by_approve_raised_by_increase_and_used_by_an_open(w
     world.do(Approve(world.chain.diamond, HOUR_STAKE))
     world.do(IncreaseAllowance(world.chain.diamond, 5))
     world.open()
-    assert world.chain.allowance(USER, world.chain.diamond) == 5
+    assert world.chain.ledger.allowance(USER, world.chain.diamond) == 5
 
 
 def test_an_early_close_holds_what_was_used_today_until_midnight(world: World) -> None:
     opened = world.open()
-    before = world.chain.mor_balance(USER)
-    world.now = world.chain.session(opened).opened_at + 598  # the close is mined in the block after
+    before = world.chain.ledger.mor_balance(USER)
+    world.now = world.chain.ledger.session(opened).opened_at + 598  # the close is mined in the block after
     world.close(opened)
-    session = world.chain.session(opened)
+    session = world.chain.ledger.session(opened)
     assert session.closed_at - session.opened_at == 600
-    [hold] = world.chain.holds(USER)
+    [hold] = world.chain.ledger.holds(USER)
     assert hold.amount == HOUR_STAKE // 6
     assert hold.release_at == NOON + DAY / 2
-    assert world.chain.mor_balance(USER) == before + HOUR_STAKE - hold.amount
+    assert world.chain.ledger.mor_balance(USER) == before + HOUR_STAKE - hold.amount
     assert session.ends_at == session.opened_at + 3600
     assert session.provider_withdrawn == 600 * PRICE
 
@@ -184,7 +181,7 @@ def test_seconds_of_yesterday_are_not_held(world: World) -> None:
     opened = world.open()
     world.now = NOON + DAY / 2 + 48
     world.close(opened)
-    [hold] = world.chain.holds(USER)
+    [hold] = world.chain.ledger.holds(USER)
     assert hold.amount == pytest.approx(50 * HOUR_STAKE / 3600, rel=1e-6)
     assert hold.release_at == NOON + 3 * DAY / 2
 
@@ -195,16 +192,16 @@ def test_a_hold_can_be_withdrawn_after_midnight_and_not_before(world: World) -> 
         world.do(WithdrawStakes())
     world.now = NOON + DAY / 2
     world.do(WithdrawStakes())
-    assert world.chain.mor_balance(USER) == 1000 * WEI
-    assert world.chain.holds(USER) == []
+    assert world.chain.ledger.mor_balance(USER) == 1000 * WEI
+    assert world.chain.ledger.holds(USER) == []
 
 
 def test_a_close_after_the_end_returns_the_whole_stake(world: World) -> None:
     opened = world.open()
     world.now += 3600
     world.close(opened)
-    assert world.chain.mor_balance(USER) == 1000 * WEI
-    assert world.chain.holds(USER) == []
+    assert world.chain.ledger.mor_balance(USER) == 1000 * WEI
+    assert world.chain.ledger.holds(USER) == []
 
 
 def test_a_session_closes_once(world: World) -> None:
@@ -224,26 +221,26 @@ def test_only_the_owner_closes(world: World) -> None:
 
 def test_a_close_with_the_users_own_report_is_a_dispute_and_pays_nobody(world: World) -> None:
     opened = world.open()
-    supply = world.chain.supply(world.now)
+    supply = world.chain.ledger.supply(world.now)
     world.close(opened, by_provider=False)
-    session = world.chain.session(opened)
+    session = world.chain.ledger.session(opened)
     assert (session.closeout_type, session.provider_withdrawn) == (1, 0)
-    assert world.chain.supply(world.now) == supply
+    assert world.chain.ledger.supply(world.now) == supply
 
 
 def test_what_a_provider_claims_moves_supply_up_and_budget_down(world: World) -> None:
-    supply, budget = world.chain.supply(world.now), world.chain.budget(world.now)
+    supply, budget = world.chain.ledger.supply(world.now), world.chain.ledger.budget(world.now)
     opened = world.open()
     world.now += 3600
     world.close(opened)
-    assert world.chain.supply(world.now) == supply + 3600 * PRICE
-    assert world.chain.budget(world.now) == budget - 36 * PRICE
+    assert world.chain.ledger.supply(world.now) == supply + 3600 * PRICE
+    assert world.chain.ledger.budget(world.now) == budget - 36 * PRICE
 
 
 def test_each_transaction_costs_gas_and_without_it_nothing_is_sent(world: World) -> None:
-    before = world.chain.eth_balance(USER)
+    before = world.chain.ledger.eth_balance(USER)
     world.open()
-    assert world.chain.eth_balance(USER) == before - GAS_WEI
+    assert world.chain.ledger.eth_balance(USER) == before - GAS_WEI
     world.chain.fund(USER, mor=1000 * WEI, eth=0)
     with pytest.raises(RevertError, match=r"insufficient funds for gas \* price \+ value"):
         world.open(timestamp_ms=2)
@@ -254,9 +251,9 @@ def test_blocks_follow_the_time_and_contain_what_came_before_them(world: World) 
     assert world.chain.height(world.now + 7) == height + 3
     transaction = world.chain.submit(USER, Approve(address("spender"), 5), world.now)
     assert not world.chain.mine_until(transaction.due - 0.5)
-    assert world.chain.allowance(USER, address("spender")) == 0
+    assert world.chain.ledger.allowance(USER, address("spender")) == 0
     assert world.chain.mine_until(transaction.due)
-    assert world.chain.allowance(USER, address("spender")) == 5
+    assert world.chain.ledger.allowance(USER, address("spender")) == 5
 
 
 def test_a_restored_chain_is_the_same_and_mines_what_was_pending(world: World) -> None:
@@ -267,14 +264,17 @@ def test_a_restored_chain_is_the_same_and_mines_what_was_pending(world: World) -
         USER, OpenSession(*world.agreement(timestamp_ms=3), HOUR_STAKE, direct_payment=False), world.now
     )
     restored = Chain(marketplace.seeded(), now=0, block_seconds=2)
-    restored.restore(json.loads(json.dumps(world.chain.dump(world.now))))
-    assert restored.session(opened) == world.chain.session(opened)
-    assert restored.holds(USER) == world.chain.holds(USER)
+    rows = json.loads(json.dumps({name: table.all_rows() for name, table in world.chain.tables().items()}))
+    for name, table in restored.tables().items():
+        table.load(rows[name])
+    restored.restore_clock(json.loads(json.dumps(world.chain.clock_state(world.now))))
+    assert restored.ledger.session(opened) == world.chain.ledger.session(opened)
+    assert restored.ledger.holds(USER) == world.chain.ledger.holds(USER)
     assert restored.height(world.now) == world.chain.height(world.now)
-    assert restored.supply(world.now) == world.chain.supply(world.now)
+    assert restored.ledger.supply(world.now) == world.chain.ledger.supply(world.now)
     restored.mine_until(pending.due)
     world.chain.mine_until(pending.due)
-    assert list(restored.sessions) == list(world.chain.sessions)
-    assert len(restored.sessions) == 3
+    assert list(restored.ledger.sessions) == list(world.chain.ledger.sessions)
+    assert len(restored.ledger.sessions) == 3
     with pytest.raises(RevertError, match="SessionDuplicateApproval"):
         restored.submit(USER, OpenSession(*world.agreement(), HOUR_STAKE, direct_payment=False), pending.due)

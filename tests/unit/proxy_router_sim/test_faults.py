@@ -50,7 +50,7 @@ async def test_what_hangs_goes_on_when_the_fault_is_removed_even_without_its_cal
     await until(lambda: router.faults.view()["striking"])
     asking.cancel()
     async with router.http.delete("/sim/faults"):
-        await until(lambda: router.simulator.chain.sessions)
+        await until(lambda: router.simulator.chain.ledger.sessions)
 
 
 async def test_a_delay_only_delays(router: Router) -> None:

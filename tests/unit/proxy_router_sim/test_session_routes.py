@@ -203,7 +203,7 @@ async def test_the_router_closes_what_has_run_out_every_minute() -> None:
         assert await node.close_expired() == 0
         clock.advance(3700)
         clock.automatic = False
-        closer = asyncio.create_task(node.run_closer())
+        closer = asyncio.create_task(node.closer.run())
         await asyncio.sleep(0)
         assert (await session(router, opened[0]))["ClosedAt"] == 0
         clock.automatic = True
@@ -245,9 +245,9 @@ def test_what_was_sent_before_a_crash_is_mined_after_it(tmp_path: Path) -> None:
 
     asyncio.run(crash())
     restarted = build(settings, VirtualClock(NOON + 60))
-    assert restarted.chain.allowance(restarted.node.wallet, restarted.chain.diamond) == 0
-    restarted.node.sync()
-    assert restarted.chain.allowance(restarted.node.wallet, restarted.chain.diamond) == HOUR_STAKE
+    assert restarted.chain.ledger.allowance(restarted.node.wallet, restarted.chain.diamond) == HOUR_STAKE
+    assert not restarted.chain.mempool
+    asyncio.run(restarted.close())
 
 
 def test_a_state_of_another_kind_is_refused(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """What can befall the transaction of an open, a close or an approve, and where a call to the chain can be struck."""
 
 import asyncio
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,7 +105,7 @@ async def test_an_approval_sent_again_opens_one_session_and_the_late_one_reverts
     assert (await router.post(OPEN, agreement))[0] == 500
     status, opened = await router.post(OPEN, agreement)
     assert status == 200
-    [late] = router.simulator.chain.late_transactions()
+    [late] = router.simulator.chain.mempool.late()
     await router.post("/sim/release")
     await router.post("/sim/advance", {"seconds": 10})
     assert late.mined
@@ -262,9 +261,9 @@ async def test_a_restart_mines_what_a_hanging_call_held_and_keeps_what_is_late(t
         held = await router.agreement(router.bid())
         asking = asyncio.create_task(router.post(OPEN, held))
         await until(waits_at(router, "open", "in_mempool"))
-        crashed = json.loads((tmp_path / "state").read_text())
+        crashed = (tmp_path / "state").read_bytes()
         asking.cancel()
-    (tmp_path / "state").write_text(json.dumps(crashed))
+    (tmp_path / "state").write_bytes(crashed)
     async with running(settings, VirtualClock(NOON + 600, automatic=True)) as router:
         assert len(await sessions(router)) == 1
         assert "SessionDuplicateApproval" in (await router.post(OPEN, held))[1]["error"]

@@ -61,7 +61,7 @@ async def test_an_agent_stakes_up_to_its_allowance_and_never_gets_it_back(router
     assert await open_as_agent(router) == (500, refused)
     status, body = await router.post(f"/blockchain/bids/{router.bid().id}/session", {"sessionDuration": 3600}, **AGENT)
     assert (status, body) == (500, refused)
-    assert len(router.simulator.chain.sessions) == 1
+    assert len(router.simulator.chain.ledger.sessions) == 1
 
 
 async def test_a_token_in_another_spelling_is_not_found(router: Router) -> None:

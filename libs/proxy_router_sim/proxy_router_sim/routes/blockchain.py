@@ -9,33 +9,30 @@ from proxy_router_sim.routes.route import SIMULATOR, STRIKES, Route, json_respon
 
 async def balance(request: web.Request) -> web.Response:
     node = request.app[SIMULATOR].node
-    node.sync()
-    mor, eth = node.chain.mor_balance(node.wallet), node.chain.eth_balance(node.wallet)
+    seen = node.seen()
+    mor, eth = seen.mor_balance(node.wallet), seen.eth_balance(node.wallet)
     return json_response({"mor": str(mor), "eth": str(eth)})
 
 
 async def allowance(request: web.Request) -> web.Response:
     node = request.app[SIMULATOR].node
     spender = params.query_address(request, "spender")
-    node.sync()
-    return json_response({"allowance": str(node.chain.allowance(node.wallet, spender))})
+    return json_response({"allowance": str(node.seen().allowance(node.wallet, spender))})
 
 
 async def latest_block(request: web.Request) -> web.Response:
     simulator = request.app[SIMULATOR]
-    return json_response({"block": simulator.chain.height(simulator.clock.now())})
+    return json_response({"block": simulator.chain.seen_height(simulator.clock.now())})
 
 
 async def budget(request: web.Request) -> web.Response:
     node = request.app[SIMULATOR].node
-    node.sync()
-    return json_response({"budget": str(node.chain.budget(node.clock.now()))})
+    return json_response({"budget": str(node.seen().budget(node.clock.now()))})
 
 
 async def supply(request: web.Request) -> web.Response:
     node = request.app[SIMULATOR].node
-    node.sync()
-    return json_response({"supply": str(node.chain.supply(node.clock.now()))})
+    return json_response({"supply": str(node.seen().supply(node.clock.now()))})
 
 
 async def transactions(_request: web.Request) -> web.Response:

@@ -68,7 +68,7 @@ async def chat(request: web.Request) -> web.StreamResponse:
         async with request.app[SIMULATOR].node.prompt(session_id) as model:
             if model.type not in {"LLM", "UNKNOWN"}:
                 raise ModelError(_unsupported(model, "Chat Completions"))
-            provider = request.app[SIMULATOR].node.session(session_id).provider
+            provider = request.app[SIMULATOR].node.session_of_prompt(session_id).provider
             behaviour = request.app[SIMULATOR].providers.behaviour(provider)
             chats, asked, meter = request.app[CHATS], int(time.time()), sse.UsageMeter(messages)
             answer = _streamed if streamed else _whole

@@ -77,8 +77,7 @@ async def session(request: web.Request) -> web.Response:
 def _page_of_user(request: web.Request) -> list[Session]:
     node = request.app[SIMULATOR].node
     user = params.query_address(request, "user")
-    node.sync()
-    return params.page(request, node.chain.sessions_of(user))
+    return params.page(request, node.seen().sessions_of(user))
 
 
 async def sessions_of_user(request: web.Request) -> web.Response:
@@ -93,8 +92,7 @@ async def session_ids_of_user(request: web.Request) -> web.Response:
 async def sessions_of_provider(request: web.Request) -> web.Response:
     node = request.app[SIMULATOR].node
     provider = params.query_address(request, "provider")
-    node.sync()
-    served = [found for found in node.chain.sessions.values() if found.provider == provider]
+    served = [found for found in node.seen().sessions.values() if found.provider == provider]
     return json_response({"sessions": [views.session(found) for found in params.page(request, served)]})
 
 

@@ -4,6 +4,7 @@ from aiohttp import web
 
 from proxy_router_sim import params, views
 from proxy_router_sim.errors import BadRequestError
+from proxy_router_sim.routes.chain import chain_state
 from proxy_router_sim.routes.route import FAULTS, SIMULATOR, Route, json_response
 
 _LONGEST_ADVANCE = 400 * 86_400
@@ -14,20 +15,20 @@ async def state(request: web.Request) -> web.Response:
     simulator = request.app[SIMULATOR]
     node, chain = simulator.node, simulator.chain
     node.sync()
-    sessions = chain.sessions_of(node.wallet)
+    ledger = chain.ledger
+    sessions = ledger.sessions_of(node.wallet)
     return json_response(
         {
             "now": simulator.clock.now(),
             "block": chain.height(simulator.clock.now()),
             "wallet": node.wallet,
             "diamond": chain.diamond,
-            "mor": str(chain.mor_balance(node.wallet)),
-            "eth": str(chain.eth_balance(node.wallet)),
-            "allowance": str(chain.allowance(node.wallet, chain.diamond)),
+            "mor": str(ledger.mor_balance(node.wallet)),
+            "eth": str(ledger.eth_balance(node.wallet)),
+            "allowance": str(ledger.allowance(node.wallet, chain.diamond)),
             "staked": str(sum(session.stake for session in sessions if not session.closed_at)),
-            "held": [{"amount": str(hold.amount), "release_at": hold.release_at} for hold in chain.holds(node.wallet)],
-            "pending_transactions": len(chain.mempool),
-            "late_transactions": [transaction.hash for transaction in chain.late_transactions()],
+            "held": [{"amount": str(hold.amount), "release_at": hold.release_at} for hold in ledger.holds(node.wallet)],
+            **chain_state(simulator),
             "open_count": sum(not session.closed_at for session in sessions),
             "opens_total": len(sessions),
             "prompts_served": node.counters["prompts_served"],
@@ -78,13 +79,6 @@ async def clear_fault(request: web.Request) -> web.Response:
     return json_response(request.app[FAULTS].view())
 
 
-async def release(request: web.Request) -> web.Response:
-    """Have the transactions that are late, or the one with a ``hash``, mined with the next block."""
-    wish = await params.json_body(request) if request.can_read_body else {}
-    wanted = params.hash32(params.text_field(wish, "hash")) if "hash" in wish else None
-    return json_response({"released": request.app[SIMULATOR].node.release_late(wanted)})
-
-
 async def set_bid(request: web.Request) -> web.Response:
     """Delete a bid, or bring it back."""
     simulator = request.app[SIMULATOR]
@@ -103,8 +97,8 @@ async def set_balance(request: web.Request) -> web.Response:
     body = await params.json_body(request)
     node = simulator.node
     node.sync()
-    mor = params.big_int(body.get("mor", simulator.chain.mor_balance(node.wallet)))
-    eth = params.big_int(body.get("eth", simulator.chain.eth_balance(node.wallet)))
+    mor = params.big_int(body.get("mor", simulator.chain.ledger.mor_balance(node.wallet)))
+    eth = params.big_int(body.get("eth", simulator.chain.ledger.eth_balance(node.wallet)))
     simulator.chain.fund(node.wallet, mor=mor, eth=eth)
     simulator.save()
     return json_response({"mor": str(mor), "eth": str(eth)})
@@ -113,8 +107,7 @@ async def set_balance(request: web.Request) -> web.Response:
 async def wipe_storage(request: web.Request) -> web.Response:
     """Lose the node's storage; the chain stays."""
     simulator = request.app[SIMULATOR]
-    simulator.store.wipe()
-    simulator.save()
+    simulator.node.wipe()
     return json_response({"wiped": True})
 
 
@@ -131,7 +124,6 @@ ROUTES = [
     Route("GET", "/sim/faults", faults, "sim", None),
     Route("DELETE", "/sim/faults", clear_faults, "sim", None),
     Route("DELETE", "/sim/faults/{id}", clear_fault, "sim", None),
-    Route("POST", "/sim/release", release, "sim", None),
     Route("POST", "/sim/bids", set_bid, "sim", None),
     Route("POST", "/sim/balance", set_balance, "sim", None),
     Route("POST", "/sim/wipe", wipe_storage, "sim", None),
