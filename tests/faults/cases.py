@@ -74,6 +74,7 @@ class Twist(StrEnum):
     ROUTER_DOWN = "router down for long"
     CLIENT_GONE = "waiting client gone"
     LAG = "node lags"
+    DUPLICATE = "duplicate approval, not adopted"
     WALLET_EMPTY = "duplicate masked by an empty wallet"
     BID_DELETED = "duplicate masked by a deleted bid"
     ESCALATED = "escalated, second attempt refused"
@@ -115,7 +116,7 @@ class Point:
 _ONLY_ON_CHAIN: Final[Mapping[StrEnum, str]] = {Outcome.NEVER: "only what the chain shows gets here"}
 _GIVEN_UP = "only what the chain does not show is given up"
 _NO_READ_BACK = "its id is read back only after a clear answer"
-_DUPLICATE = "an approval is a duplicate only once a session was opened by it"
+_DUPLICATE = "what is sent again is a duplicate when the first was mined after we had looked"
 _ESCALATED = "being escalated is an outcome of its own"
 _NOT_MINED = "what is not mined in time, or without effect, does not get here"
 _NO_WRITE = "nothing is written from here on"
@@ -162,8 +163,8 @@ def _in_router() -> Iterator[Point]:
     yield opens("O15", "mined, no reply", hold=mined, cannot=unmined)
     unread = dict.fromkeys((Outcome.GHOST, Outcome.NEVER, Outcome.LATE, Outcome.LATEST), _NO_READ_BACK)
     yield opens("O18", "read back, node lags", hold=Hold("session"), twist=Twist.LAG, cannot=unread)
-    duplicate = dict.fromkeys(set(Outcome) - {Outcome.GHOST}, _DUPLICATE)
-    for letter, twist in (("b", Twist.WALLET_EMPTY), ("c", Twist.BID_DELETED)):
+    duplicate: dict[StrEnum, str] = dict.fromkeys(set(Outcome) - {Outcome.LATE}, _DUPLICATE)
+    for letter, twist in (("a", Twist.DUPLICATE), ("b", Twist.WALLET_EMPTY), ("c", Twist.BID_DELETED)):
         yield opens(f"O24{letter}", twist, step="O24", twist=twist, cannot=duplicate)
     yield Point(
         "O27", "next active, not cut over", Journey.SWITCH, step="O19", after_mining=True, cannot=_ONLY_ON_CHAIN
@@ -190,6 +191,8 @@ def _order(point: Point) -> tuple[bool, str, int, str]:
 
 
 POINTS: Final[tuple[Point, ...]] = tuple(sorted([*map(_named, Step), *_in_router()], key=_order))
+DUPLICATES: Final = frozenset({Twist.DUPLICATE, Twist.WALLET_EMPTY, Twist.BID_DELETED})
+"""Twists in which the first transaction is mined between our look at the chain and the second call."""
 BY_NUMBER: Final = {point.number: point for point in POINTS}
 NOT_SWEPT: Final = {"K16": "there is no saga yet: an account cannot be deleted"}
 """Crash points that nothing in the product stands for, with the reason."""

@@ -103,10 +103,6 @@ class Chain:
     async def wipe(self) -> None:
         await self._control("/sim/wipe")
 
-    async def lag(self, blocks: int) -> None:
-        """Have the node that answers reads lag behind the chain; 0 for not at all."""
-        await self._control("/sim/lag", blocks=blocks)
-
     async def set_money(self, **wei: int) -> None:
         await self._control("/sim/balance", **{name: str(amount) for name, amount in wei.items()})
 

@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 from morpheus_devstack.waiting import poll
 
-from tests.faults.cases import Case, Fault, Hold, Journey, Outcome, Twist, Wish
+from tests.faults.cases import DUPLICATES, Case, Fault, Hold, Journey, Outcome, Twist, Wish
 from tests.faults.chain import Chain
 from tests.faults.controller import Arrival, Trap
 from tests.faults.invariants import ENDED
@@ -40,7 +40,7 @@ NOTHING_SECONDS = LEASE_SECONDS + 2.0
 """A command of which nothing is written down by then has not got through."""
 REFUSED_SECONDS = 1.0
 """A revoked key is admitted nowhere later than this after its revocation was confirmed (I6)."""
-LAG_BLOCKS = 60
+LAGGING_READS = 3
 DAY = 86_400
 EVERY = 0.1
 
@@ -113,6 +113,7 @@ class _Run:
         self.money: int | None = None
         self.bid_deleted = False
         self.answered = ""
+        self.duplicated = False
         self._tenant: Tenant | None = None
 
     @property
@@ -141,6 +142,8 @@ class _Run:
         await self.arm()
         self.begun = time.monotonic()
         arrival = asyncio.create_task(self.arrive())
+        if self.point.twist in DUPLICATES:
+            _ = self.begin(self.mine_before_it_is_sent_again())
         asked = self.begin(self.ask())
         happening = None
         if self.point.after_mining:
@@ -150,7 +153,7 @@ class _Run:
         except TimeoutError:
             self.note("the point was not reached")
         else:
-            self.verdict.reached = True
+            self.verdict.reached = self.duplicated or self.point.twist not in DUPLICATES
             await self.twist(asked)
             await self.strike(part)
         self.release_traps()
@@ -218,15 +221,16 @@ class _Run:
             count = 2 if kind == "close" else None
             self.armed = await self.chain.arm(kind, "never_mined", count=count, seconds=self.in_mempool)
         elif self.case.outcome in {Outcome.LATE, Outcome.LATEST}:
-            count = 1 if kind == "close" else None
+            count = 1 if kind == "close" or self.point.twist in DUPLICATES else None
             self.armed = await self.chain.arm(kind, "mined_late", count=count, patience=self.in_mempool)
-        if self.point.twist in {Twist.WALLET_EMPTY, Twist.BID_DELETED}:
-            await self.chain.lag(LAG_BLOCKS)
         if self.in_mempool:
             # the router waits by itself for a transaction that is not mined
             self.hold = self.armed
         elif self.point.hold is not None:
             self.hold = await self.arm_hold(self.point.hold)
+        if self.point.twist is Twist.LAG:
+            # after the one that is held: a node that has not got the block yet
+            await self.chain.arm("session", "error_before", count=LAGGING_READS, text="session not found")
 
     @property
     def in_mempool(self) -> float:
@@ -243,8 +247,6 @@ class _Run:
     async def arm_ghost(self, kind: str) -> int:
         """Mined, and answered with an error, a broken connection, or not at all."""
         how = self.chance.choice(["error", "drop", "hang"])
-        if self.point.twist in {Twist.WALLET_EMPTY, Twist.BID_DELETED}:
-            how = "error"
         self.note(f"ghost: {how}")
         held_there = self.point.hold is not None and self.point.hold.stage == "mined"
         if held_there and how == "error":
@@ -331,6 +333,32 @@ class _Run:
         first = (await self.records.operations(self.tenant.key_id))[0]
         return subject not in {first["_id"], first["session"]}
 
+    async def mine_before_it_is_sent_again(self) -> None:
+        """Have the late transaction mined when our side has looked for it in vain and is about to send it again."""
+
+        async def the_second_time(arrival: Arrival) -> bool:
+            if not await self.concerns(arrival):
+                return False
+            operations = await self.records.operations(self.tenant.key_id)
+            return any(row["_id"] == arrival.subject and row["state"] == "unknown" for row in operations)
+
+        trap = self.stack.controller.set_trap("O10", the_second_time)
+        try:
+            await trap.caught
+            self.note(f"{await self.chain.release()} late transactions released, then sent again")
+            self.duplicated = await self.until(self.is_mined, seconds=REACH_SECONDS)
+            if self.point.twist is Twist.WALLET_EMPTY:
+                self.money = (await self.chain.state()).mor
+                await self.chain.set_money(mor=0)
+            elif self.point.twist is Twist.BID_DELETED:
+                self.bid_deleted = True
+                await self.chain.set_bid(self.market.bid, deleted=True)
+        finally:
+            self.stack.controller.remove(trap)
+
+    async def is_mined(self) -> bool:
+        return len((await self.chain.state()).sessions) > self.since
+
     def release_traps(self) -> None:
         trap = getattr(self, "trap", None)
         if trap is not None:
@@ -355,12 +383,6 @@ class _Run:
                 await self.arm()
                 if self.hold not in {None, self.armed}:
                     await self.chain.disarm(self.hold)
-            case Twist.WALLET_EMPTY:
-                self.money = (await self.chain.state()).mor
-                await self.chain.set_money(mor=0)
-            case Twist.BID_DELETED:
-                await self.chain.set_bid(self.market.bid, deleted=True)
-                self.bid_deleted = True
             case Twist.MIDNIGHT:
                 now = (await self.chain.state()).now
                 await self.chain.advance(DAY - now % DAY + 1)
@@ -368,9 +390,8 @@ class _Run:
                 await self.chain.advance(3_600 + 120)
             case Twist.NO_GAS:
                 await self.chain.set_money(eth=0)
-            case Twist.LAG:
-                await self.chain.lag(LAG_BLOCKS)
-            case Twist.NONE | Twist.PROMPT | Twist.ESCALATED:
+            case _:
+                # these have happened on the way here
                 return
 
     async def start_later(self, part: Part, seconds: float) -> None:
@@ -463,8 +484,6 @@ class _Run:
             self.bid_deleted = False
         if self.point.twist is Twist.NO_GAS:
             await self.chain.set_money(eth=10 * 10**18)
-        if self.point.twist in {Twist.LAG, Twist.WALLET_EMPTY, Twist.BID_DELETED}:
-            await self.chain.lag(0)
 
     async def rest(self) -> None:
         """Wait until nothing is under way, and somebody who still wants a session has one that answers."""

@@ -67,7 +67,7 @@ def table(verdicts: Iterable[Verdict]) -> Table:
 def conclude(result: Result, console: Console, *, seconds: float, seed: int, folder: Path) -> None:
     """Print the table, what failed with all that is needed to run it again, and one closing line."""
     console.print(table(result.verdicts))
-    console.print("· not in this selection   – cannot be: " + "; ".join(_impossible()))
+    console.print("· not in this selection   – cannot be: " + "; ".join(_impossible()), highlight=False)
     console.print(", ".join(f"{name}: {text}" for name, text in LEGEND.items()), highlight=False)
     failed = [verdict for verdict in result.verdicts if not verdict.passed]
     for verdict in failed:
@@ -88,7 +88,7 @@ def conclude(result: Result, console: Console, *, seconds: float, seed: int, fol
     points = len({verdict.case.point.number for verdict in result.verdicts})
     console.print(
         f"\nfaults: {len(result.verdicts)} cases at {points} points, {verdict_word}; {doubles} double stakes; "
-        f"{result.snapshots} checks of all invariants; {seconds:.0f} s; seed {seed}"
+        f"{result.snapshots} checks of all invariants, {result.audits} audits; {seconds:.0f} s; seed {seed}"
         + ("" if result.passed else f"; logs in {folder}"),
         highlight=False,
     )

@@ -3,11 +3,14 @@ invariants are checked over everything that has happened on a stack so far.
 """
 
 import asyncio
+import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from morpheus_common.bus.names import User
 from morpheus_devstack.waiting import poll
 
 from tests.faults.cases import Case, Fault, Outcome, Twist, in_order
@@ -23,6 +26,7 @@ CASES_A_BATCH = 8
 FOREIGN_SECONDS = 20 * 86_400
 """The foreign session must outlive every jump of the chain's clock; the chain caps its time at seven days."""
 CHECK_SECONDS = 10.0
+AUDIT_SECONDS = 60.0
 
 OnVerdict = Callable[[Verdict], None]
 
@@ -34,6 +38,7 @@ class Result:
     verdicts: list[Verdict] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     snapshots: int = 0
+    audits: int = 0
 
     @property
     def passed(self) -> bool:
@@ -78,8 +83,30 @@ class StackSweep:
                     await self._check()
                 on_verdict(verdict)
             await self._check()
+            await self._audit()
         finally:
             await self._records.aclose()
+
+    async def _audit(self) -> None:
+        """Have the operators' own tool look at the same: it must find no difference but the foreign session."""
+        env = {
+            **os.environ,
+            "NATS_URL": self._stack.places.nats.url,
+            "NATS_SEED": self._stack.places.secrets.nats_seeds[User.OPS],
+        }
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "morpheus_devstack", "sessions", "audit", "--json", "--allow-foreign"),
+            env=env,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        said, _ = await asyncio.wait_for(process.communicate(), AUDIT_SECONDS)
+        self._result.audits += 1
+        if process.returncode:
+            self._result.wrong.append(
+                f"morpheus sessions audit ended with {process.returncode}: {said.decode()[-2000:]}"
+            )
 
     async def _one(self, journeyer: Journeyer, case: Case) -> Verdict:
         before = (await self._stack.chain.state()).most_calls_at_once

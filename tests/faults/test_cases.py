@@ -28,7 +28,7 @@ def test_every_step_of_the_code_is_swept_with_every_fault(step: Step) -> None:
 
 def test_the_moments_in_the_router_are_swept() -> None:
     assert set(BY_NUMBER) >= ROUTER_SIDE
-    assert {"O24b", "O24c", "O28a", "O28e"} <= set(BY_NUMBER)
+    assert {"O24a", "O24b", "O24c", "O28a", "O28e"} <= set(BY_NUMBER)
 
 
 def test_a_point_is_reached_in_one_way() -> None:
