@@ -11,7 +11,7 @@ from nats.aio.msg import Msg
 
 from tests.service.sessions.house import House, until
 
-QUICK = {"reconcile_seconds": 0.2, "abandon_after": 1.0}
+QUICK: dict[str, Any] = {"reconcile_seconds": 0.2, "abandon_after": 1.0}
 """Passes and patience of tests in which an open is given up."""
 
 
@@ -211,8 +211,7 @@ async def test_only_one_process_calls_the_chain_of_a_wallet(house: House) -> Non
     async with house.worker():
         await house.gateway.open()
     wallets = house.database["wallets"]
-    assert (await wallets.find_one())["calling"] is None
-    assert (await wallets.find_one())["overlaps"] == 0
+    assert await wallets.count_documents({"calling": None, "overlaps": 0}) == 1
     mark = {"worker": "w9", "boot": 3, "operation": "x", "until": (await house.database_time(3600))}
     await wallets.update_one({}, {"$set": {"calling": mark}})
     await house.database["workers"].insert_one({"_id": "w9", "boot": 3, "beat_at": await house.database_time(3600)})
@@ -222,4 +221,4 @@ async def test_only_one_process_calls_the_chain_of_a_wallet(house: House) -> Non
         assert len(await house.simulator.sessions()) == 1
         await house.database["workers"].update_one({"_id": "w9"}, {"$set": {"boot": 4}})
         await opening
-    assert (await wallets.find_one())["overlaps"] == 1
+    assert await wallets.count_documents({"overlaps": 1}) == 1
