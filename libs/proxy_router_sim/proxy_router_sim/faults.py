@@ -194,7 +194,8 @@ class Faults:
         Without ``stage`` here is the edge of the route. ``transaction`` is the name of one that is about to be sent.
         """
         for fault in self._armed:
-            match = str(fault.params.get("match", "")).lower()
+            # A bid stands without 0x inside the approval of an open.
+            match = str(fault.params.get("match", "")).lower().removeprefix("0x")
             if (
                 fault.kind == kind
                 and fault.action in actions

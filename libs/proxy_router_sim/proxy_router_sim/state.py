@@ -1,11 +1,13 @@
 """One file that holds the simulator's world between runs: its first line is the whole world, the others add to it."""
 
+import errno
 import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 from proxy_router_sim.table import Table
 
@@ -43,7 +45,7 @@ class StateFile:
         self._path = path
         self._tables = tables
         self._facts = facts
-        self._file: BinaryIO | None = None
+        self._file: FileIO | None = None
         self._additions = 0
         self._most_additions = _LEAST_TO_REWRITE
 
@@ -53,11 +55,14 @@ class StateFile:
             self._write_whole()
             return
         line = self._line({name: rows for name, table in self._tables.items() if (rows := table.unsaved_rows())})
-        file, self._file = self._file, None
-        file.write(line)
-        os.fdatasync(file.fileno())
-        # Only now is the end of the file known to be a whole line; after an error it is written anew.
-        self._file = file
+        try:
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
+            os.fdatasync(self._file.fileno())
+        except OSError:
+            # Half a line may stand at the end now. The next time the file is written anew.
+            self.close()
+            raise
         self._additions += len(line)
 
     def close(self) -> None:
@@ -76,7 +81,7 @@ class StateFile:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(self._path)
-        self._file = self._path.open("ab", buffering=0)
+        self._file = FileIO(self._path, "ab")
         self._additions, self._most_additions = 0, max(_LEAST_TO_REWRITE, 4 * len(line))
 
     def _line(self, rows: dict[str, dict[str, Any]]) -> bytes:

@@ -91,6 +91,16 @@ def test_three_hundred_seconds_are_enough_and_one_wei_less_is_not(world: World) 
     assert session.ends_at - session.opened_at == 300
 
 
+def test_a_stake_quoted_before_a_provider_was_paid_may_buy_too_little_time(world: World) -> None:
+    opened = world.open()
+    quoted = world.chain.ledger.stake_for(PRICE, 300, world.now)
+    world.now += 3600
+    world.close(opened)
+    with pytest.raises(RevertError, match="SessionTooShort"):
+        world.open(quoted, timestamp_ms=2)
+    assert world.open(world.chain.ledger.stake_for(PRICE, 310, world.now), timestamp_ms=2)
+
+
 def test_seven_days_cap_the_time_but_not_the_stake(world: World) -> None:
     world.chain.fund(USER, mor=10_000 * WEI, eth=WEI)
     month = world.chain.ledger.stake_for(PRICE, 30 * DAY, world.now)

@@ -255,3 +255,15 @@ def test_a_state_of_another_kind_is_refused(tmp_path: Path) -> None:
     file.write_text('{"format": 99}')
     with pytest.raises(ValueError, match="not a state of this simulator"):
         build(Settings(users=USERS, state_file=file))
+
+
+async def test_simulators_with_different_wallet_seeds_are_different_wallets_whose_sessions_never_meet() -> None:
+    wallets, sessions = [], []
+    for wallet_seed in (None, 1, 2, 3):
+        async with running(Settings(users=USERS, wallet_seed=wallet_seed)) as router:
+            wallets.append(router.wallet)
+            sessions.append(await router.open())  # the same bid in the same millisecond
+            assert (await router.get("/config"))["DerivedConfig"]["ChainID"] == 8453
+    assert wallets[0] == wallets[1]
+    assert sessions[0] == sessions[1]
+    assert len(set(wallets)) == len(set(sessions)) == 3

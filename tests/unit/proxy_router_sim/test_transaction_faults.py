@@ -183,7 +183,7 @@ async def test_a_hanging_open_stands_at_its_stage_and_goes_on_without_its_caller
     router: Router, stage: str, allowance: int, pending: int, opened: int
 ) -> None:
     agreement = await router.agreement(router.bid())
-    await router.arm("open", "hang", stage=stage, match=router.bid().id[2:])
+    await router.arm("open", "hang", stage=stage, match=router.bid().id)
     asking = asyncio.create_task(router.post(OPEN, agreement))
     await until(waits_at(router, "open", stage))
     await router.post("/sim/advance", {"seconds": 100})  # a held transaction waits however long it takes
