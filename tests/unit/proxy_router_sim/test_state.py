@@ -1,11 +1,13 @@
 """The file that holds the simulator's world between runs."""
 
+import asyncio
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from proxy_router_sim.clock import VirtualClock
 from proxy_router_sim.marketplace import WEI
@@ -13,7 +15,8 @@ from proxy_router_sim.simulator import Settings, build
 from proxy_router_sim.state import StateFile, load
 from proxy_router_sim.table import HistoryTable, Table, as_is
 
-from tests.unit.proxy_router_sim.harness import NOON, USERS, running
+from tests.unit.proxy_router_sim.harness import NOON, USERS, running, until
+from tests.unit.proxy_router_sim.test_command import start
 
 
 class File:
@@ -142,3 +145,32 @@ async def test_a_crash_between_any_two_changes_leaves_a_world_in_which_no_money_
         assert len(ledger.approvals) == len(ledger.sessions)
         assert not world.chain.mempool
         await world.close()
+
+
+async def test_a_killed_router_has_forgotten_no_transaction_that_it_had_sent(tmp_path: Path) -> None:
+    headers = {"Authorization": aiohttp.encode_basic_auth("admin", "secret")}
+    state = ["--state", str(tmp_path / "state"), "--block-time", "0.02"]
+    process, where = await start(*state)
+    async with aiohttp.ClientSession(where["url"], headers=headers) as http:
+        fault = {"kind": "open", "action": "hang", "params": {"stage": "in_mempool"}}
+        await http.post("/sim/faults", json=fault)
+        async with http.get("/blockchain/models") as response:
+            model = (await response.json())["models"][0]["Id"]
+        opening = asyncio.create_task(http.post(f"/blockchain/models/{model}/session", json={"sessionDuration": 3600}))
+
+        async def waits() -> object:
+            async with http.get("/sim/faults") as response:
+                return (await response.json())["waiting"]
+
+        await until(waits)
+        process.kill()
+        await process.wait()
+        await asyncio.gather(opening, return_exceptions=True)
+    process, where = await start(*state)
+    async with aiohttp.ClientSession(where["url"], headers=headers) as http:
+        async with http.get("/sim/state") as response:
+            world = await response.json()
+    process.kill()
+    await process.wait()
+    assert [world["opens_total"], world["open_count"], world["pending_transactions"]] == [1, 1, 0]
+    assert world["closer"]["known_sessions"] == 1
