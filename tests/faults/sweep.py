@@ -67,6 +67,7 @@ class StackSweep:
         self._unseen: list[Verdict] = []
         self._foreign: list[str] = []
         self._overlapping = 0
+        self._told: set[str] = set()
 
     async def run(self, queue: CaseQueue, on_verdict: OnVerdict) -> None:
         """Take cases until none is left, and check everything in between."""
@@ -95,7 +96,17 @@ class StackSweep:
             "NATS_SEED": self._stack.places.secrets.nats_seeds[User.OPS],
         }
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "morpheus_devstack", "sessions", "audit", "--json", "--allow-foreign"),
+            *(
+                sys.executable,
+                "-m",
+                "morpheus_devstack",
+                "sessions",
+                "audit",
+                "--json",
+                "--allow-foreign",
+                "--apart",
+                "1",
+            ),
             env=env,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
@@ -141,7 +152,7 @@ class StackSweep:
                 overlapping_calls=self._overlapping,
                 asked={verdict.key_id: verdict.asked for verdict in self._mine if verdict.asked},
             )
-            found = [item for item in check(snapshot) if item.what not in self._known()]
+            found = [item for item in check(snapshot) if item.what not in self._told]
             return not found
 
         await poll(is_sound, seconds=CHECK_SECONDS, every=0.5)
@@ -150,11 +161,8 @@ class StackSweep:
             self._tell(violation)
         self._unseen.clear()
 
-    def _known(self) -> set[str]:
-        told = [text for verdict in self._mine for text in verdict.wrong] + self._result.wrong
-        return {text.partition(": ")[2] for text in told}
-
     def _tell(self, violation: Violation) -> None:
+        self._told.add(violation.what)
         text = f"{violation.invariant}: {violation.what}"
         concerned = [verdict for verdict in self._mine if verdict.key_id in violation.keys]
         for verdict in concerned:

@@ -68,8 +68,10 @@ def in_processes(number: int, seed: int, examples: int, argv: Sequence[str]) -> 
     """Run in several processes, and wait for all."""
     running = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.state_machine", *argv]
-            + ["--processes", "1", "--seed", str(seed + place), "--examples", str(examples)]
+            [
+                *(sys.executable, "-m", "tests.state_machine", *argv),
+                *("--processes", "1", "--seed", str(seed + place), "--examples", str(examples)),
+            ]
         )
         for place in range(number)
     ]

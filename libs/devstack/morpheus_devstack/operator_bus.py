@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Self
 
 import nats
+import nkeys
 from morpheus_common.bus.names import INBOX, User
 from morpheus_common.bus.rpc import RpcClient
 from morpheus_common.errors import CATALOGUE, ApiError
@@ -63,7 +64,9 @@ async def asking(settings: OpsSettings) -> AsyncIterator[RpcClient]:
             connect_timeout=5,
             error_cb=on_error,
         )
-    except (NatsError, OSError, ValueError) as error:
+    except nkeys.NkeysError as error:
+        raise StackError("NATS_SEED is not the seed of an NKey user.") from error
+    except (NatsError, OSError) as error:
         raise StackError(
             f"The bus at {settings.nats_url} cannot be used: {str(error) or type(error).__name__}."
         ) from error
