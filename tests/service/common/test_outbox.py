@@ -155,10 +155,10 @@ async def test_events_wait_for_the_bus_and_lose_no_order(
 
 
 async def test_a_relay_without_the_lease_publishes_nothing_until_the_holder_retires(
-    client: MongoClient, database: Database, auth: Client, nats_streams: NatsAccount, monkeypatch: pytest.MonkeyPatch
+    client: MongoClient, database: Database, auth: Client, nats_streams: NatsAccount
 ) -> None:
-    monkeypatch.setattr(outbox, "LEASE_SECONDS", 0.3)
     holder, other = relay(database, auth.jetstream()), relay(database, auth.jetstream(), "w2")
+    other._leases.seconds = 0.3
     assert await holder._leases.acquire("outbox") == 1
     await decide(client, "k1", 1)
     running = asyncio.create_task(other.run())
