@@ -52,6 +52,8 @@ class Chain:
         self.diamond = "0x" + hash_id("diamond")[-40:]
         self.mor_token = "0x" + hash_id("mor-token")[-40:]
         self.ledger = Ledger(marketplace.bids.get, self.diamond)
+        # Worlds that began at different moments have no session id in common.
+        self.ledger.begin(int(now * 1000))
         self.mempool = Mempool()
         self.lag = 0
         """How many blocks the node behind the router is late."""
@@ -169,17 +171,18 @@ class Chain:
             self._mine(transaction)
         return bool(due)
 
-    def reorganise(self, blocks: int, now: float, *, drop: bool = False) -> list[Transaction]:
+    def reorganise(self, blocks: int, now: float, *, drop: bool = False, others: int = 0) -> list[Transaction]:
         """Take the last blocks back. Returns their transactions.
 
-        These go back to the mempool and into the next block, in whatever order, or are lost with ``drop``. The new
-        blocks in place of the old ones are empty, so the height stays.
+        These go back to the mempool and into the next block, in whatever order, or are lost with ``drop``. In the new
+        blocks in place of the old ones only ``others`` opened sessions, so many, and the height stays.
         """
         taken_back: list[Transaction] = []
         while self._history and self._history[-1].height > self.height(now) - blocks:
             block = self._history.pop()
             self.ledger.undo(block.before)
             taken_back = block.transactions + taken_back
+        self.ledger.open_for_others(others)
         self._version += 1
         self.reorganised += 1
         for transaction in taken_back:

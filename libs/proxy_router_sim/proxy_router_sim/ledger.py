@@ -35,6 +35,7 @@ _FIRST_DAY_REWARD = 14_400 * WEI
 _DAILY_DECREASE = 2_468_994_701_000_000_000
 _CLAIMED = "claimed"
 _FUNDING = "funding"
+_SESSION_NONCE = "session_nonce"
 
 
 class UnknownSessionError(LookupError):
@@ -124,6 +125,14 @@ class Ledger:
         }
 
     # -- history --------------------------------------------------------------------------------------------------
+
+    def begin(self, session_nonce: int) -> None:
+        """Start a world in which so many sessions were opened before, by anybody."""
+        self.totals[_SESSION_NONCE] = session_nonce
+
+    def open_for_others(self, sessions: int) -> None:
+        """Let other wallets open sessions. Of theirs only the number counts: it is part of the ids that follow."""
+        self.totals.put(_SESSION_NONCE, self.totals[_SESSION_NONCE] + sessions)
 
     def take_changes(self) -> Changes:
         """What changed since the last question, as it was before."""
@@ -249,19 +258,22 @@ class Ledger:
         self.accounts.put(owner, replace(account, mor=account.mor + mor))
 
     def _open(self, user: str, call: OpenSession, at: int, *, commit: bool) -> str | None:
-        """The order of these checks is the contract's and hides causes (section 2.6b): money comes first."""
+        """The order of these checks is the contract's and hides causes (section 2.6b): money comes early.
+
+        Nobody compares the approval's user with the sender.
+        """
+        try:
+            approval = Approval.decode(call.approval)
+        except MalformedApprovalError:
+            raise RevertError("execution reverted") from None
+        if approval.chain_id != CHAIN_ID:
+            # The real error is missing in the router's ABI and surfaces undecoded (section 6).
+            raise RevertError("execution reverted")
         allowance = self.allowance(user, self.diamond)
         if allowance < call.stake:
             raise required("ERC20: insufficient allowance")
         if self.mor_balance(user) < call.stake:
             raise required("ERC20: transfer amount exceeds balance")
-        try:
-            approval = Approval.decode(call.approval)
-        except MalformedApprovalError:
-            raise RevertError("execution reverted") from None
-        if approval.user != user or approval.chain_id != CHAIN_ID:
-            # The real errors of these two are missing in the router's ABI and surface undecoded (section 6).
-            raise RevertError("execution reverted")
         bid = self._bid(approval.bid_id) or NO_BID
         if not bid.active:
             raise custom_error("SessionBidNotFound()")
@@ -278,8 +290,12 @@ class Ledger:
         if allowance != MAX_UINT256:
             self.allowances.put(allowance_key(user, self.diamond), allowance - call.stake)
         self._pay(user, -call.stake)
+        nonce = self.totals[_SESSION_NONCE]
+        self.totals.put(_SESSION_NONCE, nonce + 1)
+        # As in the contract: what a block that is mined again in another order opens has another id than before.
+        identity = f"session/{CHAIN_ID}/{user}/{bid.provider}/{bid.id}/{nonce}"
         session = Session(
-            id="0x" + hashlib.sha3_256(f"session/{CHAIN_ID}/{user}/{used}".encode()).hexdigest(),
+            id="0x" + hashlib.sha3_256(identity.encode()).hexdigest(),
             user=user,
             provider=bid.provider,
             model_id=bid.model_id,
@@ -302,18 +318,20 @@ class Ledger:
         if session.closed_at:
             raise custom_error("SessionAlreadyClosed()")
         earned = (min(at, session.ends_at) - session.opened_at) * session.price_per_second
-        if not session.direct_payment and self.funding is not None and self.funding < earned:
+        seconds_today = at - max(session.opened_at, at // DAY * DAY) if at < session.ends_at else 0
+        # The provider of a dispute waits for what it earned today, and has to claim it later.
+        paid = earned if call.signed_by_provider else earned - seconds_today * session.price_per_second
+        if not session.direct_payment and self.funding is not None and self.funding < paid:
             raise required("ERC20: transfer amount exceeds balance")
         if not commit:
             return
         refund = session.stake - min(earned, session.stake) if session.direct_payment else session.stake
-        held = self._held(session, at) if at < session.ends_at and not session.direct_payment else 0
+        held = min(refund, self._stake_of(seconds_today * session.price_per_second, at))
         self._pay(session.user, refund - held)
         if held:
             account = self.account(session.user)
             hold = Hold(held, at // DAY * DAY + DAY)
             self.accounts.put(session.user, replace(account, holds=(*account.holds, hold)))
-        paid = earned if call.signed_by_provider else 0
         self.sessions.put(
             session.id,
             replace(
@@ -326,17 +344,14 @@ class Ledger:
         )
         if paid:
             self._pay(session.provider, paid)
-            if not session.direct_payment:
-                # Paid by the protocol, so it moves supply and budget, and with them every later stake.
-                self.totals.put(_CLAIMED, self._claimed + paid)
-                if self.funding is not None:
-                    self.totals.put(_FUNDING, self.funding - paid)
+            # What providers got moves supply and budget, and with them every later stake.
+            self.totals.put(_CLAIMED, self._claimed + paid)
+            if not session.direct_payment and self.funding is not None:
+                self.totals.put(_FUNDING, self.funding - paid)
 
-    def _held(self, session: Session, at: int) -> int:
-        """Early close: min(stake, seconds used today x price x supply / budget) waits for UTC midnight."""
-        used_today = at - max(session.opened_at, at // DAY * DAY)
-        value = used_today * session.price_per_second * self.supply(at) * 100 // self._compute_balance(at)
-        return min(session.stake, value)
+    def _stake_of(self, cost: int, at: int) -> int:
+        """The stake (wei) that stands for a cost: an early close leaves that of today's seconds until UTC midnight."""
+        return cost * self.supply(at) * 100 // self._compute_balance(at)
 
     def _withdraw(self, user: str, at: int, *, commit: bool) -> None:
         account = self.account(user)

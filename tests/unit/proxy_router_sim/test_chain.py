@@ -158,10 +158,19 @@ def test_what_is_no_approval_reverts_without_a_reason(world: World, approval: st
         world.do(OpenSession(approval, "0x", HOUR_STAKE, direct_payment=False))
 
 
-def test_an_approval_for_another_user_reverts_without_a_reason(world: World) -> None:
+def test_what_cannot_be_read_or_is_for_another_chain_fails_before_the_money_is_looked_at(world: World) -> None:
+    encoded = Approval(world.bid.id, CHAIN_ID + 1, USER, 1).encode()
+    world.chain.fund(USER, mor=0, eth=WEI)
+    for approval in (encoded, "nonsense"):
+        with pytest.raises(RevertError, match=r"^execution reverted$"):
+            world.do(OpenSession(approval, sign(world.bid.provider, approval), HOUR_STAKE, direct_payment=False))
+
+
+def test_the_user_of_an_approval_is_not_looked_at(world: World) -> None:
     approval, signature = world.agreement(user=address("other"))
-    with pytest.raises(RevertError, match=r"^execution reverted$"):
-        world.do(OpenSession(approval, signature, HOUR_STAKE, direct_payment=False))
+    opened = world.do(OpenSession(approval, signature, HOUR_STAKE, direct_payment=False))
+    assert opened.session_id is not None
+    assert world.chain.ledger.session(opened.session_id).user == USER
 
 
 def test_an_allowance_is_set_by_approve_raised_by_increase_and_used_by_an_open(world: World) -> None:
@@ -229,13 +238,26 @@ def test_only_the_owner_closes(world: World) -> None:
         world.do(CloseSession(opened, "ab", signed_by_provider=True), sender=stranger)
 
 
-def test_a_close_with_the_users_own_report_is_a_dispute_and_pays_nobody(world: World) -> None:
+def test_a_dispute_pays_the_provider_nothing_of_today(world: World) -> None:
     opened = world.open()
     supply = world.chain.ledger.supply(world.now)
     world.close(opened, by_provider=False)
     session = world.chain.ledger.session(opened)
     assert (session.closeout_type, session.provider_withdrawn) == (1, 0)
     assert world.chain.ledger.supply(world.now) == supply
+
+
+def test_a_dispute_pays_the_provider_for_yesterday_and_after_the_end_for_all(world: World) -> None:
+    world.now = NOON + DAY / 2 - 102
+    yesterday = world.open()
+    world.now = NOON + DAY / 2 + 48
+    world.close(yesterday, by_provider=False)
+    assert world.chain.ledger.session(yesterday).provider_withdrawn == 100 * PRICE
+    late = world.open(timestamp_ms=2)
+    world.now += 4000
+    world.close(late, by_provider=False)
+    assert world.chain.ledger.session(late).provider_withdrawn == pytest.approx(3600 * PRICE, rel=1e-3)
+    assert world.chain.ledger.session(late).closeout_type == 1
 
 
 def test_what_a_provider_claims_moves_supply_up_and_budget_down(world: World) -> None:

@@ -316,6 +316,38 @@ def test_an_approval_opens_one_session_though_its_block_was_taken_back(chain: Ch
     assert list(chain.ledger.sessions) == [session_id]
 
 
+def test_a_session_that_is_mined_again_after_those_of_others_has_another_id(chain: Chain) -> None:
+    opened = send(chain, an_open(chain), NOON + 3)
+    chain.mine_until(NOON + 4)
+    before = opened.session_id
+    chain.reorganise(1, NOON + 4)
+    chain.mine_until(NOON + 6)
+    assert opened.session_id == before
+    chain.reorganise(1, NOON + 6, others=3)
+    chain.mine_until(NOON + 8)
+    assert opened.session_id not in {None, before}
+    [session] = chain.ledger.sessions.values()
+    assert (session.id, session.stake) == (opened.session_id, HOUR_STAKE)
+
+
+def test_sessions_that_are_mined_again_in_another_order_have_each_others_ids() -> None:
+    swapped = 0
+    for seed in range(8):
+        chain = Chain(marketplace.seeded(), now=NOON, block_seconds=2, seed=seed)
+        chain.fund(USER, mor=1000 * WEI, eth=WEI)
+        send(chain, Approve(chain.diamond, 100 * HOUR_STAKE), NOON)
+        chain.mine_until(NOON + 2)
+        opens = [send(chain, an_open(chain, number), NOON + 3) for number in (1, 2)]
+        chain.mine_until(NOON + 4)
+        before = [transaction.session_id for transaction in opens]
+        chain.reorganise(1, NOON + 4)
+        chain.mine_until(NOON + 6)
+        after = [transaction.session_id for transaction in opens]
+        assert set(after) == set(before)
+        swapped += after != before
+    assert 0 < swapped < 8
+
+
 def test_what_was_funded_by_hand_stays_and_ends_the_history(chain: Chain) -> None:
     send(chain, Approve(SPENDER, 5), NOON + 3)
     chain.mine_until(NOON + 4)
@@ -367,7 +399,7 @@ async def test_a_transaction_that_was_lost_in_a_reorganisation_is_given_up_after
         assert sender.counters["nonce_conflicts"] == 0
 
 
-@pytest.mark.parametrize("wish", [{}, {"blocks": 0}, {"blocks": 2, "drop": "yes"}])
+@pytest.mark.parametrize("wish", [{}, {"blocks": 0}, {"blocks": 2, "drop": "yes"}, {"blocks": 2, "others": -1}])
 async def test_a_reorganisation_that_makes_no_sense_is_refused(router: Router, wish: dict[str, Any]) -> None:
     assert (await router.post("/sim/reorg", wish))[0] == 400
 

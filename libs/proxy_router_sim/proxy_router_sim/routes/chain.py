@@ -68,9 +68,10 @@ async def reorganise(request: web.Request) -> web.Response:
     simulator = request.app[SIMULATOR]
     wish = await _wish(request)
     blocks = _whole(wish.get("blocks"), "blocks", 1, HISTORY_BLOCKS)
+    others = _whole(wish.get("others", 0), "others", 0, 1000)
     drop = params.flag(wish, "drop")
     simulator.node.sync()
-    taken_back = simulator.chain.reorganise(blocks, simulator.clock.now(), drop=drop)
+    taken_back = simulator.chain.reorganise(blocks, simulator.clock.now(), drop=drop, others=others)
     simulator.save()
     return json_response({"transactions": [transaction.hash for transaction in taken_back], "dropped": drop})
 
