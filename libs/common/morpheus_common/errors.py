@@ -59,6 +59,14 @@ _KINDS = (
     ),
     ErrorKind("direct_payment_unsupported", 400, _INVALID, False, "directPayment is not offered; send false."),
     ErrorKind("email_taken", 409, _INVALID, False, "An account with this e-mail exists. Log in instead."),
+    ErrorKind("operation_not_found", 404, _INVALID, False, "This API key has no operation with that id."),
+    ErrorKind(
+        "idempotency_in_progress",
+        409,
+        _INVALID,
+        True,
+        "The first request with this Idempotency-Key is still being carried out. Send it again to wait for its result.",
+    ),
     ErrorKind("idempotency_key_reused", 422, _INVALID, False, "This Idempotency-Key was used for another request."),
     ErrorKind("provider_rejected", 400, _INVALID, False, "The provider's model refused the request."),
     # 401, 402, 403: who is asking, and what they may do

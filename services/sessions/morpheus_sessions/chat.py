@@ -26,7 +26,8 @@ from pymongo.errors import PyMongoError
 from morpheus_sessions.documents import Owner, SessionDocument
 from morpheus_sessions.failures import PromptFailure
 from morpheus_sessions.journal import SWITCHED, Journal, SlotTaken
-from morpheus_sessions.lifecycle import USABLE_SECONDS, Lifecycle, is_usable, outcome
+from morpheus_sessions.lifecycle import USABLE_SECONDS, Lifecycle, is_usable
+from morpheus_sessions.operations import outcome
 from morpheus_sessions.ownership import OwnedElsewhere, OwnedSession, Ownership
 from morpheus_sessions.prompts import Prompt
 from morpheus_sessions.router import Router
@@ -268,7 +269,7 @@ class Chat:
                 if failure.session_gone:
                     # the provider does not know it any more: it runs out on chain, its key gets another
                     self._ownership.forget(owned)
-                    await self._journal.park(owned.id, "lost")
+                    await self._journal.park(owned.id, "lost", chain_session=owned.chain_session)
                     if not last and not prompt.has_answered:
                         continue
                 if failure.unreachable and not last and not prompt.has_answered:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 from beanie import Document
 from bson import Decimal128
+from morpheus_common.contracts.sessions import OperationKind as OperationKind  # noqa: PLC0414 - stored here, told there
 from morpheus_common.contracts.sessions import SessionChanged, SessionRow, SessionState, Slot
 from morpheus_common.ids import uuid7
 from morpheus_common.store.outbox import OutboxRow
@@ -103,6 +104,7 @@ class SessionDocument(Document):
             IndexModel([("state", ASCENDING), ("wallet", ASCENDING), ("ends_at", ASCENDING)], name="state_wallet"),
             IndexModel([("owner.worker", ASCENDING)], name="owner"),
             IndexModel([("operation_id", ASCENDING)], name="operation"),
+            IndexModel([("wallet", ASCENDING), ("bid_id", ASCENDING), ("stake", ASCENDING)], name="fingerprint"),
         ]
 
     def row(self) -> SessionRow:
@@ -142,14 +144,6 @@ class SessionDocument(Document):
             expires_at=self.ends_at,
             reason=self.reason,
         )
-
-
-class OperationKind(StrEnum):
-    """What an operation does on chain."""
-
-    OPEN = "open"
-    CLOSE = "close"
-    APPROVE = "approve"
 
 
 class OperationState(StrEnum):

@@ -1,18 +1,26 @@
-"""Takes opens in: an operation, its session and the event of it are written in one transaction, or nothing is."""
+"""Takes commands in: an operation, its session, the event of it and its `Idempotency-Key` are written in one
+transaction, or nothing is.
+"""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from morpheus_common.clock import utc_now
-from morpheus_common.contracts.sessions import CatalogueModel, SessionState, Slot
+from morpheus_common.contracts.sessions import CatalogueModel, CloseSession, Idempotency, SessionState, Slot
 from morpheus_common.errors import ApiError
+from morpheus_common.ids import uuid7
 from morpheus_common.steps import Step, reached
 from morpheus_common.store.mongo import MongoClient
 from morpheus_common.store.transactions import run_transaction
-from pymongo import ReturnDocument
+from pymongo import DESCENDING, ReturnDocument
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import DuplicateKeyError
 
 from morpheus_sessions.documents import (
+    ENDED,
+    LIVE_STATES,
     KeyGuardDocument,
     OperationDocument,
     OperationKind,
@@ -20,7 +28,33 @@ from morpheus_sessions.documents import (
     Replaces,
     SessionDocument,
 )
+from morpheus_sessions.idempotency import keep
 from morpheus_sessions.journal import Journal, SlotTaken
+
+_SHOWN_FIRST = (Slot.CURRENT.value, Slot.NEXT.value, SessionState.PARKED.value, SessionState.CLOSING.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Closes:
+    """What a command to close began or joined: `operations` in the order of their sessions, `session` (our own id) the
+    one its answer names.
+    """
+
+    operations: list[str]
+    session: str | None
+
+
+async def _pass_guard(key_id: str, user_id: str, tx: AsyncClientSession) -> None:
+    """Stand in the way of everything else that is written for the key. Raises `invalid_api_key` if it was revoked."""
+    guard: Any = await KeyGuardDocument.get_pymongo_collection().find_one_and_update(
+        {"_id": key_id},
+        {"$inc": {"changes": 1}, "$setOnInsert": {"user_id": user_id, "wanted": True}},
+        upsert=True,
+        return_document=ReturnDocument.AFTER,
+        session=tx,
+    )
+    if not guard["wanted"]:
+        raise ApiError("invalid_api_key")
 
 
 class Intake:
@@ -42,22 +76,18 @@ class Intake:
         duration: int,
         owner: Owner | None,
         replaces: Replaces | None,
+        idempotency: Idempotency | None = None,
     ) -> SessionDocument:
-        """Write an open and its session. Raises `SlotTaken`, and `invalid_api_key` if the key was revoked meanwhile."""
+        """Write an open and its session.
+
+        Raises `SlotTaken`, `AlreadyAsked`, and `invalid_api_key` if the key was revoked meanwhile.
+        """
         now = utc_now()
         slot = Slot.CURRENT if replaces is None else Slot.NEXT
         await reached(Step.OPEN_DECIDED, operation_id)
 
         async def body(session: AsyncClientSession) -> SessionDocument:
-            guard: Any = await KeyGuardDocument.get_pymongo_collection().find_one_and_update(
-                {"_id": key_id},
-                {"$inc": {"changes": 1}, "$setOnInsert": {"user_id": user_id, "wanted": True}},
-                upsert=True,
-                return_document=ReturnDocument.AFTER,
-                session=session,
-            )
-            if not guard["wanted"]:
-                raise ApiError("invalid_api_key")
+            await _pass_guard(key_id, user_id, session)
             opening = SessionDocument(
                 state=SessionState.OPENING,
                 slot=slot,
@@ -72,6 +102,9 @@ class Intake:
                 owner=owner,
                 created_at=now,
                 updated_at=now,
+            )
+            await keep(
+                idempotency, first=operation_id, operations=[operation_id], session=opening.id, now=now, tx=session
             )
             await opening.insert(session=session)
             await OperationDocument(
@@ -100,3 +133,89 @@ class Intake:
         self._journal.wake()
         await reached(Step.OPEN_QUEUED, operation_id)
         return opening
+
+    async def join(self, wish: Idempotency, *, first: str, session: SessionDocument) -> None:
+        """Write that a request was answered with a session that was there. Raises `AlreadyAsked`."""
+        now = utc_now()
+
+        async def body(tx: AsyncClientSession) -> bool:
+            await keep(wish, first=first, operations=[session.operation_id], session=session.id, now=now, tx=tx)
+            return True
+
+        await run_transaction(self._client, body)
+
+    async def close(self, command: CloseSession) -> Closes:
+        """Write the closes of all sessions of a key. Raises `AlreadyAsked`.
+
+        What is opening is closed as soon as it is on chain; what is closing already is joined.
+        """
+        now = utc_now()
+
+        async def body(tx: AsyncClientSession) -> Closes:
+            await _pass_guard(command.key_id, command.user_id, tx)
+            found = SessionDocument.get_pymongo_collection().find(
+                {"key_id": command.key_id, "state": {"$in": [state.value for state in LIVE_STATES]}}, session=tx
+            )
+            sessions = sorted([item async for item in found.sort("created_at", DESCENDING)], key=_rank)
+            operations = [await self._close(item, command, position, now, tx) for position, item in enumerate(sessions)]
+            shown = sessions[0]["_id"] if sessions else None
+            await keep(
+                command.idempotency, first=command.operation_id, operations=operations, session=shown, now=now, tx=tx
+            )
+            return Closes(operations, shown)
+
+        closes = await run_transaction(self._client, body)
+        await reached(Step.CLOSE_INSERTED, command.operation_id)
+        self._journal.wake()
+        return closes
+
+    async def _close(
+        self, found: Mapping[str, Any], command: CloseSession, position: int, now: datetime, tx: AsyncClientSession
+    ) -> str:
+        """Write the close of one session, in the transaction; return its operation."""
+        closing: SessionDocument = SessionDocument.model_validate(found)
+        running = await OperationDocument.get_pymongo_collection().find_one(
+            {
+                "session": closing.id,
+                "kind": OperationKind.CLOSE.value,
+                "state": {"$nin": [state.value for state in ENDED]},
+            },
+            {"_id": 1},
+            session=tx,
+        )
+        if running is not None:
+            return str(running["_id"])
+        # the first carries the id its caller knows
+        operation_id = uuid7() if position else command.operation_id
+        if closing.state is not SessionState.OPENING:
+            await self._journal.start_close(
+                closing,
+                "requested",
+                now,
+                tx,
+                operation_id=operation_id,
+                request=command.operation_id,
+                expected=(closing.state,),
+            )
+            return operation_id
+        await SessionDocument.get_pymongo_collection().update_one(
+            {"_id": closing.id}, {"$set": {"wanted": False}}, session=tx
+        )
+        await OperationDocument(
+            id=operation_id,
+            kind=OperationKind.CLOSE,
+            session=closing.id,
+            user_id=closing.user_id,
+            key_id=closing.key_id,
+            request=command.operation_id,
+            model_id=closing.model_id,
+            duration=closing.duration,
+            created_at=now,
+            updated_at=now,
+        ).insert(session=tx)
+        return operation_id
+
+
+def _rank(found: Mapping[str, Any]) -> int:
+    place = found["slot"] or found["state"]
+    return _SHOWN_FIRST.index(place) if place in _SHOWN_FIRST else len(_SHOWN_FIRST)

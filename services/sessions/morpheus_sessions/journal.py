@@ -4,7 +4,7 @@ Nothing here talks to a router, and nothing else writes these collections (but o
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -140,6 +140,11 @@ class Journal:
         document = await OperationDocument.get_pymongo_collection().find_one({"_id": operation_id})
         return None if document is None else _operation(document)
 
+    async def operations_of(self, request: str) -> list[OperationDocument]:
+        """Return what a command of a user began, oldest first."""
+        cursor = OperationDocument.get_pymongo_collection().find({"$or": [{"_id": request}, {"request": request}]})
+        return [_operation(item) async for item in cursor.sort("_id", ASCENDING)]
+
     async def unfinished(self, wallet: str) -> list[OperationDocument]:
         """Return what a wallet's loop has to carry on: its own operations that have not ended and are due, oldest first."""
         due = {"$or": [{"not_before": None}, {"$expr": {"$lte": ["$not_before", "$$NOW"]}}]}
@@ -179,16 +184,19 @@ class Journal:
         return [_operation(item) async for item in cursor.sort("created_at", ASCENDING)]
 
     async def sessions_on_chain(
-        self, wallet: str, states: Iterable[SessionState], *, also: Iterable[str]
+        self, wallet: str, states: Iterable[SessionState], *, also: Sequence[ChainSession]
     ) -> list[SessionDocument]:
-        """Return the sessions on a wallet that are in `states`, or whose id on chain is in `also`."""
+        """Return the sessions on a wallet that are in `states` and on chain, or have an id, or bid and stake, in common
+        with one in `also`.
+        """
+        stakes = [Decimal128(str(seen.stake)) for seen in also]
         return await self._list_sessions(
             {
                 "wallet": wallet,
-                "chain_session": {"$type": "string"},
                 "$or": [
-                    {"state": {"$in": [state.value for state in states]}},
-                    {"chain_session": {"$in": list(also)}},
+                    {"state": {"$in": [state.value for state in states]}, "chain_session": {"$type": "string"}},
+                    {"chain_session": {"$in": [seen.id for seen in also]}},
+                    {"bid_id": {"$in": [seen.bid_id for seen in also]}, "stake": {"$in": stakes}},
                 ],
             }
         )
@@ -574,10 +582,7 @@ class Journal:
         now = utc_now()
 
         async def body(tx: AsyncClientSession) -> bool:
-            changes = {"state": SessionState.ABANDONED, "slot": None, "reason": "not_on_chain", "owner": None}
-            await self._change(session.id, OPEN_STATES, changes, "abandoned", now, tx)
-            for item in await self._closes_of(session.id, tx):
-                await self._end_operation(item, OperationState.DONE, None, now, tx)
+            await self._give_up(session.id, now, tx)
             return True
 
         await run_transaction(self._client, body)
@@ -597,6 +602,79 @@ class Journal:
                 }
             ],
         )
+
+    async def move(self, moves: Sequence[tuple[SessionDocument, ChainSession | None]], *, block: int) -> None:
+        """The chain, at height `block`, has these sessions under other ids: blocks were undone, and mined again.
+
+        All in one transaction, because one may have had the id that is another's by now. None in place of a chain session:
+        its id is another's, and itself is nowhere; it is given up, and watched for. What had ended and is open again is
+        closed. Raises `StateChanged` if one of them is not any more as the caller knew it.
+        """
+        now = utc_now()
+        sessions = SessionDocument.get_pymongo_collection()
+
+        async def body(tx: AsyncClientSession) -> bool:
+            for known, _ in moves:
+                as_known = {"version": known.version, "chain_session": known.chain_session}
+                freed = await sessions.update_one(
+                    {"_id": known.id, **as_known}, {"$set": {"chain_session": None}}, session=tx
+                )
+                if not freed.matched_count:
+                    raise StateChanged(known.id)
+            taken = [found.id for _, found in moves if found is not None]
+            # of a session that has ended: it is of use to no one
+            ended = {"chain_session": {"$in": taken}, "state": {"$nin": [state.value for state in OPEN_STATES]}}
+            await sessions.update_many(ended, {"$set": {"chain_session": None}}, session=tx)
+            for known, found in moves:
+                if found is not None:
+                    await self._move_one(known, found, block, now, tx)
+                elif known.state in OPEN_STATES:
+                    await self._give_up(known.id, now, tx)
+            await reached(Step.SESSION_MOVING, moves[0][0].operation_id)
+            return True
+
+        try:
+            await run_transaction(self._client, body)
+        except DuplicateKeyError:
+            raise StateChanged(moves[0][0].id) from None
+        self.wake()
+
+    async def _move_one(
+        self, known: SessionDocument, found: ChainSession, block: int, now: datetime, tx: AsyncClientSession
+    ) -> None:
+        changes = {
+            "chain_session": found.id,
+            "opened_at": _from_unix(found.opened_at),
+            "ends_at": _from_unix(found.ends_at),
+            "seen_block": block,
+            "absences": 0,
+            "absent_at": None,
+            "reason": SWITCHED if known.reason == SUSPECT else known.reason,
+            # whoever owns it knows it by its old id
+            "owner": None,
+            "busy": None,
+        }
+        fact = {"at": now, "what": "moved on chain", "session": found.id, "before": known.chain_session}
+        await OperationDocument.get_pymongo_collection().update_one(
+            {"_id": known.operation_id}, {"$push": {"facts": {"$each": [fact], "$slice": -100}}}, session=tx
+        )
+        if known.state in OPEN_STATES:
+            await self._change(known.id, (known.state,), changes, "moved", now, tx)
+            # a close that got no answer was of the other id
+            await OperationDocument.get_pymongo_collection().update_many(
+                {"session": known.id, "kind": OperationKind.CLOSE, "state": {"$nin": [item.value for item in ENDED]}},
+                {"$set": {"not_before": None, "attempts": 0, "stuck": False}},
+                session=tx,
+            )
+        else:
+            await SessionDocument.get_pymongo_collection().update_one({"_id": known.id}, {"$set": changes}, session=tx)
+            await self.start_close(known, "came_back", now, tx, expected=(known.state,))
+
+    async def _give_up(self, session_id: str, now: datetime, tx: AsyncClientSession) -> None:
+        changes = {"state": SessionState.ABANDONED, "slot": None, "reason": "not_on_chain", "owner": None}
+        await self._change(session_id, OPEN_STATES, changes, "abandoned", now, tx)
+        for item in await self._closes_of(session_id, tx):
+            await self._end_operation(item, OperationState.DONE, None, now, tx)
 
     async def keep_findings(
         self, wallet: str, router: str, found: Iterable[tuple[FindingKind, ChainSession]], listing: Listing
@@ -772,13 +850,19 @@ class Journal:
 
     # moving between slots
 
-    async def park(self, session_id: str, reason: str) -> SessionDocument | None:
-        """Take an active session out of its slot; it stays open on chain. None if it is not active any more."""
+    async def park(
+        self, session_id: str, reason: str, *, chain_session: str | None = None
+    ) -> SessionDocument | None:
+        """Take an active session out of its slot; it stays open on chain. None if it is not active any more, or has not
+        the id on chain that the caller knew it by.
+        """
         now = utc_now()
 
         async def body(session: AsyncClientSession) -> SessionDocument | None:
             old = await SessionDocument.get_pymongo_collection().find_one({"_id": session_id}, session=session)
             if old is None or old["state"] != SessionState.ACTIVE:
+                return None
+            if chain_session is not None and old["chain_session"] != chain_session:
                 return None
             changes = {"state": SessionState.PARKED, "slot": None, "reason": reason}
             return await self._change(session_id, (SessionState.ACTIVE,), changes, "parked", now, session)
@@ -912,6 +996,7 @@ class Journal:
         session: AsyncClientSession,
         *,
         operation_id: str | None = None,
+        request: str | None = None,
         expected: tuple[SessionState, ...] = (SessionState.ACTIVE, SessionState.PARKED),
     ) -> SessionDocument:
         """Stop a session's use and queue its close, in the running transaction.
@@ -951,6 +1036,7 @@ class Journal:
             session=old.id,
             user_id=old.user_id,
             key_id=old.key_id,
+            request=request,
             model_id=old.model_id,
             duration=old.duration,
             wallet=old.wallet,
@@ -1010,6 +1096,7 @@ class Journal:
             told = {
                 "code": error.code,
                 "message": error.message,
+                "param": error.param,
                 "retry_after": error.retry_after,
                 "details": error.details,
             }

@@ -7,7 +7,11 @@ from morpheus_common.clock import utc_now
 from morpheus_common.contracts.sessions import (
     CloseResult,
     CloseSession,
+    GetOperation,
+    Idempotency,
+    OpenOutcome,
     OpenSession,
+    OperationRow,
     SessionRow,
     SessionState,
     Slot,
@@ -17,15 +21,15 @@ from morpheus_common.steps import Step, reached
 
 from morpheus_sessions.catalogue import CatalogueCopy
 from morpheus_sessions.documents import (
-    ENDED,
-    OperationDocument,
     OperationState,
     Owner,
     Replaces,
     SessionDocument,
 )
-from morpheus_sessions.intake import Intake
+from morpheus_sessions.idempotency import AlreadyAsked, recorded
+from morpheus_sessions.intake import Closes, Intake
 from morpheus_sessions.journal import Journal, SlotTaken
+from morpheus_sessions.operations import failure, operation_of
 from morpheus_sessions.router import Router, RouterRefused, RouterUnclear, RouterUnreachable
 
 TRIES = 5
@@ -39,20 +43,6 @@ def is_usable(session: SessionDocument, *, at_least: float = USABLE_SECONDS) -> 
     return session.ends_at is not None and session.ends_at > utc_now() + timedelta(seconds=at_least)
 
 
-def outcome(operation: OperationDocument | None) -> None:
-    """Raise what a caller is told of an operation, unless it is done."""
-    if operation is None:
-        raise ApiError("internal_error")
-    if operation.state is OperationState.DONE:
-        return
-    if operation.state in ENDED:
-        told = operation.error or {"code": "open_failed"}
-        raise ApiError(
-            told["code"], told.get("message"), retry_after=told.get("retry_after"), details=told.get("details")
-        )
-    raise ApiError("session_pending", details={"operation_id": operation.id})
-
-
 class Lifecycle:
     """The commands about sessions."""
 
@@ -62,15 +52,32 @@ class Lifecycle:
         self._catalogue = catalogue
         self._reader = reader
 
-    async def open(self, command: OpenSession) -> SessionRow:
+    async def open(self, command: OpenSession) -> OpenOutcome:
         """Open the session asked for, or answer the one that fits; waits `command.wait` seconds for the chain.
 
-        Raises `session_pending` (the open goes on), or what the chain or the providers made of it.
+        What it has come to by then is told, and goes on if it is not over. What is refused before anything is written
+        is raised.
         """
         await reached(Step.OPEN_RECEIVED, command.operation_id)
-        if await self._journal.operation(command.operation_id) is not None:
+        operation_id, replayed = command.joins, False
+        if operation_id is None and await self._journal.operation(command.operation_id) is not None:
             # the same command again: its first copy got here, its answer did not get back
-            return await self._finished(command.operation_id, command.wait)
+            operation_id = command.operation_id
+        wish = command.idempotency
+        try:
+            if wish is not None:
+                before = await recorded(wish)
+                if before is not None and before.first != command.operation_id:
+                    raise AlreadyAsked(before)
+            if operation_id is None:
+                operation_id = await self._begin_asked(command)
+        except AlreadyAsked as asked:
+            (operation_id,) = asked.record.operations
+            replayed = asked.record.first != command.operation_id
+        return await self._come_to(operation_id, command.wait, replayed=replayed)
+
+    async def _begin_asked(self, command: OpenSession) -> str:
+        """Return the operation of the session asked for, newly written or not."""
         if command.bid_id is not None:
             model_id = await self._model_of_bid(command.bid_id)
         elif command.model_id is not None:
@@ -85,10 +92,11 @@ class Lifecycle:
             model_id=model_id,
             bid_id=command.bid_id,
             duration=command.duration,
+            idempotency=command.idempotency,
         )
-        if session.state is SessionState.ACTIVE:
-            return session.row()
-        return await self._finished(session.operation_id, command.wait)
+        if command.idempotency is not None and session.operation_id != command.operation_id:
+            await self._intake.join(command.idempotency, first=command.operation_id, session=session)
+        return session.operation_id
 
     async def begin(
         self,
@@ -103,6 +111,7 @@ class Lifecycle:
         owner: Owner | None = None,
         old_becomes: SessionState = SessionState.CLOSING,
         even_if_usable: bool = False,
+        idempotency: Idempotency | None = None,
     ) -> SessionDocument:
         """Return the session that serves this wish: the current one, one that is opening, or a new one now queued.
 
@@ -141,45 +150,49 @@ class Lifecycle:
                     duration=duration,
                     owner=owner,
                     replaces=replaces,
+                    idempotency=idempotency,
                 )
             except SlotTaken:
                 continue
         raise ApiError("session_opening", retry_after=5)
 
     async def close(self, command: CloseSession) -> CloseResult:
-        """Close the current and the parked sessions of a key; waits `command.wait` seconds for the chain.
+        """Close all sessions of a key; waits `command.wait` seconds for the chain.
 
         What is closing already is waited for too: asked again, nothing is confirmed before the chain has confirmed it.
         """
         await reached(Step.CLOSE_TRIGGERED, command.operation_id)
-        known = await self._journal.operation(command.operation_id)
-        current = await self._journal.session_in(command.key_id, Slot.CURRENT)
-        coming = await self._journal.session_in(command.key_id, Slot.NEXT)
-        others = await self._journal.sessions_of(command.key_id, (SessionState.CLOSING, SessionState.PARKED))
-        operations: list[str] = []
-        still_opening = False
-        for session in (current, coming, *others):
-            if session is None:
-                continue
-            if session.state is SessionState.OPENING:
-                await self._journal.unwant(session)
-                still_opening = True
-            # the first close carries the id its caller knows, so that it can be asked about
-            wished = command.operation_id if not operations and known is None else None
-            started = await self._journal.request_close(session, "requested", operation_id=wished)
-            if started is not None:
-                operations.append(started)
-        ended = await asyncio.gather(*(self._journal.ended(item, wait=command.wait) for item in operations))
+        replayed = False
+        try:
+            closes = await self._closes_asked(command)
+        except AlreadyAsked as asked:
+            closes = Closes(asked.record.operations, asked.record.session)
+            replayed = asked.record.first != command.operation_id
+        ended = await asyncio.gather(*(self._journal.ended(item, wait=command.wait) for item in closes.operations))
         await reached(Step.CLOSE_REPLYING, command.operation_id)
-        confirmed = all(item is not None and item.state is OperationState.DONE for item in ended)
-        first = current or next((item for item in others if item.state is SessionState.CLOSING), None)
-        if known is not None:
-            first = await self._journal.session(known.session)
+        shown = None if closes.session is None else await self._journal.session(closes.session)
         return CloseResult(
-            session_id=None if first is None else first.chain_session,
-            confirmed=confirmed and not still_opening,
-            operation_id=command.operation_id,
+            session_id=None if shown is None else shown.chain_session,
+            confirmed=all(item is not None and item.state is OperationState.DONE for item in ended),
+            operations=closes.operations,
+            replayed=replayed,
         )
+
+    async def _closes_asked(self, command: CloseSession) -> Closes:
+        """Return the closes of a command, newly written unless an earlier copy of it was here."""
+        if command.idempotency is not None:
+            before = await recorded(command.idempotency)
+            if before is not None:
+                raise AlreadyAsked(before)
+        begun = command.joins or [item.id for item in await self._journal.operations_of(command.operation_id)]
+        if not begun:
+            return await self._intake.close(command)
+        first = await self._journal.operation(begun[0])
+        return Closes(begun, None if first is None else first.session)
+
+    async def operation(self, question: GetOperation) -> OperationRow:
+        """Return an operation of a key. Raises `operation_not_found`."""
+        return await operation_of(self._journal, question.operation_id, question.key_id)
 
     async def current(self, key_id: str) -> SessionRow | None:
         """Return a key's current session."""
@@ -188,14 +201,20 @@ class Lifecycle:
             return None
         return session.row()
 
-    async def _finished(self, operation_id: str, wait: float) -> SessionRow:
+    async def _come_to(self, operation_id: str, wait: float, *, replayed: bool) -> OpenOutcome:
         operation = await self._journal.ended(operation_id, wait=wait)
         await reached(Step.OPEN_REPLYING, operation_id)
-        outcome(operation)
-        session = None if operation is None else await self._journal.session(operation.session)
-        if session is None:
+        if operation is None:
             raise ApiError("internal_error")
-        return session.row()
+        session = None
+        if operation.state is OperationState.DONE:
+            session = await self._journal.session(operation.session)
+        return OpenOutcome(
+            operation_id=operation_id,
+            session=None if session is None else session.row(),
+            error=failure(operation),
+            replayed=replayed,
+        )
 
     async def _model_of_bid(self, bid_id: str) -> str:
         try:

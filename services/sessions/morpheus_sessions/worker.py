@@ -20,6 +20,7 @@ from morpheus_common.contracts.health import PING, Health
 from morpheus_common.contracts.sessions import (
     CATALOGUE,
     CLOSE_SESSION,
+    GET_OPERATION,
     GET_SESSION,
     OPEN_SESSION,
     Catalogue,
@@ -27,9 +28,11 @@ from morpheus_common.contracts.sessions import (
     CloseResult,
     CloseSession,
     CurrentSession,
+    GetOperation,
     GetSession,
+    OpenOutcome,
     OpenSession,
-    SessionRow,
+    OperationRow,
 )
 from morpheus_common.logs import get_logger
 from morpheus_common.service import background
@@ -87,7 +90,7 @@ def subscribe_rpc(broker: NatsBroker, parts: Parts) -> None:
         return parts.catalogue.answer(question.have_version)
 
     @broker.subscriber(OPEN_SESSION.subject, queue=User.SESSIONS, max_workers=RPC_WORKERS)
-    async def open_session(command: OpenSession) -> SessionRow:
+    async def open_session(command: OpenSession) -> OpenOutcome:
         return await parts.lifecycle.open(command)
 
     @broker.subscriber(CLOSE_SESSION.subject, queue=User.SESSIONS, max_workers=RPC_WORKERS)
@@ -97,6 +100,10 @@ def subscribe_rpc(broker: NatsBroker, parts: Parts) -> None:
     @broker.subscriber(GET_SESSION.subject, queue=User.SESSIONS, max_workers=RPC_WORKERS)
     async def get_session(question: GetSession) -> CurrentSession:
         return CurrentSession(session=await parts.lifecycle.current(question.key_id))
+
+    @broker.subscriber(GET_OPERATION.subject, queue=User.SESSIONS, max_workers=RPC_WORKERS)
+    async def get_operation(question: GetOperation) -> OperationRow:
+        return await parts.lifecycle.operation(question)
 
     @broker.subscriber(PING[User.SESSIONS].subject, queue=User.SESSIONS)
     async def ping(_: Empty) -> Health:

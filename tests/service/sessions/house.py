@@ -26,14 +26,18 @@ from morpheus_common.contracts.chat import AcceptFrame, AnswerHead, ErrorFrame, 
 from morpheus_common.contracts.sessions import (
     CATALOGUE,
     CLOSE_SESSION,
+    GET_OPERATION,
     GET_SESSION,
     OPEN_SESSION,
     CatalogueModel,
     CatalogueQuestion,
     CloseResult,
     CloseSession,
+    GetOperation,
     GetSession,
+    OpenOutcome,
     OpenSession,
+    OperationRow,
     SessionRow,
 )
 from morpheus_common.errors import ApiError
@@ -333,16 +337,31 @@ class Gateway:
     def model(self, name: str = "llama-3.3-70b") -> str:
         return self.models[name].id
 
-    async def open(self, key: str = "k1", **wish: Any) -> SessionRow:
+    async def ask_open(self, key: str = "k1", *, user: str = "u1", **wish: Any) -> OpenOutcome:
+        """Open, and return what it has come to when the wait is over."""
         if "bid_id" not in wish:
             wish.setdefault("model_id", self.model())
         command = {"operation_id": uuid7(), "duration": 3600, "wait": PATIENCE, **wish}
         return await self.rpc.call(
-            OPEN_SESSION, OpenSession(user_id="u1", key_id=key, key_prefix="sk-abc", **command), timeout=PATIENCE + 5
+            OPEN_SESSION, OpenSession(user_id=user, key_id=key, key_prefix="sk-abc", **command), timeout=PATIENCE + 5
         )
 
-    async def close(self, key: str = "k1", *, wait: float = PATIENCE, operation_id: str | None = None) -> CloseResult:
-        command = CloseSession(operation_id=operation_id or uuid7(), user_id="u1", key_id=key, wait=wait)
+    async def open(self, key: str = "k1", **wish: Any) -> SessionRow:
+        """Open, or raise why not."""
+        outcome = await self.ask_open(key, **wish)
+        if outcome.error is not None:
+            raise ApiError(outcome.error.code, outcome.error.message, details=outcome.error.details)
+        if outcome.session is None:
+            raise ApiError("session_pending", details={"operation_id": outcome.operation_id})
+        return outcome.session
+
+    async def operation(self, operation_id: str, key: str = "k1") -> OperationRow:
+        return await self.rpc.call(GET_OPERATION, GetOperation(operation_id=operation_id, key_id=key))
+
+    async def close(
+        self, key: str = "k1", *, wait: float = PATIENCE, operation_id: str | None = None, **more: Any
+    ) -> CloseResult:
+        command = CloseSession(operation_id=operation_id or uuid7(), user_id="u1", key_id=key, wait=wait, **more)
         return await self.rpc.call(CLOSE_SESSION, command, timeout=PATIENCE + 5)
 
     async def attempt_open(self, key: str = "k1", **wish: Any) -> str | None:

@@ -60,7 +60,7 @@ async def test_nothing_is_confirmed_before_the_chain_has_confirmed_it_also_when_
         another = await house.gateway.close(wait=0.3)
         assert [first.confirmed, repeated.confirmed, another.confirmed] == [False, False, False]
         assert first.session_id == repeated.session_id == row.session_id
-        assert first.operation_id == repeated.operation_id == operation_id
+        assert first.operations == repeated.operations == another.operations == [operation_id]
 
         await house.simulator.disarm()
         assert (await house.gateway.close(operation_id=operation_id)).confirmed

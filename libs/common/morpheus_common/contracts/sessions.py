@@ -1,11 +1,15 @@
 """What the sessions service is asked, and the life-cycle events it tells."""
 
 from enum import StrEnum
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from morpheus_common.bus.names import User
 from morpheus_common.contracts.base import GATEWAY_ONLY, REGISTRY, ChainId, Message, UtcTime, Wei
+
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+"""A SHA-256 in hex."""
 
 
 class SessionState(StrEnum):
@@ -65,12 +69,33 @@ class Catalogue(Message):
     models: list[CatalogueModel] | None
 
 
+class Idempotency(Message):
+    """A client's `Idempotency-Key`, as digests (SHA-256, hex): what it sent is not kept.
+
+    `digest` is over API key, method, route and `Idempotency-Key`, `fingerprint` over route, query and canonical body.
+    """
+
+    digest: Digest
+    fingerprint: Digest
+
+
+class Failure(Message):
+    """Why an operation came to nothing; the fields of an error."""
+
+    code: str
+    message: str
+    param: str | None = None
+    retry_after: int | None = None
+    details: dict[str, Any] | None = None
+
+
 class OpenSession(Message):
     """Open a session for a key by model or by bid (exactly one), or answer the one that fits.
 
     `operation_id` is made by the gateway before its first publish and the same on every repeat: a repeat joins the
-    operation. `duration` in seconds. `wait` is how long the caller waits for the chain (seconds); then
-    `session_pending`, and the open goes on.
+    operation. `joins` is the operation that an earlier answer to this command named, if that was another's. `duration`
+    in seconds. `wait` is how long the caller waits for the chain (seconds); then the answer has neither session nor
+    error, and the open goes on.
     """
 
     operation_id: str
@@ -81,6 +106,8 @@ class OpenSession(Message):
     bid_id: ChainId | None = None
     duration: int = Field(ge=300)
     wait: float = Field(ge=0, le=300)
+    joins: str | None = None
+    idempotency: Idempotency | None = None
 
 
 class SessionRow(Message):
@@ -102,6 +129,18 @@ class SessionRow(Message):
     last_used_at: UtcTime | None
 
 
+class OpenOutcome(Message):
+    """What an open has come to: `session` is on chain, or `error` says why there is none; neither while it goes on.
+
+    `replayed`: an earlier request with the same `Idempotency-Key` began it.
+    """
+
+    operation_id: str
+    session: SessionRow | None = None
+    error: Failure | None = None
+    replayed: bool = False
+
+
 class CurrentSession(Message):
     """None when the key has no current session."""
 
@@ -115,22 +154,65 @@ class GetSession(Message):
 
 
 class CloseSession(Message):
-    """Close the current and parked sessions of a key. `wait` as in `OpenSession`."""
+    """Close the current, parked and opening sessions of a key. `operation_id` and `wait` as in `OpenSession`; `joins` are
+    the closes an earlier answer to this command named.
+    """
 
     operation_id: str
     user_id: str
     key_id: str
     wait: float = Field(ge=0, le=300)
+    joins: list[str] | None = None
+    idempotency: Idempotency | None = None
 
 
 class CloseResult(Message):
-    """`session_id` is the session that was current, None if the key had none. `confirmed`: the chain said so; if not
-    (the wait was over) the close goes on by itself.
+    """`session_id` is the session that was current (or else parked, or closing), None if the key had none on chain.
+    `confirmed`: the chain said so of all of them; if not (the wait was over) the closes go on by themselves.
+    `operations` are these closes, the one of `session_id` first; none if there was nothing to close.
     """
 
     session_id: ChainId | None
     confirmed: bool
+    operations: list[str]
+    replayed: bool = False
+
+
+class OperationKind(StrEnum):
+    """What an operation does on chain."""
+
+    OPEN = "open"
+    CLOSE = "close"
+    APPROVE = "approve"
+
+
+class OperationProgress(StrEnum):
+    """How an operation stands. `unknown`: it was sent, and its outcome is being read from the chain."""
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+
+
+class GetOperation(Message):
+    """Ask for an operation of a key. `operation_not_found` if the key has none of this id."""
+
     operation_id: str
+    key_id: str
+
+
+class OperationRow(Message):
+    """An operation as its owner sees it. `session_id` is the session's id on chain, `tx` the transaction if known."""
+
+    id: str
+    kind: OperationKind
+    state: OperationProgress
+    session_id: ChainId | None
+    tx: str | None
+    error: Failure | None
+    created_at: UtcTime
+    updated_at: UtcTime
 
 
 class SessionChanged(Message):
@@ -154,15 +236,17 @@ class SessionChanged(Message):
 
 CATALOGUE = REGISTRY.rpc(User.SESSIONS, "catalogue", CatalogueQuestion, Catalogue, callers=GATEWAY_ONLY)
 # the handler answers when `wait` is over; the rest is for the way there and back
-OPEN_SESSION = REGISTRY.rpc(User.SESSIONS, "open", OpenSession, SessionRow, callers=GATEWAY_ONLY, timeout=105.0)
+OPEN_SESSION = REGISTRY.rpc(User.SESSIONS, "open", OpenSession, OpenOutcome, callers=GATEWAY_ONLY, timeout=105.0)
 CLOSE_SESSION = REGISTRY.rpc(User.SESSIONS, "close", CloseSession, CloseResult, callers=GATEWAY_ONLY, timeout=35.0)
 GET_SESSION = REGISTRY.rpc(User.SESSIONS, "get_current", GetSession, CurrentSession, callers=GATEWAY_ONLY)
+GET_OPERATION = REGISTRY.rpc(User.SESSIONS, "get_operation", GetOperation, OperationRow, callers=GATEWAY_ONLY)
 
 _DESCRIPTIONS = {
     "requested": "A session was asked for; nothing is on chain yet.",
     "opened": "The session is on chain and can be used.",
     "parked": "The session stays open on chain but is not its key's current one.",
     "resumed": "A parked session is its key's current one again.",
+    "moved": "The session has another id on chain: its block was undone, and it was mined again.",
     "close_requested": "The session takes no prompts any more and will be closed on chain.",
     "closed": "The chain confirmed that the session is closed.",
     "failed": "The session could not be opened; nothing was sent to the chain.",
