@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from morpheus_common.contracts.sessions import Failure
 from morpheus_common.errors import ApiError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -15,6 +16,8 @@ from starlette.types import Scope
 
 MAX_RETRY_AFTER_SECONDS = 60
 """OpenAI's SDKs obey whatever they are told: `Retry-After: 120` made them wait minutes in silence (measured)."""
+
+REPLAYED_HEADER = "Idempotent-Replayed"
 
 _OPENAI_ROUTE = re.compile(r"(?:/api)?/v1/(?:chat/completions|embeddings|models(?:/.+)?)")
 _ABSENT = {
@@ -64,9 +67,28 @@ class AnswerFailed(ApiError):
         self.should_retry = self.kind.retry if should_retry is None else should_retry
 
 
+class OperationFailed(ApiError):
+    """What became of an operation, or that it still goes on. `replayed`: an earlier request began it."""
+
+    def __init__(self, failure: Failure, *, replayed: bool) -> None:
+        super().__init__(
+            failure.code,
+            failure.message,
+            param=failure.param,
+            retry_after=failure.retry_after,
+            details=failure.details,
+        )
+        self.replayed = replayed
+
+
 def is_openai_route(path: str) -> bool:
     """Tell whether OpenAI's SDKs call `path`, so that its errors must be the way they expect them."""
     return _OPENAI_ROUTE.fullmatch(path) is not None or _ABSENT_ROUTE.fullmatch(path) is not None
+
+
+def operation_path(operation_id: str) -> str:
+    """Return where an operation can be asked about."""
+    return f"/api/v1/session/operations/{operation_id}"
 
 
 def error_body(error: ApiError) -> dict[str, Any]:
@@ -91,6 +113,10 @@ def error_response(error: ApiError, path: str) -> Response:
         headers["Retry-After"] = str(max(1, min(error.retry_after or 1, MAX_RETRY_AFTER_SECONDS)))
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, OperationFailed) and error.replayed:
+        headers[REPLAYED_HEADER] = "true"
+    if error.details and "operation_id" in error.details:
+        headers["Location"] = operation_path(error.details["operation_id"])
     if is_openai_route(path):
         retry = error.should_retry if isinstance(error, AnswerFailed) else error.kind.retry
         headers["x-should-retry"] = "true" if retry else "false"

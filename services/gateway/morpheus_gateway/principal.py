@@ -52,6 +52,14 @@ def require_scope(caller: Caller, scope: Scope) -> None:
         raise ApiError("insufficient_scope", f"This API key lacks the scope '{scope}'.", details={"scope": scope})
 
 
+def key_of(caller: Caller) -> tuple[str, str]:
+    """Return id and prefix of the API key that was presented."""
+    if caller.key_id is None or caller.key_prefix is None:
+        msg = "this caller came without an API key"
+        raise RuntimeError(msg)
+    return caller.key_id, caller.key_prefix
+
+
 async def _token_caller(request: Request, verifier: TokenVerifier, logins: CallerCache) -> Caller:
     credential = read_credential(request)
     if credential.startswith("sk-"):

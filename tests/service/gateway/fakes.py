@@ -77,6 +77,7 @@ from morpheus_common.contracts.sessions import (
     CurrentSession,
     GetSession,
     ModelType,
+    OpenOutcome,
     OpenSession,
     SessionRow,
     SessionState,
@@ -316,7 +317,7 @@ class FakeSessions(FakeService):
     async def start(self) -> None:
         await self.answer_pings()
         await self.answer(CATALOGUE, self._catalogue)
-        await self.answer(OPEN_SESSION, self._open)
+        await self.answer(OPEN_SESSION, self.open)
         await self.answer(CLOSE_SESSION, self._close)
         await self.answer(GET_SESSION, self._get)
 
@@ -324,7 +325,7 @@ class FakeSessions(FakeService):
         version = str(hash(tuple(entry.id for entry in self.models)))
         return Catalogue(version=version, age=2.0, models=None if question.have_version == version else self.models)
 
-    async def _open(self, question: OpenSession) -> SessionRow:
+    async def open(self, question: OpenSession) -> OpenOutcome:
         self.session = SessionRow(
             operation_id=question.operation_id,
             state=SessionState.ACTIVE,
@@ -341,12 +342,13 @@ class FakeSessions(FakeService):
             expires_at=LONG_AGO,
             last_used_at=None,
         )
-        return self.session
+        return OpenOutcome(operation_id=question.operation_id, session=self.session)
 
     async def _close(self, question: CloseSession) -> CloseResult:
         session_id = self.session.session_id if self.session is not None else None
+        operations = [] if self.session is None else [question.operation_id]
         self.session = None
-        return CloseResult(session_id=session_id, confirmed=True, operation_id=question.operation_id)
+        return CloseResult(session_id=session_id, confirmed=True, operations=operations)
 
     async def _get(self, _: GetSession) -> CurrentSession:
         return CurrentSession(session=self.session)

@@ -4,17 +4,26 @@ import asyncio
 
 from morpheus_common.contracts.sessions import (
     CLOSE_SESSION,
+    GET_OPERATION,
     OPEN_SESSION,
     CloseResult,
     CloseSession,
+    Failure,
+    GetOperation,
+    Idempotency,
+    OpenOutcome,
     OpenSession,
-    SessionRow,
+    OperationKind,
+    OperationProgress,
+    OperationRow,
 )
 from morpheus_common.errors import ApiError
 from morpheus_devstack.waiting import poll
+from morpheus_gateway.commands import PIECE_SECONDS
+from morpheus_gateway.errors import REPLAYED_HEADER
 
 from tests.service.gateway.conftest import House, MakeHouse
-from tests.service.gateway.fakes import SESSION_ID, chain_id
+from tests.service.gateway.fakes import LONG_AGO, SESSION_ID, chain_id
 
 OPEN = "/api/v1/session/modelsession?model_id=mistral-small"
 
@@ -36,7 +45,7 @@ async def test_a_session_is_opened_by_model_name(house: House) -> None:
         "expires_at": "2026-01-02T03:04:05.000Z",
     }
     command: OpenSession = house.sessions.asked["open"][0]
-    assert (command.model_id, command.bid_id, command.duration, command.wait) == (chain_id(2), None, 600, 100.0)
+    assert (command.model_id, command.bid_id, command.duration, command.wait) == (chain_id(2), None, 600, 10.0)
 
 
 async def test_a_session_is_opened_by_bid_without_a_body(house: House) -> None:
@@ -66,10 +75,10 @@ async def test_what_does_not_fit_is_refused_before_anything_is_asked(house: Hous
 
 
 async def test_a_command_nobody_was_there_for_is_repeated_with_the_same_id(house: House) -> None:
-    async def away_once(question: OpenSession) -> SessionRow:
+    async def away_once(question: OpenSession) -> OpenOutcome:
         if len(house.sessions.asked["open"]) == 1:
             raise ApiError("service_unavailable")
-        return await house.sessions._open(question)
+        return await house.sessions.open(question)
 
     await house.sessions.answer(OPEN_SESSION, away_once)
     assert (await house.http.post(OPEN, headers=house.by_key)).status_code == 200
@@ -77,25 +86,71 @@ async def test_a_command_nobody_was_there_for_is_repeated_with_the_same_id(house
     assert first == second
 
 
-async def test_an_open_that_takes_long_names_its_operation(house: House) -> None:
-    async def pending(question: OpenSession) -> SessionRow:
-        raise ApiError("session_pending", details={"operation_id": question.operation_id})
+async def test_a_command_nobody_is_there_for_is_refused_after_a_second_try(house: House) -> None:
+    async def away(_: OpenSession) -> OpenOutcome:
+        raise ApiError("service_unavailable", retry_after=3)
 
-    await house.sessions.answer(OPEN_SESSION, pending)
+    await house.sessions.answer(OPEN_SESSION, away)
+    response = await house.http.post(OPEN, headers=house.by_key)
+    assert (response.status_code, response.headers["Retry-After"]) == (503, "3")
+    assert len(house.sessions.asked["open"]) == 2
+
+
+async def test_an_open_that_takes_long_names_its_operation(make_house: MakeHouse) -> None:
+    house = await make_house(open_wait=0.2)
+    await house.sessions.answer(OPEN_SESSION, still_opening)
     response = await house.http.post(OPEN, headers=house.by_key)
     error = response.json()["error"]
     assert (response.status_code, error["code"]) == (504, "session_pending")
-    assert error["details"]["operation_id"] == house.sessions.asked["open"][0].operation_id
+    operation_id = house.sessions.asked["open"][0].operation_id
+    assert error["details"] == {"operation_id": operation_id}
+    assert response.headers["Location"] == f"/api/v1/session/operations/{operation_id}"
+    assert REPLAYED_HEADER not in response.headers
+
+
+async def test_a_wait_is_made_of_pieces_and_joins_the_operation_that_an_answer_named(house: House) -> None:
+    async def at_last(question: OpenSession) -> OpenOutcome:
+        asked = len(house.sessions.asked["open"])
+        if asked == 1:
+            return OpenOutcome(operation_id="of-another-request")
+        if asked == 2:
+            # the worker died meanwhile
+            raise ApiError("service_timeout")
+        return await house.sessions.open(question)
+
+    await house.sessions.answer(OPEN_SESSION, at_last)
+    assert (await house.http.post(OPEN, headers=house.by_key)).status_code == 200
+    asked = house.sessions.asked["open"]
+    assert [command.joins for command in asked] == [None, "of-another-request", "of-another-request"]
+    assert len({command.operation_id for command in asked}) == 1
+    assert all(command.wait <= PIECE_SECONDS for command in asked)
+
+
+async def test_what_an_open_came_to_is_told_as_its_error(house: House) -> None:
+    async def failed(question: OpenSession) -> OpenOutcome:
+        told = {"required_stake": "12"}
+        error = Failure(code="insufficient_balance", message="Too little MOR.", details=told)
+        return OpenOutcome(operation_id=question.operation_id, error=error)
+
+    await house.sessions.answer(OPEN_SESSION, failed)
+    response = await house.http.post(OPEN, headers=house.by_key)
+    assert response.status_code == 402
+    error = response.json()["error"]
+    assert (error["code"], error["message"], error["details"]) == (
+        "insufficient_balance",
+        "Too little MOR.",
+        {"required_stake": "12"},
+    )
 
 
 async def test_a_client_that_leaves_does_not_stop_the_open(house: House) -> None:
     done = asyncio.Event()
     arrived = asyncio.Event()
 
-    async def slow(question: OpenSession) -> SessionRow:
+    async def slow(question: OpenSession) -> OpenOutcome:
         arrived.set()
         await done.wait()
-        return await house.sessions._open(question)
+        return await house.sessions.open(question)
 
     await house.sessions.answer(OPEN_SESSION, slow)
     asking = asyncio.create_task(house.http.post(OPEN, headers=house.by_key))
@@ -122,13 +177,17 @@ async def test_closing_tells_what_was_closed(house: House) -> None:
 async def test_a_close_that_the_chain_has_not_confirmed_is_202(make_house: MakeHouse) -> None:
     house = await make_house(close_wait=0.1)
 
-    async def unconfirmed(question: CloseSession) -> CloseResult:
-        return CloseResult(session_id=SESSION_ID, confirmed=False, operation_id=question.operation_id)
+    async def unconfirmed(_: CloseSession) -> CloseResult:
+        return CloseResult(session_id=SESSION_ID, confirmed=False, operations=["c1", "c2"])
 
     await house.sessions.answer(CLOSE_SESSION, unconfirmed)
     response = await house.http.post("/api/v1/session/closesession", headers=house.by_key)
     assert (response.status_code, response.json()["status"]) == (202, "pending")
-    assert response.json()["operation_id"] == house.sessions.asked["close"][0].operation_id
+    assert (response.json()["operation_id"], response.json()["session_id"]) == ("c1", SESSION_ID)
+    assert response.headers["Location"] == "/api/v1/session/operations/c1"
+    asked = house.sessions.asked["close"]
+    # a second look waits for what the first began, and closes nothing that was opened since
+    assert [command.joins for command in asked] == [None, *[["c1", "c2"]] * (len(asked) - 1)]
 
 
 async def test_the_current_session_is_shown_or_null(house: House) -> None:
@@ -136,6 +195,136 @@ async def test_the_current_session_is_shown_or_null(house: House) -> None:
     await house.http.post(OPEN, headers=house.by_key)
     shown = (await house.http.get("/api/v1/session", headers=house.by_key)).json()
     assert (shown["session_id"], shown["state"], shown["last_used_at"]) == (SESSION_ID, "active", None)
+
+
+async def test_a_bid_id_may_be_written_in_capitals(house: House) -> None:
+    path = f"/api/v1/session/bidsession?bid_id=0x{'AB' * 32}"
+    assert (await house.http.post(path, headers=house.by_key)).status_code == 200
+    assert house.sessions.asked["open"][0].bid_id == "0x" + "ab" * 32
+
+
+# Idempotency-Key
+
+
+async def test_an_idempotency_key_leaves_the_gateway_as_digests_only(house: House) -> None:
+    headers = house.by_key | {"Idempotency-Key": "order-4711"}
+    assert (await house.http.post(OPEN, headers=headers)).status_code == 200
+    (command,) = house.sessions.asked["open"]
+    assert command.idempotency is not None
+    assert "order-4711" not in command.model_dump_json()
+
+
+async def test_what_makes_two_requests_the_same(house: House) -> None:
+    async def wish(path: str, *, name: str = "a", body: str = "", key: str | None = None) -> Idempotency:
+        headers = {"Authorization": f"Bearer {key or house.key}", "Idempotency-Key": name}
+        headers["Content-Type"] = "application/json"
+        assert (await house.http.post(path, headers=headers, content=body)).status_code == 200
+        sent: OpenSession = house.sessions.asked["open"][-1]
+        assert sent.idempotency is not None
+        return sent.idempotency
+
+    first = await wish(OPEN, body='{"sessionDuration": 600, "failover": false}')
+    assert await wish(OPEN, body='{"failover":false,"sessionDuration":600}') == first
+    other_body = await wish(OPEN, body='{"sessionDuration": 601, "failover": false}')
+    assert (other_body.digest, other_body.fingerprint != first.fingerprint) == (first.digest, True)
+    other_query = await wish(OPEN.replace("mistral-small", "llama-3-3-70b"), body='{"sessionDuration": 600}')
+    assert (other_query.digest, other_query.fingerprint != first.fingerprint) == (first.digest, True)
+    assert await wish(OPEN) == await wish(OPEN, body="{}")
+    others = [
+        await wish(OPEN, name="b"),
+        await wish(OPEN, key=house.auth.add_key()),
+        await wish(f"/api/v1/session/bidsession?bid_id={chain_id(5)}"),
+    ]
+    assert len({first.digest, *(other.digest for other in others)}) == 4
+
+
+async def test_an_unusable_idempotency_key_is_refused(house: House) -> None:
+    for value in (b"", b"a b", b"x" * 256, b"\xe9"):
+        credential = (b"Authorization", house.by_key["Authorization"].encode())
+        response = await house.http.post(OPEN, headers=[credential, (b"Idempotency-Key", value)])
+        assert (response.status_code, response.json()["error"]["code"]) == (422, "validation_error"), value
+        assert response.json()["error"]["param"] == "Idempotency-Key"
+    twice = [*house.by_key.items(), ("Idempotency-Key", "a"), ("Idempotency-Key", "b")]
+    assert (await house.http.post(OPEN, headers=twice)).status_code == 422
+    assert house.sessions.asked["open"] == []
+
+
+async def test_a_repeat_says_that_it_is_one_in_success_and_in_failure(house: House) -> None:
+    headers = house.by_key | {"Idempotency-Key": "a"}
+
+    async def replayed(question: OpenSession) -> OpenOutcome:
+        return (await house.sessions.open(question)).model_copy(update={"replayed": True})
+
+    await house.sessions.answer(OPEN_SESSION, replayed)
+    assert (await house.http.post(OPEN, headers=headers)).headers[REPLAYED_HEADER] == "true"
+
+    async def failed(_: OpenSession) -> OpenOutcome:
+        error = Failure(code="open_failed", message="It came to nothing.")
+        return OpenOutcome(operation_id="o1", error=error, replayed=True)
+
+    await house.sessions.answer(OPEN_SESSION, failed)
+    response = await house.http.post(OPEN, headers=headers)
+    assert (response.status_code, response.headers[REPLAYED_HEADER]) == (502, "true")
+
+
+async def test_a_repeat_whose_own_wait_is_over_says_that_the_first_goes_on(make_house: MakeHouse) -> None:
+    house = await make_house(open_wait=0.2, close_wait=0.2)
+    headers = house.by_key | {"Idempotency-Key": "a"}
+
+    async def pending(_: OpenSession) -> OpenOutcome:
+        return OpenOutcome(operation_id="o1", replayed=True)
+
+    async def closing(_: CloseSession) -> CloseResult:
+        return CloseResult(session_id=SESSION_ID, confirmed=False, operations=["c1"], replayed=True)
+
+    await house.sessions.answer(OPEN_SESSION, pending)
+    await house.sessions.answer(CLOSE_SESSION, closing)
+    for path, operation_id in ((OPEN, "o1"), ("/api/v1/session/closesession", "c1")):
+        response = await house.http.post(path, headers=headers)
+        error = response.json()["error"]
+        assert (response.status_code, error["code"]) == (409, "idempotency_in_progress")
+        assert error["details"] == {"operation_id": operation_id}
+        assert response.headers["Location"] == f"/api/v1/session/operations/{operation_id}"
+        assert "Retry-After" in response.headers
+
+
+# operations
+
+
+async def test_an_operation_is_shown_to_its_key(house: House) -> None:
+    async def known(question: GetOperation) -> OperationRow:
+        if question.operation_id != "o1":
+            raise ApiError("operation_not_found")
+        return OperationRow(
+            id="o1",
+            kind=OperationKind.OPEN,
+            state=OperationProgress.SUCCEEDED,
+            session_id=SESSION_ID,
+            tx=None,
+            error=None,
+            created_at=LONG_AGO,
+            updated_at=LONG_AGO,
+        )
+
+    await house.sessions.answer(GET_OPERATION, known)
+    response = await house.http.get("/api/v1/session/operations/o1", headers=house.by_key)
+    assert response.status_code == 200
+    assert response.json() == {
+        "id": "o1",
+        "kind": "open",
+        "state": "succeeded",
+        "session_id": SESSION_ID,
+        "tx": None,
+        "error": None,
+        "created_at": "2026-01-02T03:04:05.000Z",
+        "updated_at": "2026-01-02T03:04:05.000Z",
+    }
+    missing = await house.http.get("/api/v1/session/operations/o2", headers=house.by_key)
+    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "operation_not_found")
+
+
+async def still_opening(question: OpenSession) -> OpenOutcome:
+    return OpenOutcome(operation_id=question.operation_id)
 
 
 async def test_sessions_need_their_scope(house: House) -> None:

@@ -13,8 +13,10 @@ FRAMEWORKS = ("fastapi", "faststream")
 EDGE_FILES = {"worker.py", "app.py", "context.py", "middleware.py", "operator_rpc.py", "__main__.py"}
 EDGE_FOLDERS = {"routes"}
 HTTP_EDGE = Path("services/gateway/morpheus_gateway")
-HTTP_EDGE_FILES = {HTTP_EDGE / "principal.py", HTTP_EDGE / "errors.py"}
-"""Who asks, and what a refusal looks like, are questions of HTTP: FastAPI's dependencies and error handlers."""
+HTTP_EDGE_FILES = {HTTP_EDGE / name for name in ("principal.py", "errors.py", "idempotency.py", "commands.py")}
+"""Who asks, whether it was asked before, whether the asker is still there, and what a refusal looks like are questions
+of HTTP: FastAPI's dependencies and error handlers.
+"""
 TRANSACTION_FILE = Path("libs/common/morpheus_common/store/transactions.py")
 
 _SUPPRESSION = re.compile(r"#\s*(noqa|type:\s*ignore)\b(?::\s*[A-Z]+[0-9]+(?:,\s*[A-Z]+[0-9]+)*|\[[a-z, -]+\])?")

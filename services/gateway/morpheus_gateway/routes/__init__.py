@@ -5,9 +5,18 @@ from collections import Counter
 from fastapi import Request
 from morpheus_common.errors import ApiError
 
-from morpheus_gateway.routes import auth, automation, chat, health, models, root, sessions
+from morpheus_gateway.routes import auth, automation, chat, health, models, root, session_reads, sessions
 
-ROUTERS = (root.router, health.router, auth.router, models.router, sessions.router, automation.router, chat.router)
+ROUTERS = (
+    root.router,
+    health.router,
+    auth.router,
+    models.router,
+    sessions.router,
+    session_reads.router,
+    automation.router,
+    chat.router,
+)
 
 
 async def no_query_parameter_twice(request: Request) -> None:

@@ -1,0 +1,90 @@
+"""The bodies of the session endpoints, as OpenAPI tells of them."""
+
+from typing import Any, Literal, Self
+
+from morpheus_common.contracts.base import ChainId, UtcTime, Wei
+from morpheus_common.contracts.sessions import SessionRow, SessionState
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
+
+
+class OpenRequest(BaseModel):
+    """How the session shall be. `sessionDuration` in seconds. `failover` is accepted and not passed on."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    duration: StrictInt | None = Field(None, alias="sessionDuration", ge=300)
+    direct_payment: StrictBool = Field(False, alias="directPayment")
+    failover: StrictBool = False
+
+
+class SessionShown(BaseModel):
+    """A session of the API key. Times and stake are those on chain, null while it is opening; amounts in wei."""
+
+    success: Literal[True] = True
+    message: str
+    session_id: ChainId | None
+    api_key_prefix: str
+    model: str
+    bid_id: ChainId | None
+    provider: str | None
+    stake: Wei | None
+    price_per_second: Wei | None
+    opened_at: UtcTime | None
+    expires_at: UtcTime | None
+
+    @classmethod
+    def of(cls, row: SessionRow, message: str, **more: Any) -> Self:
+        """Show a session."""
+        return cls(
+            message=message,
+            session_id=row.session_id,
+            api_key_prefix=row.key_prefix,
+            model=row.model,
+            bid_id=row.bid_id,
+            provider=row.provider,
+            stake=row.stake,
+            price_per_second=row.price_per_second,
+            opened_at=row.opened_at,
+            expires_at=row.expires_at,
+            **more,
+        )
+
+
+class AutomationWord(BaseModel):
+    """What automation decided about the session, why, and when."""
+
+    decision: str
+    reason: str
+    at: UtcTime
+
+
+class SessionNow(SessionShown):
+    """A session with what it is doing."""
+
+    state: SessionState
+    last_used_at: UtcTime | None
+    automation: AutomationWord | None
+
+    @classmethod
+    def now(cls, row: SessionRow) -> Self:
+        """Show a session as it is now."""
+        return cls.of(
+            row, f"The session is {row.state}.", state=row.state, last_used_at=row.last_used_at, automation=None
+        )
+
+
+class SessionClosed(BaseModel):
+    """The chain has confirmed it. `session_id` is null if there was nothing on chain to close."""
+
+    success: Literal[True] = True
+    message: str
+    session_id: ChainId | None
+
+
+class ClosePending(BaseModel):
+    """The wait is over, the close is not: it goes on by itself. `Location` tells how it stands."""
+
+    status: Literal["pending"] = "pending"
+    operation_id: str
+    session_id: ChainId | None
+    message: str = "The session is being closed; that goes on by itself."
