@@ -48,11 +48,10 @@ Wish = Annotated[Idempotency | None, Depends(idempotency_of)]
 def _canonical(body: bytes) -> str:
     """Return the body without what makes no difference: blanks, order of keys, an object with nothing in it."""
     try:
-        parsed = json.loads(body or b"{}")
-    except ValueError:
+        return json.dumps(json.loads(body or b"{}") or {}, sort_keys=True, separators=(",", ":"))
+    except (ValueError, RecursionError):
         # of an endpoint that reads no body
         return hashlib.sha256(body).hexdigest()
-    return json.dumps(parsed or {}, sort_keys=True, separators=(",", ":"))
 
 
 def _digest(*parts: object) -> str:

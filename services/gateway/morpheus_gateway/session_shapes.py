@@ -1,10 +1,13 @@
 """The bodies of the session endpoints, as OpenAPI tells of them."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from morpheus_common.contracts.base import ChainId, UtcTime, Wei
-from morpheus_common.contracts.sessions import SessionRow, SessionState
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
+from morpheus_common.contracts.sessions import AutomationWord, SessionRow, SessionState, Slot
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StringConstraints
+
+AnyCaseChainId = Annotated[str, StringConstraints(pattern=r"^0x[0-9a-fA-F]{64}$", to_lower=True)]
+"""`0x` and 64 hex digits, however they are written."""
 
 
 class OpenRequest(BaseModel):
@@ -50,18 +53,15 @@ class SessionShown(BaseModel):
         )
 
 
-class AutomationWord(BaseModel):
-    """What automation decided about the session, why, and when."""
-
-    decision: str
-    reason: str
-    at: UtcTime
-
-
 class SessionNow(SessionShown):
-    """A session with what it is doing."""
+    """A session with what it is doing.
+
+    `slot`: `current` takes the key's prompts, `next` will replace it, null is neither. `automation`: the decision that
+    made it the key's session; null if you did.
+    """
 
     state: SessionState
+    slot: Slot | None
     last_used_at: UtcTime | None
     automation: AutomationWord | None
 
@@ -69,7 +69,12 @@ class SessionNow(SessionShown):
     def now(cls, row: SessionRow) -> Self:
         """Show a session as it is now."""
         return cls.of(
-            row, f"The session is {row.state}.", state=row.state, last_used_at=row.last_used_at, automation=None
+            row,
+            f"The session is {row.state}.",
+            state=row.state,
+            slot=row.slot,
+            last_used_at=row.last_used_at,
+            automation=row.automation,
         )
 
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 
 from morpheus_common.bus.frames import BEAT_SECONDS, SILENCE_SECONDS
 from morpheus_common.bus.rpc import RpcClient
+from morpheus_common.clock import utc_now
 from morpheus_common.contracts.automation import PLAN_CHAT, Decision, Plan, PlanChat
 from morpheus_common.contracts.chat import AcceptFrame, AnswerHead, OwnerFrame, PromptHead
-from morpheus_common.contracts.sessions import SessionState, Slot
+from morpheus_common.contracts.sessions import AutomationWord, SessionState, Slot
 from morpheus_common.errors import ApiError
 from morpheus_common.ids import uuid7
 from morpheus_common.logs import get_logger
@@ -365,11 +366,12 @@ class Chat:
         plan = await self._rpc.call(PLAN_CHAT, PlanChat(user_id=head.user_id, key_id=head.key_id, model_id=model_id))
         if plan.decision is not Decision.OPEN or plan.duration is None:
             raise _refusal(plan, owned, model_id)
+        word = AutomationWord(decision=plan.decision, reason=plan.reason, at=utc_now())
         rests = owned is not None and owned.model_id == model_id
         if not rests:
             for parked in await self._journal.sessions_of(head.key_id, (SessionState.PARKED,)):
                 if parked.model_id == model_id and parked.reason == SWITCHED and is_usable(parked):
-                    await self._resume(parked, owned)
+                    await self._resume(parked, owned, word)
                     return
         holder = self._ownership.holder
         coming = await self._lifecycle.begin(
@@ -383,6 +385,7 @@ class Chat:
             owner=Owner(worker=holder.worker, boot=holder.boot),
             old_becomes=SessionState.PARKED,
             even_if_usable=rests,
+            automation=word,
         )
         if coming.slot is Slot.NEXT:
             # it becomes current in the transaction that settles it; the one we own then is no more
@@ -390,13 +393,16 @@ class Chat:
             if owned is not None:
                 self._ownership.forget(owned)
 
-    async def _resume(self, parked: SessionDocument, owned: OwnedSession | None) -> None:
+    async def _resume(
+        self, parked: SessionDocument, owned: OwnedSession | None, word: AutomationWord | None = None
+    ) -> None:
         holder = self._ownership.holder
         try:
             await self._journal.resume(
                 parked.id,
                 instead_of=None if owned is None else owned.id,
                 owner=Owner(worker=holder.worker, boot=holder.boot),
+                automation=word,
             )
         except SlotTaken:
             log.info("session was taken meanwhile", key_id=parked.key_id)

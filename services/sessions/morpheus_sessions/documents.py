@@ -7,12 +7,12 @@ from typing import Annotated, Any, ClassVar
 
 from beanie import Document
 from bson import Decimal128
+from morpheus_common.contracts.sessions import AutomationWord, SessionChanged, SessionRow, SessionState, Slot
 from morpheus_common.contracts.sessions import OperationKind as OperationKind  # noqa: PLC0414 - stored here, told there
-from morpheus_common.contracts.sessions import SessionChanged, SessionRow, SessionState, Slot
 from morpheus_common.ids import uuid7
 from morpheus_common.store.outbox import OutboxRow
 from pydantic import BaseModel, BeforeValidator, Field
-from pymongo import ASCENDING, IndexModel
+from pymongo import ASCENDING, DESCENDING, IndexModel
 
 
 def _decimal(value: Any) -> Any:
@@ -45,7 +45,8 @@ class SessionDocument(Document):
     """A session of one API key.
 
     `chain_session` is its id on chain, once there is one. `wanted` false: asked to close while it was still opening.
-    `seen_block`: a height at which the chain had it; `absences`: how often it did not show it five blocks later.
+    `automation`: the decision that made it its key's session. `seen_block`: a height at which the chain had it;
+    `absences`: how often it did not show it five blocks later.
     """
 
     id: str = Field(default_factory=uuid7)  # type: ignore[assignment]  # Beanie types it as an ObjectId
@@ -61,6 +62,7 @@ class SessionDocument(Document):
     operation_id: str
     wanted: bool = True
     reason: str | None = None
+    automation: AutomationWord | None = None
     router: str | None = None
     wallet: str | None = None
     chain: int | None = None
@@ -101,6 +103,7 @@ class SessionDocument(Document):
                 partialFilterExpression={"chain_session": {"$type": "string"}},
             ),
             IndexModel([("key_id", ASCENDING), ("state", ASCENDING)], name="key_state"),
+            IndexModel([("key_id", ASCENDING), ("created_at", DESCENDING)], name="key_newest"),
             IndexModel([("state", ASCENDING), ("wallet", ASCENDING), ("ends_at", ASCENDING)], name="state_wallet"),
             IndexModel([("owner.worker", ASCENDING)], name="owner"),
             IndexModel([("operation_id", ASCENDING)], name="operation"),
@@ -124,6 +127,7 @@ class SessionDocument(Document):
             opened_at=self.opened_at,
             expires_at=self.ends_at,
             last_used_at=self.last_used_at,
+            automation=self.automation,
         )
 
     def changed(self) -> SessionChanged:

@@ -8,7 +8,14 @@ from datetime import datetime
 from typing import Any
 
 from morpheus_common.clock import utc_now
-from morpheus_common.contracts.sessions import CatalogueModel, CloseSession, Idempotency, SessionState, Slot
+from morpheus_common.contracts.sessions import (
+    AutomationWord,
+    CatalogueModel,
+    CloseSession,
+    Idempotency,
+    SessionState,
+    Slot,
+)
 from morpheus_common.errors import ApiError
 from morpheus_common.ids import uuid7
 from morpheus_common.steps import Step, reached
@@ -76,9 +83,10 @@ class Intake:
         duration: int,
         owner: Owner | None,
         replaces: Replaces | None,
+        automation: AutomationWord | None = None,
         idempotency: Idempotency | None = None,
     ) -> SessionDocument:
-        """Write an open and its session.
+        """Write an open and its session. `automation`: the decision that asks for it, None if its user does.
 
         Raises `SlotTaken`, `AlreadyAsked`, and `invalid_api_key` if the key was revoked meanwhile.
         """
@@ -100,6 +108,7 @@ class Intake:
                 operation_id=operation_id,
                 bid_id=bid_id,
                 owner=owner,
+                automation=automation,
                 created_at=now,
                 updated_at=now,
             )

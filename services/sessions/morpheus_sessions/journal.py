@@ -10,7 +10,7 @@ from typing import Any
 
 from bson import Decimal128
 from morpheus_common.clock import utc_now
-from morpheus_common.contracts.sessions import SESSION_EVENTS, SessionState, Slot
+from morpheus_common.contracts.sessions import SESSION_EVENTS, AutomationWord, SessionState, Slot
 from morpheus_common.errors import ApiError
 from morpheus_common.ids import uuid7
 from morpheus_common.logs import get_logger
@@ -18,7 +18,7 @@ from morpheus_common.steps import Step, reached
 from morpheus_common.store.mongo import MongoClient
 from morpheus_common.store.outbox import OutboxRelay, stage
 from morpheus_common.store.transactions import run_transaction
-from pymongo import ASCENDING, ReturnDocument
+from pymongo import ASCENDING, DESCENDING, ReturnDocument
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import DuplicateKeyError
 
@@ -130,6 +130,15 @@ class Journal:
     async def sessions_of(self, key_id: str, states: Iterable[SessionState]) -> list[SessionDocument]:
         """Return the sessions of a key in any of `states`."""
         return await self._list_sessions({"key_id": key_id, "state": {"$in": [state.value for state in states]}})
+
+    async def newest_sessions_of(
+        self, key_id: str, states: Iterable[SessionState], *, limit: int
+    ) -> list[SessionDocument]:
+        """Return at most `limit` sessions of a key in any of `states`, newest first."""
+        cursor = SessionDocument.get_pymongo_collection().find(
+            {"key_id": key_id, "state": {"$in": [state.value for state in states]}}
+        )
+        return [_session(item) async for item in cursor.sort("created_at", DESCENDING).limit(limit)]
 
     async def sessions_on(self, wallet: str, states: Iterable[SessionState]) -> list[SessionDocument]:
         """Return the sessions on a wallet in any of `states`."""
@@ -850,9 +859,7 @@ class Journal:
 
     # moving between slots
 
-    async def park(
-        self, session_id: str, reason: str, *, chain_session: str | None = None
-    ) -> SessionDocument | None:
+    async def park(self, session_id: str, reason: str, *, chain_session: str | None = None) -> SessionDocument | None:
         """Take an active session out of its slot; it stays open on chain. None if it is not active any more, or has not
         the id on chain that the caller knew it by.
         """
@@ -871,8 +878,13 @@ class Journal:
         self._outbox.nudge()
         return parked
 
-    async def resume(self, parked_id: str, *, instead_of: str | None, owner: Owner | None) -> SessionDocument:
-        """Make a parked session its key's current one, and park the one that is. Raises `SlotTaken`."""
+    async def resume(
+        self, parked_id: str, *, instead_of: str | None, owner: Owner | None, automation: AutomationWord | None = None
+    ) -> SessionDocument:
+        """Make a parked session its key's current one, and park the one that is. Raises `SlotTaken`.
+
+        `automation`: the decision to do so, None if its user asked for it.
+        """
         now = utc_now()
 
         async def body(session: AsyncClientSession) -> SessionDocument:
@@ -884,6 +896,7 @@ class Journal:
                 "slot": Slot.CURRENT,
                 "reason": None,
                 "owner": None if owner is None else owner.model_dump(),
+                "automation": None if automation is None else automation.model_dump(),
             }
             return await self._change(parked_id, (SessionState.PARKED,), changes, "resumed", now, session)
 

@@ -5,14 +5,17 @@ from datetime import timedelta
 
 from morpheus_common.clock import utc_now
 from morpheus_common.contracts.sessions import (
+    AutomationWord,
     CloseResult,
     CloseSession,
     GetOperation,
     Idempotency,
+    ListSessions,
     OpenOutcome,
     OpenSession,
     OperationRow,
     SessionRow,
+    SessionRows,
     SessionState,
     Slot,
 )
@@ -21,6 +24,7 @@ from morpheus_common.steps import Step, reached
 
 from morpheus_sessions.catalogue import CatalogueCopy
 from morpheus_sessions.documents import (
+    LIVE_STATES,
     OperationState,
     Owner,
     Replaces,
@@ -111,12 +115,14 @@ class Lifecycle:
         owner: Owner | None = None,
         old_becomes: SessionState = SessionState.CLOSING,
         even_if_usable: bool = False,
+        automation: AutomationWord | None = None,
         idempotency: Idempotency | None = None,
     ) -> SessionDocument:
         """Return the session that serves this wish: the current one, one that is opening, or a new one now queued.
 
         `old_becomes`: what happens to a current session that does not fit, once the new one is on chain.
-        `even_if_usable`: open another although the current one fits (it is quarantined).
+        `even_if_usable`: open another although the current one fits (it is quarantined). `automation`: the decision that
+        asks for it, None if its user does.
         """
         model = self._catalogue.model(model_id)
         for _ in range(TRIES):
@@ -150,6 +156,7 @@ class Lifecycle:
                     duration=duration,
                     owner=owner,
                     replaces=replaces,
+                    automation=automation,
                     idempotency=idempotency,
                 )
             except SlotTaken:
@@ -200,6 +207,12 @@ class Lifecycle:
         if session is None or (session.state is SessionState.ACTIVE and not is_usable(session, at_least=0)):
             return None
         return session.row()
+
+    async def list(self, question: ListSessions) -> SessionRows:
+        """Return the sessions of a key, newest first."""
+        states = SessionState if question.ended else LIVE_STATES
+        found = await self._journal.newest_sessions_of(question.key_id, states, limit=question.limit)
+        return SessionRows(sessions=[session.row() for session in found])
 
     async def _come_to(self, operation_id: str, wait: float, *, replayed: bool) -> OpenOutcome:
         operation = await self._journal.ended(operation_id, wait=wait)

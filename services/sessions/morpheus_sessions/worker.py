@@ -22,7 +22,9 @@ from morpheus_common.contracts.sessions import (
     CLOSE_SESSION,
     GET_OPERATION,
     GET_SESSION,
+    LIST_SESSIONS,
     OPEN_SESSION,
+    QUOTE_SESSION,
     Catalogue,
     CatalogueQuestion,
     CloseResult,
@@ -30,9 +32,13 @@ from morpheus_common.contracts.sessions import (
     CurrentSession,
     GetOperation,
     GetSession,
+    ListSessions,
     OpenOutcome,
     OpenSession,
     OperationRow,
+    QuoteSession,
+    SessionQuote,
+    SessionRows,
 )
 from morpheus_common.logs import get_logger
 from morpheus_common.service import background
@@ -55,6 +61,7 @@ from morpheus_sessions.lifecycle import Lifecycle
 from morpheus_sessions.operator import Operator
 from morpheus_sessions.operator_rpc import subscribe_operator
 from morpheus_sessions.ownership import Ownership
+from morpheus_sessions.quotes import Quotes
 from morpheus_sessions.release import Release
 from morpheus_sessions.router import Router
 from morpheus_sessions.router_watch import RouterWatch
@@ -74,6 +81,7 @@ class Parts:
 
     catalogue: CatalogueCopy
     lifecycle: Lifecycle
+    quotes: Quotes
     chat: Chat
     release: Release
     journal: Journal
@@ -100,6 +108,14 @@ def subscribe_rpc(broker: NatsBroker, parts: Parts) -> None:
     @broker.subscriber(GET_SESSION.subject, queue=User.SESSIONS, max_workers=RPC_WORKERS)
     async def get_session(question: GetSession) -> CurrentSession:
         return CurrentSession(session=await parts.lifecycle.current(question.key_id))
+
+    @broker.subscriber(LIST_SESSIONS.subject, queue=User.SESSIONS, max_workers=RPC_WORKERS)
+    async def list_sessions(question: ListSessions) -> SessionRows:
+        return await parts.lifecycle.list(question)
+
+    @broker.subscriber(QUOTE_SESSION.subject, queue=User.SESSIONS, max_workers=RPC_WORKERS)
+    async def quote_session(question: QuoteSession) -> SessionQuote:
+        return await parts.quotes.quote(question)
 
     @broker.subscriber(GET_OPERATION.subject, queue=User.SESSIONS, max_workers=RPC_WORKERS)
     async def get_operation(question: GetOperation) -> OperationRow:
@@ -185,6 +201,7 @@ async def serve(settings: SessionsSettings) -> AsyncIterator[Parts]:
         parts = Parts(
             catalogue=catalogue,
             lifecycle=lifecycle,
+            quotes=Quotes(list(routers.values()), journal, catalogue),
             chat=chat,
             release=release,
             journal=journal,

@@ -2,20 +2,30 @@
 
 import asyncio
 
+import pytest
 from morpheus_common.contracts.sessions import (
     CLOSE_SESSION,
     GET_OPERATION,
+    LIST_SESSIONS,
     OPEN_SESSION,
+    QUOTE_SESSION,
+    AutomationWord,
     CloseResult,
     CloseSession,
     Failure,
     GetOperation,
     Idempotency,
+    ListSessions,
     OpenOutcome,
     OpenSession,
     OperationKind,
     OperationProgress,
     OperationRow,
+    QuoteSession,
+    SessionQuote,
+    SessionRows,
+    SessionState,
+    Slot,
 )
 from morpheus_common.errors import ApiError
 from morpheus_devstack.waiting import poll
@@ -197,6 +207,88 @@ async def test_the_current_session_is_shown_or_null(house: House) -> None:
     assert (shown["session_id"], shown["state"], shown["last_used_at"]) == (SESSION_ID, "active", None)
 
 
+async def test_the_list_shows_each_session_with_what_it_is_doing(house: House) -> None:
+    assert (await house.http.post(OPEN, headers=house.by_key)).status_code == 200
+    row = house.sessions.session
+    assert row is not None
+    word = AutomationWord(decision="open", reason="automation_on", at=LONG_AGO)
+    opening = row.model_copy(
+        update={"state": SessionState.OPENING, "slot": Slot.NEXT, "session_id": None, "automation": word}
+    )
+
+    async def rows(_: ListSessions) -> SessionRows:
+        return SessionRows(sessions=[opening, row])
+
+    await house.sessions.answer(LIST_SESSIONS, rows)
+    response = await house.http.get("/api/v1/session/list", headers=house.by_key)
+    assert response.status_code == 200
+    first, second = response.json()
+    assert (first["state"], first["slot"], first["session_id"]) == ("opening", "next", None)
+    assert first["automation"] == {"decision": "open", "reason": "automation_on", "at": "2026-01-02T03:04:05.000Z"}
+    assert (second["state"], second["slot"], second["automation"]) == ("active", "current", None)
+    assert second == (await house.http.get("/api/v1/session", headers=house.by_key)).json()
+    await house.http.get("/api/v1/session/list?limit=2&ended=true", headers=house.by_key)
+    assert [(asked.limit, asked.ended) for asked in house.sessions.asked["list"]] == [(50, False), (2, True)]
+    for limit in (0, 101):
+        refused = await house.http.get(f"/api/v1/session/list?limit={limit}", headers=house.by_key)
+        assert refused.status_code == 422
+
+
+async def test_a_quote_tells_stake_and_cost_as_strings_of_wei(house: House) -> None:
+    async def quote(question: QuoteSession) -> SessionQuote:
+        return SessionQuote(
+            model_id=question.model_id or chain_id(1),
+            bid_id=question.bid_id or chain_id(77),
+            provider="0x" + "0b" * 20,
+            price_per_second=10**10,
+            duration=question.duration,
+            cost=10**10 * question.duration,
+            stake=317 * 10**10 * question.duration,
+            affordable=True,
+        )
+
+    await house.sessions.answer(QUOTE_SESSION, quote)
+    path = "/api/v1/session/quote"
+    response = await house.http.get(f"{path}?model_id=mistral-small&duration=7200", headers=house.by_key)
+    assert response.status_code == 200
+    assert response.json() == {
+        "model_id": chain_id(2),
+        "bid_id": chain_id(77),
+        "provider": "0x" + "0b" * 20,
+        "price_per_second": "10000000000",
+        "duration": 7200,
+        "cost": "72000000000000",
+        "stake": "22824000000000000",
+        "affordable": True,
+    }
+    by_bid = await house.http.get(f"{path}?bid_id=0x{'AB' * 32}", headers=house.by_key)
+    assert (by_bid.json()["bid_id"], by_bid.json()["duration"]) == ("0x" + "ab" * 32, 3600)
+
+
+QUOTES_REFUSED = [
+    ("", 422, "validation_error"),
+    (f"?model_id=mistral-small&bid_id={chain_id(5)}", 422, "validation_error"),
+    ("?bid_id=0x12", 422, "validation_error"),
+    ("?model_id=mistral-small&duration=299", 422, "validation_error"),
+    ("?model_id=mistral-small&duration=86401", 422, "validation_error"),
+    ("?model_id=mistral-small&duration=1h", 422, "validation_error"),
+    ("?model_id=mistral", 404, "model_not_found"),
+]
+
+
+@pytest.mark.parametrize(("query", "status", "code"), QUOTES_REFUSED)
+async def test_a_quote_that_makes_no_sense_is_refused(house: House, query: str, status: int, code: str) -> None:
+    response = await house.http.get(f"/api/v1/session/quote{query}", headers=house.by_key)
+    assert (response.status_code, response.json()["error"]["code"]) == (status, code)
+
+
+async def test_a_key_limited_to_models_is_quoted_no_other(house: House) -> None:
+    house.key = house.auth.add_key(allowed_models=[chain_id(1)])
+    for query in ("model_id=mistral-small", f"bid_id={chain_id(5)}"):
+        response = await house.http.get(f"/api/v1/session/quote?{query}", headers=house.by_key)
+        assert (response.status_code, response.json()["error"]["code"]) == (403, "model_not_allowed")
+
+
 async def test_a_bid_id_may_be_written_in_capitals(house: House) -> None:
     path = f"/api/v1/session/bidsession?bid_id=0x{'AB' * 32}"
     assert (await house.http.post(path, headers=house.by_key)).status_code == 200
@@ -247,6 +339,15 @@ async def test_an_unusable_idempotency_key_is_refused(house: House) -> None:
     twice = [*house.by_key.items(), ("Idempotency-Key", "a"), ("Idempotency-Key", "b")]
     assert (await house.http.post(OPEN, headers=twice)).status_code == 422
     assert house.sessions.asked["open"] == []
+
+
+async def test_a_body_nested_beyond_all_reason_is_no_trouble(house: House) -> None:
+    headers = house.by_key | {"Idempotency-Key": "a", "Content-Type": "application/json"}
+    deep = b"[" * 30_000 + b"]" * 30_000
+    closed = await house.http.post("/api/v1/session/closesession", headers=headers, content=deep)
+    assert closed.status_code == 200
+    opened = await house.http.post(OPEN, headers=headers, content=deep)
+    assert (opened.status_code, opened.json()["error"]["code"]) == (400, "invalid_json")
 
 
 async def test_a_repeat_says_that_it_is_one_in_success_and_in_failure(house: House) -> None:

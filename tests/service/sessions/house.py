@@ -28,16 +28,21 @@ from morpheus_common.contracts.sessions import (
     CLOSE_SESSION,
     GET_OPERATION,
     GET_SESSION,
+    LIST_SESSIONS,
     OPEN_SESSION,
+    QUOTE_SESSION,
     CatalogueModel,
     CatalogueQuestion,
     CloseResult,
     CloseSession,
     GetOperation,
     GetSession,
+    ListSessions,
     OpenOutcome,
     OpenSession,
     OperationRow,
+    QuoteSession,
+    SessionQuote,
     SessionRow,
 )
 from morpheus_common.errors import ApiError
@@ -165,6 +170,10 @@ class Simulator:
 
     async def advance(self, seconds: float) -> None:
         await self._router.post("/sim/advance", {"seconds": seconds})
+
+    async def config(self) -> Any:
+        """What the router says of its contracts."""
+        return (await self._router.get("/config"))["Config"]
 
     async def close(self, session_id: str) -> None:
         """Close a session past the gateway, as the wallet's owner could."""
@@ -374,6 +383,15 @@ class Gateway:
 
     async def current(self, key: str = "k1") -> SessionRow | None:
         return (await self.rpc.call(GET_SESSION, GetSession(key_id=key))).session
+
+    async def list(self, key: str = "k1", *, limit: int = 50, ended: bool = False) -> list[SessionRow]:
+        question = ListSessions(key_id=key, limit=limit, ended=ended)
+        return (await self.rpc.call(LIST_SESSIONS, question)).sessions
+
+    async def quote(self, *, duration: int = 3600, **wish: Any) -> SessionQuote:
+        if "bid_id" not in wish:
+            wish.setdefault("model_id", self.model())
+        return await self.rpc.call(QUOTE_SESSION, QuoteSession(duration=duration, **wish))
 
     @contextlib.contextmanager
     def _prompting(self, text: str, key: str, stream: bool, wish: dict[str, Any]) -> Any:

@@ -110,8 +110,19 @@ class OpenSession(Message):
     idempotency: Idempotency | None = None
 
 
+class AutomationWord(Message):
+    """What automation decided about a session, why, and when."""
+
+    decision: str
+    reason: str
+    at: UtcTime
+
+
 class SessionRow(Message):
-    """A session as its owner sees it. Times and stake as on chain; None while it is opening."""
+    """A session as its owner sees it. Times and stake as on chain; None while it is opening.
+
+    `automation`: the decision that made it its key's session; None if its user did.
+    """
 
     operation_id: str
     state: SessionState
@@ -127,6 +138,7 @@ class SessionRow(Message):
     opened_at: UtcTime | None
     expires_at: UtcTime | None
     last_used_at: UtcTime | None
+    automation: AutomationWord | None = None
 
 
 class OpenOutcome(Message):
@@ -151,6 +163,45 @@ class GetSession(Message):
     """Ask for a key's current session."""
 
     key_id: str
+
+
+class ListSessions(Message):
+    """Ask for the sessions of a key, newest first: those with stake at risk, or those that ended too."""
+
+    key_id: str
+    limit: int = Field(ge=1, le=100)
+    ended: bool = False
+
+
+class SessionRows(Message):
+    """Sessions of one key, newest first."""
+
+    sessions: list[SessionRow]
+
+
+class QuoteSession(Message):
+    """Ask what a session by model or by bid (exactly one) would take. `duration` in seconds."""
+
+    model_id: ChainId | None = None
+    bid_id: ChainId | None = None
+    duration: int = Field(ge=300)
+
+
+class SessionQuote(Message):
+    """What a session on a bid would take now, amounts in wei.
+
+    `duration`: the seconds the chain would be asked for. `cost` is `price_per_second * duration`, `stake` what would be
+    locked for it: `cost * supply / budget`, rounded up. `affordable`: one of the gateway's wallets holds that much.
+    """
+
+    model_id: ChainId
+    bid_id: ChainId
+    provider: str
+    price_per_second: Wei
+    duration: int
+    cost: Wei
+    stake: Wei
+    affordable: bool
 
 
 class CloseSession(Message):
@@ -239,6 +290,9 @@ CATALOGUE = REGISTRY.rpc(User.SESSIONS, "catalogue", CatalogueQuestion, Catalogu
 OPEN_SESSION = REGISTRY.rpc(User.SESSIONS, "open", OpenSession, OpenOutcome, callers=GATEWAY_ONLY, timeout=105.0)
 CLOSE_SESSION = REGISTRY.rpc(User.SESSIONS, "close", CloseSession, CloseResult, callers=GATEWAY_ONLY, timeout=35.0)
 GET_SESSION = REGISTRY.rpc(User.SESSIONS, "get_current", GetSession, CurrentSession, callers=GATEWAY_ONLY)
+LIST_SESSIONS = REGISTRY.rpc(User.SESSIONS, "list", ListSessions, SessionRows, callers=GATEWAY_ONLY)
+# four reads of the router, one after the other where one needs the other
+QUOTE_SESSION = REGISTRY.rpc(User.SESSIONS, "quote", QuoteSession, SessionQuote, callers=GATEWAY_ONLY, timeout=20.0)
 GET_OPERATION = REGISTRY.rpc(User.SESSIONS, "get_operation", GetOperation, OperationRow, callers=GATEWAY_ONLY)
 
 _DESCRIPTIONS = {

@@ -1,13 +1,26 @@
-"""Looking at the sessions of an API key, and at what is done to them on chain."""
+"""Looking at the sessions of an API key, at what one would take, and at what is done to them on chain."""
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path
-from morpheus_common.contracts.sessions import GET_OPERATION, GET_SESSION, GetOperation, GetSession, OperationRow
+from fastapi import APIRouter, Path, Query
+from morpheus_common.contracts.sessions import (
+    GET_OPERATION,
+    GET_SESSION,
+    LIST_SESSIONS,
+    QUOTE_SESSION,
+    GetOperation,
+    GetSession,
+    ListSessions,
+    OperationRow,
+    QuoteSession,
+    SessionQuote,
+)
+from morpheus_common.errors import ApiError
 
 from morpheus_gateway.context import ContextOf
 from morpheus_gateway.principal import SessionsCaller, key_of
-from morpheus_gateway.session_shapes import SessionNow
+from morpheus_gateway.session_shapes import AnyCaseChainId, SessionNow
+from morpheus_gateway.session_wishes import check_bids_allowed, duration_within, model_for
 
 router = APIRouter(prefix="/api/v1/session", tags=["session"])
 
@@ -17,6 +30,42 @@ async def current(caller: SessionsCaller, context: ContextOf) -> SessionNow | No
     """The key's current session, null if it has none."""
     answer = await context.rpc.call(GET_SESSION, GetSession(key_id=key_of(caller)[0]))
     return None if answer.session is None else SessionNow.now(answer.session)
+
+
+@router.get("/list")
+async def all_sessions(
+    caller: SessionsCaller,
+    context: ContextOf,
+    limit: Annotated[int, Query(ge=1, le=100)] = 50,
+    ended: Annotated[bool, Query(description="closed, failed and abandoned ones too")] = False,
+) -> list[SessionNow]:
+    """The key's sessions, newest first: opening, active, parked and closing; with `ended=true` all there were."""
+    question = ListSessions(key_id=key_of(caller)[0], limit=limit, ended=ended)
+    answer = await context.rpc.call(LIST_SESSIONS, question)
+    return [SessionNow.now(row) for row in answer.sessions]
+
+
+@router.get("/quote")
+async def quote(
+    caller: SessionsCaller,
+    context: ContextOf,
+    model_id: Annotated[str | None, Query(min_length=1, max_length=256, description="name or chain id")] = None,
+    bid_id: AnyCaseChainId | None = None,
+    duration: Annotated[int | None, Query(ge=300, description="seconds")] = None,
+) -> SessionQuote:
+    """What a session would cost and how much MOR it would lock. `stake` is cost × supply ÷ budget of the chain's day.
+
+    An open locks up to 2·10⁹ wei more, which tell our sessions from others'. Nothing is reserved by asking.
+    """
+    if (model_id is None) == (bid_id is None):
+        raise ApiError("validation_error", "Name either model_id or bid_id.", param="model_id")
+    seconds = duration_within(context.settings, duration, param="duration")
+    if model_id is not None:
+        question = QuoteSession(model_id=model_for(context, caller, model_id), duration=seconds)
+    else:
+        check_bids_allowed(caller)
+        question = QuoteSession(bid_id=bid_id, duration=seconds)
+    return await context.rpc.call(QUOTE_SESSION, question)
 
 
 @router.get("/operations/{operation_id}")

@@ -23,11 +23,10 @@ from morpheus_gateway.context import Context, ContextOf
 from morpheus_gateway.errors import REPLAYED_HEADER, OperationFailed, operation_path
 from morpheus_gateway.idempotency import Wish
 from morpheus_gateway.principal import SessionsCaller, key_of
-from morpheus_gateway.session_shapes import ClosePending, OpenRequest, SessionClosed, SessionShown
+from morpheus_gateway.session_shapes import AnyCaseChainId, ClosePending, OpenRequest, SessionClosed, SessionShown
+from morpheus_gateway.session_wishes import check_bids_allowed, duration_within, model_for
 
 router = APIRouter(prefix="/api/v1/session", tags=["session"])
-
-AnyCaseChainId = Annotated[str, Query(pattern=r"^0x[0-9a-fA-F]{64}$")]
 
 _REPLAYED: dict[str, Any] = {
     REPLAYED_HEADER: {
@@ -56,10 +55,7 @@ async def open_by_model(
     body: OpenRequest | None = None,
 ) -> SessionShown:
     """Open a session with the best provider of a model (name or chain id), or answer the one that is open."""
-    model = context.catalogue.models.find(model_id)
-    if caller.allowed_models is not None and model.id not in caller.allowed_models:
-        raise ApiError("model_not_allowed", param="model_id")
-    command = _command(context, caller, body, wish, model_id=model.id)
+    command = _command(context, caller, body, wish, model_id=model_for(context, caller, model_id))
     return await _open(request, response, context, command)
 
 
@@ -74,9 +70,8 @@ async def open_by_bid(
     body: OpenRequest | None = None,
 ) -> SessionShown:
     """Open a session on one bid."""
-    if caller.allowed_models is not None:
-        raise ApiError("model_not_allowed", "This API key is limited to certain models: open its sessions by model.")
-    command = _command(context, caller, body, wish, bid_id=bid_id.lower())
+    check_bids_allowed(caller)
+    command = _command(context, caller, body, wish, bid_id=bid_id)
     return await _open(request, response, context, command)
 
 
@@ -124,14 +119,7 @@ def _command(
     bid_id: str | None = None,
 ) -> OpenSession:
     asked = body or OpenRequest()
-    settings = context.settings
-    duration = asked.duration or settings.session_duration
-    if duration > settings.session_duration_limit:
-        raise ApiError(
-            "validation_error",
-            f"sessionDuration can be {settings.session_duration_limit} seconds at most.",
-            param="sessionDuration",
-        )
+    duration = duration_within(context.settings, asked.duration, param="sessionDuration")
     if asked.direct_payment:
         raise ApiError("direct_payment_unsupported", param="directPayment")
     key_id, key_prefix = key_of(caller)
@@ -144,7 +132,7 @@ def _command(
         model_id=model_id,
         bid_id=bid_id,
         duration=duration,
-        wait=settings.open_wait,
+        wait=context.settings.open_wait,
         idempotency=wish,
     )
 
