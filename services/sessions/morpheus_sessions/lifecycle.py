@@ -10,12 +10,12 @@ from morpheus_common.contracts.sessions import (
     CloseSession,
     GetOperation,
     Idempotency,
-    ListSessions,
+    KeySessions,
+    ListKeySessions,
     OpenOutcome,
     OpenSession,
     OperationRow,
     SessionRow,
-    SessionRows,
     SessionState,
     Slot,
 )
@@ -208,11 +208,11 @@ class Lifecycle:
             return None
         return session.row()
 
-    async def list(self, question: ListSessions) -> SessionRows:
+    async def list(self, question: ListKeySessions) -> KeySessions:
         """Return the sessions of a key, newest first."""
         states = SessionState if question.ended else LIVE_STATES
         found = await self._journal.newest_sessions_of(question.key_id, states, limit=question.limit)
-        return SessionRows(sessions=[session.row() for session in found])
+        return KeySessions(sessions=[session.row() for session in found])
 
     async def _come_to(self, operation_id: str, wait: float, *, replayed: bool) -> OpenOutcome:
         operation = await self._journal.ended(operation_id, wait=wait)

@@ -32,13 +32,13 @@ from morpheus_common.contracts.sessions import (
     CurrentSession,
     GetOperation,
     GetSession,
-    ListSessions,
+    KeySessions,
+    ListKeySessions,
     OpenOutcome,
     OpenSession,
     OperationRow,
     QuoteSession,
     SessionQuote,
-    SessionRows,
 )
 from morpheus_common.logs import get_logger
 from morpheus_common.service import background
@@ -110,7 +110,7 @@ def subscribe_rpc(broker: NatsBroker, parts: Parts) -> None:
         return CurrentSession(session=await parts.lifecycle.current(question.key_id))
 
     @broker.subscriber(LIST_SESSIONS.subject, queue=User.SESSIONS, max_workers=RPC_WORKERS)
-    async def list_sessions(question: ListSessions) -> SessionRows:
+    async def list_sessions(question: ListKeySessions) -> KeySessions:
         return await parts.lifecycle.list(question)
 
     @broker.subscriber(QUOTE_SESSION.subject, queue=User.SESSIONS, max_workers=RPC_WORKERS)

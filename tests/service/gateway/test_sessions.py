@@ -15,7 +15,8 @@ from morpheus_common.contracts.sessions import (
     Failure,
     GetOperation,
     Idempotency,
-    ListSessions,
+    KeySessions,
+    ListKeySessions,
     OpenOutcome,
     OpenSession,
     OperationKind,
@@ -23,7 +24,6 @@ from morpheus_common.contracts.sessions import (
     OperationRow,
     QuoteSession,
     SessionQuote,
-    SessionRows,
     SessionState,
     Slot,
 )
@@ -216,8 +216,8 @@ async def test_the_list_shows_each_session_with_what_it_is_doing(house: House) -
         update={"state": SessionState.OPENING, "slot": Slot.NEXT, "session_id": None, "automation": word}
     )
 
-    async def rows(_: ListSessions) -> SessionRows:
-        return SessionRows(sessions=[opening, row])
+    async def rows(_: ListKeySessions) -> KeySessions:
+        return KeySessions(sessions=[opening, row])
 
     await house.sessions.answer(LIST_SESSIONS, rows)
     response = await house.http.get("/api/v1/session/list", headers=house.by_key)

@@ -37,7 +37,7 @@ from morpheus_common.contracts.sessions import (
     CloseSession,
     GetOperation,
     GetSession,
-    ListSessions,
+    ListKeySessions,
     OpenOutcome,
     OpenSession,
     OperationRow,
@@ -385,7 +385,7 @@ class Gateway:
         return (await self.rpc.call(GET_SESSION, GetSession(key_id=key))).session
 
     async def list(self, key: str = "k1", *, limit: int = 50, ended: bool = False) -> list[SessionRow]:
-        question = ListSessions(key_id=key, limit=limit, ended=ended)
+        question = ListKeySessions(key_id=key, limit=limit, ended=ended)
         return (await self.rpc.call(LIST_SESSIONS, question)).sessions
 
     async def quote(self, *, duration: int = 3600, **wish: Any) -> SessionQuote:

@@ -165,7 +165,7 @@ class GetSession(Message):
     key_id: str
 
 
-class ListSessions(Message):
+class ListKeySessions(Message):
     """Ask for the sessions of a key, newest first: those with stake at risk, or those that ended too."""
 
     key_id: str
@@ -173,7 +173,7 @@ class ListSessions(Message):
     ended: bool = False
 
 
-class SessionRows(Message):
+class KeySessions(Message):
     """Sessions of one key, newest first."""
 
     sessions: list[SessionRow]
@@ -290,7 +290,7 @@ CATALOGUE = REGISTRY.rpc(User.SESSIONS, "catalogue", CatalogueQuestion, Catalogu
 OPEN_SESSION = REGISTRY.rpc(User.SESSIONS, "open", OpenSession, OpenOutcome, callers=GATEWAY_ONLY, timeout=105.0)
 CLOSE_SESSION = REGISTRY.rpc(User.SESSIONS, "close", CloseSession, CloseResult, callers=GATEWAY_ONLY, timeout=35.0)
 GET_SESSION = REGISTRY.rpc(User.SESSIONS, "get_current", GetSession, CurrentSession, callers=GATEWAY_ONLY)
-LIST_SESSIONS = REGISTRY.rpc(User.SESSIONS, "list", ListSessions, SessionRows, callers=GATEWAY_ONLY)
+LIST_SESSIONS = REGISTRY.rpc(User.SESSIONS, "list", ListKeySessions, KeySessions, callers=GATEWAY_ONLY)
 # four reads of the router, one after the other where one needs the other
 QUOTE_SESSION = REGISTRY.rpc(User.SESSIONS, "quote", QuoteSession, SessionQuote, callers=GATEWAY_ONLY, timeout=20.0)
 GET_OPERATION = REGISTRY.rpc(User.SESSIONS, "get_operation", GetOperation, OperationRow, callers=GATEWAY_ONLY)

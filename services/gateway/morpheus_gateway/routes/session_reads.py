@@ -10,7 +10,7 @@ from morpheus_common.contracts.sessions import (
     QUOTE_SESSION,
     GetOperation,
     GetSession,
-    ListSessions,
+    ListKeySessions,
     OperationRow,
     QuoteSession,
     SessionQuote,
@@ -40,7 +40,7 @@ async def all_sessions(
     ended: Annotated[bool, Query(description="closed, failed and abandoned ones too")] = False,
 ) -> list[SessionNow]:
     """The key's sessions, newest first: opening, active, parked and closing; with `ended=true` all there were."""
-    question = ListSessions(key_id=key_of(caller)[0], limit=limit, ended=ended)
+    question = ListKeySessions(key_id=key_of(caller)[0], limit=limit, ended=ended)
     answer = await context.rpc.call(LIST_SESSIONS, question)
     return [SessionNow.now(row) for row in answer.sessions]
 
