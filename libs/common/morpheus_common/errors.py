@@ -83,6 +83,7 @@ _KINDS = (
     ErrorKind("model_not_allowed", 403, "permission_error", False, "This API key may not use that model."),
     ErrorKind("key_limit_reached", 403, "permission_error", False, "You have as many active API keys as are allowed."),
     # 429: later
+    ErrorKind("rate_limit_exceeded", 429, "requests", True, "Too many requests. Wait as long as Retry-After says."),
     ErrorKind(
         "session_busy",
         429,

@@ -66,22 +66,29 @@ class PromptResponse(Response):
 
     async def _send_json(self, passage: Passage, send: Send) -> None:
         """Collect the object and send it whole: a status that went out could not be taken back."""
-        await passage.start()
-        pieces: list[bytes] = []
-        size = 0
-        head: AnswerHead | None = None
-        while (frame := await passage.read(_FOREVER)) is not None and frame.kind is Kind.DATA:
-            head = head or _head_of(frame)
-            pieces.append(frame.data)
-            size += len(frame.data)
-            if size > self._json_limit:
-                raise AnswerFailed("provider_error", "The provider's answer is too large.", should_retry=False)
-            await passage.handed_over(len(frame.data))
-        if not pieces:
-            raise AnswerFailed("provider_error")
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(size).encode()), *_origin(head)]
+        body, head = await whole_answer(passage, self._json_limit)
+        length = str(len(body)).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", length), *_origin(head)]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": b"".join(pieces)})
+        await send({"type": "http.response.body", "body": body})
+
+
+async def whole_answer(passage: Passage, limit: int) -> tuple[bytes, AnswerHead | None]:
+    """Run a prompt and return all of its answer, and who gave it. `limit` in bytes. Raises `ApiError`."""
+    await passage.start()
+    pieces: list[bytes] = []
+    size = 0
+    head: AnswerHead | None = None
+    while (frame := await passage.read(_FOREVER)) is not None and frame.kind is Kind.DATA:
+        head = head or _head_of(frame)
+        pieces.append(frame.data)
+        size += len(frame.data)
+        if size > limit:
+            raise AnswerFailed("provider_error", "The provider's answer is too large.", should_retry=False)
+        await passage.handed_over(len(frame.data))
+    if not pieces:
+        raise AnswerFailed("provider_error")
+    return b"".join(pieces), head
 
 
 class _Stream:

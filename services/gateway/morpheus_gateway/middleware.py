@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from morpheus_gateway.client_watch import ClientGone
 from morpheus_gateway.errors import error_response, is_openai_route
+from morpheus_gateway.limits import Standing
 
 log = get_logger(__name__)
 
@@ -67,6 +68,9 @@ class RequestScope:
                 headers["X-Content-Type-Options"] = "nosniff"
                 headers["Referrer-Policy"] = "no-referrer"
                 headers.setdefault("Cache-Control", "no-store")
+                standing = scope["state"].get("standing")
+                if isinstance(standing, Standing):
+                    headers.update(standing.headers())
             await send(message)
 
         try:

@@ -3,6 +3,7 @@
 from typing import Annotated, Any, Literal, Self
 
 from morpheus_common.contracts.base import ChainId, UtcTime, Wei
+from morpheus_common.contracts.chat import PingStatus
 from morpheus_common.contracts.sessions import AutomationWord, SessionRow, SessionState, Slot
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StringConstraints
 
@@ -76,6 +77,16 @@ class SessionNow(SessionShown):
             last_used_at=row.last_used_at,
             automation=row.automation,
         )
+
+
+class SessionPinged(BaseModel):
+    """Whether the key's session answers. `latency_ms`: until the first token, null if it was not asked or is not alive."""
+
+    status: PingStatus
+    success: bool
+    message: str
+    session_id: ChainId | None
+    latency_ms: int | None
 
 
 class SessionClosed(BaseModel):

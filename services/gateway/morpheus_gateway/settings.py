@@ -26,4 +26,5 @@ class GatewaySettings(CommonSettings):
     slow_client: float = Field(60.0, gt=0, description="a client that takes no byte for so long is cut off")
     session_duration: int = Field(3_600, ge=300, description="duration of a session that names none")
     session_duration_limit: int = Field(86_400, ge=300, description="longest session a user may ask for")
+    pings_per_minute: int = Field(6, ge=1, description="pings of one API key in a minute, per gateway")
     json_answer_limit: int = Field(64 * 1024 * 1024, gt=0, description="largest answer in JSON mode")

@@ -13,7 +13,7 @@ from morpheus_common.bus.frames import BEAT_SECONDS, SILENCE_SECONDS
 from morpheus_common.bus.rpc import RpcClient
 from morpheus_common.clock import utc_now
 from morpheus_common.contracts.automation import PLAN_CHAT, Decision, Plan, PlanChat
-from morpheus_common.contracts.chat import AcceptFrame, AnswerHead, OwnerFrame, PromptHead
+from morpheus_common.contracts.chat import AcceptFrame, AnswerHead, OwnerFrame, PingAnswer, PingStatus, PromptHead
 from morpheus_common.contracts.sessions import AutomationWord, SessionState, Slot
 from morpheus_common.errors import ApiError
 from morpheus_common.ids import uuid7
@@ -30,6 +30,7 @@ from morpheus_sessions.journal import SWITCHED, Journal, SlotTaken
 from morpheus_sessions.lifecycle import USABLE_SECONDS, Lifecycle, is_usable
 from morpheus_sessions.operations import outcome
 from morpheus_sessions.ownership import OwnedElsewhere, OwnedSession, Ownership
+from morpheus_sessions.pinging import Pinging
 from morpheus_sessions.prompts import Prompt
 from morpheus_sessions.router import Router
 from morpheus_sessions.settings import SessionsSettings
@@ -82,6 +83,7 @@ class Chat:
         heartbeat: Heartbeat,
         journal: Journal,
         lifecycle: Lifecycle,
+        pinging: Pinging,
         routers: Mapping[str, Router],
         settings: SessionsSettings,
     ) -> None:
@@ -91,11 +93,13 @@ class Chat:
         self._heartbeat = heartbeat
         self._journal = journal
         self._lifecycle = lifecycle
+        self._pinging = pinging
         self._routers = routers
         self._settings = settings
         self._limits = TimeLimits(settings.first_byte_timeout, settings.chunk_timeout, settings.answer_timeout)
         self._prompts: dict[str, Prompt] = {}
         self._lines: dict[str, Line] = {}
+        self._pings: dict[str, asyncio.Task[PingAnswer]] = {}
         self._body_bytes = 0
         self.draining = False
 
@@ -211,6 +215,9 @@ class Chat:
         await prompt.accept(AcceptFrame(worker=self._ownership.holder.worker))
         if not await self._is_complete(prompt):
             return
+        if prompt.head.ping:
+            await self._answer_ping(prompt)
+            return
         async with self._turn(key_id) as line:
             await self._with_turn(prompt, line)
 
@@ -285,6 +292,55 @@ class Chat:
                 else:
                     self._ownership.mark_free(owned)
             return
+
+    # pings
+
+    async def _answer_ping(self, prompt: Prompt) -> None:
+        """Tell how the key's session is. Pings that come together are one."""
+        key_id = prompt.head.key_id
+        asking = self._pings.get(key_id)
+        if asking is None:
+            asking = self._pings[key_id] = asyncio.create_task(self._ping(prompt.head))
+            asking.add_done_callback(lambda _: self._pings.pop(key_id))
+        # as a prompt in JSON mode: it runs to its end at the router whether its client waits or not
+        prompt.interruptible = False
+        try:
+            answer = await asyncio.shield(asking)
+        finally:
+            prompt.interruptible = True
+        if prompt.gone:
+            raise asyncio.CancelledError
+        await prompt.send(answer.model_dump_json().encode())
+        await prompt.end()
+
+    async def _ping(self, head: PromptHead) -> PingAnswer:
+        busy = self._lines.get(head.key_id)
+        owned = self._ownership.owned(head.key_id)
+        if busy is not None and owned is not None and busy.running == owned.id:
+            return PingAnswer(status=PingStatus.ALIVE, session_id=owned.chain_session)
+        async with self._turn(head.key_id) as line:
+            owned = await self._owned_now(head.key_id)
+            if owned is not None and owned.state is SessionState.OPENING:
+                # what we know of it may be old
+                self._ownership.forget(owned)
+                owned = await self._owned_now(head.key_id)
+            if owned is None:
+                return await self._pinging.without_session(head.key_id)
+            if owned.state is SessionState.OPENING:
+                self._ownership.forget(owned)
+                raise ApiError("session_opening", retry_after=5)
+            if owned.time_left() < USABLE_SECONDS:
+                self._ownership.forget(owned)
+                await self._journal.park(owned.id, "expired")
+                return PingAnswer(status=PingStatus.EXPIRED, session_id=owned.chain_session)
+            if owned.rest_left() > 0:
+                # a prompt whose end nobody saw may still run
+                return PingAnswer(status=PingStatus.ALIVE, session_id=owned.chain_session)
+            line.running = owned.id
+            try:
+                return await self._pinging.ask(owned, head.attempt)
+            finally:
+                line.running = None
 
     # the session of a prompt
 

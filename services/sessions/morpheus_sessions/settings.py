@@ -56,6 +56,9 @@ class SessionsSettings(StoreSettings):
     first_byte_timeout: float = Field(120.0, gt=0, description="limit of a provider's first byte")
     chunk_timeout: float = Field(90.0, gt=0, description="limit of the silence between two chunks")
     answer_timeout: float = Field(900.0, gt=0, description="limit of a whole answer")
+    ping_timeout: float = Field(
+        30.0, gt=0, description="a ping without an answer is asked again after this, and is dead after as long again"
+    )
     queue_per_key: int = Field(32, ge=1, description="prompts of one key that may wait")
     queue_wait: float = Field(120.0, gt=0, description="how long a prompt may wait for its turn")
     quarantine: float = Field(600.0, gt=0, description="how long a session rests whose last prompt's end was not seen")

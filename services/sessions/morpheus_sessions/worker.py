@@ -61,6 +61,7 @@ from morpheus_sessions.lifecycle import Lifecycle
 from morpheus_sessions.operator import Operator
 from morpheus_sessions.operator_rpc import subscribe_operator
 from morpheus_sessions.ownership import Ownership
+from morpheus_sessions.pinging import Pinging
 from morpheus_sessions.quotes import Quotes
 from morpheus_sessions.release import Release
 from morpheus_sessions.router import Router
@@ -194,6 +195,7 @@ async def serve(settings: SessionsSettings) -> AsyncIterator[Parts]:
             heartbeat=heartbeat,
             journal=journal,
             lifecycle=lifecycle,
+            pinging=Pinging(ownership, journal, catalogue, routers, settings),
             routers=routers,
             settings=settings,
         )

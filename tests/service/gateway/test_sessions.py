@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from morpheus_common.contracts.chat import PingAnswer, PingStatus
 from morpheus_common.contracts.sessions import (
     CLOSE_SESSION,
     GET_OPERATION,
@@ -29,11 +30,12 @@ from morpheus_common.contracts.sessions import (
 )
 from morpheus_common.errors import ApiError
 from morpheus_devstack.waiting import poll
+from morpheus_gateway import api_keys
 from morpheus_gateway.commands import PIECE_SECONDS
 from morpheus_gateway.errors import REPLAYED_HEADER
 
 from tests.service.gateway.conftest import House, MakeHouse
-from tests.service.gateway.fakes import LONG_AGO, SESSION_ID, chain_id
+from tests.service.gateway.fakes import LONG_AGO, SESSION_ID, FakePrompt, Script, chain_id
 
 OPEN = "/api/v1/session/modelsession?model_id=mistral-small"
 
@@ -463,3 +465,77 @@ async def test_automation_settings_out_of_bounds_are_refused(house: House) -> No
 async def test_automation_needs_its_scope_from_a_key(house: House) -> None:
     house.key = house.auth.add_key(scopes=["chat"])
     assert (await house.http.get("/api/v1/automation/settings", headers=house.by_key)).status_code == 403
+
+
+# pings
+
+
+def pinged(answer: PingAnswer) -> Script:
+    async def script(prompt: FakePrompt) -> None:
+        await prompt.accept()
+        await prompt.complete()
+        await prompt.data(answer.model_dump_json().encode())
+        await prompt.end()
+
+    return script
+
+
+PING = "/api/v1/session/pingsession"
+PINGED: list[tuple[PingAnswer, bool, str]] = [
+    (PingAnswer(status=PingStatus.ALIVE, session_id=SESSION_ID, latency_ms=42), True, "answers"),
+    (PingAnswer(status=PingStatus.ALIVE, session_id=SESSION_ID), True, "busy"),
+    (PingAnswer(status=PingStatus.DEAD, session_id=SESSION_ID), False, "being closed"),
+    (PingAnswer(status=PingStatus.EXPIRED, session_id=SESSION_ID), False, "over"),
+    (PingAnswer(status=PingStatus.NO_SESSION), False, "no session"),
+]
+
+
+@pytest.mark.parametrize(("answer", "success", "words"), PINGED)
+async def test_a_ping_tells_how_the_session_is(house: House, answer: PingAnswer, success: bool, words: str) -> None:
+    house.worker.script = pinged(answer)
+    response = await house.http.post(PING, headers=house.by_key)
+    assert response.status_code == 200
+    body = response.json()
+    assert words in body.pop("message")
+    assert body == {
+        "status": answer.status,
+        "success": success,
+        "session_id": answer.session_id,
+        "latency_ms": answer.latency_ms,
+    }
+    (prompt,) = house.worker.prompts
+    assert (prompt.head.ping, prompt.head.body_bytes, bytes(prompt.body)) == (True, 0, b"")
+    assert prompt.head.key_id == house.auth.rows[api_keys.digest(house.key)].id
+
+
+async def test_a_key_is_pinged_six_times_a_minute(house: House) -> None:
+    house.worker.script = pinged(PingAnswer(status=PingStatus.NO_SESSION))
+    for left in (5, 4, 3, 2, 1, 0):
+        response = await house.http.post(PING, headers=house.by_key)
+        assert response.status_code == 200
+        assert response.headers["x-ratelimit-limit-requests"] == "6"
+        assert response.headers["x-ratelimit-remaining-requests"] == str(left)
+        assert response.headers["x-ratelimit-reset-requests"] == "1m0s"
+    refused = await house.http.post(PING, headers=house.by_key)
+    error = refused.json()["error"]
+    assert (refused.status_code, error["code"], error["type"]) == (429, "rate_limit_exceeded", "requests")
+    assert 1 <= int(refused.headers["Retry-After"]) <= 60
+    assert refused.headers["x-ratelimit-remaining-requests"] == "0"
+    assert len(house.worker.prompts) == 6
+
+    other = {"Authorization": f"Bearer {house.auth.add_key()}"}
+    assert (await house.http.post(PING, headers=other)).status_code == 200
+
+
+async def test_what_a_worker_reports_instead_of_a_ping_is_an_error(house: House) -> None:
+    async def opening(prompt: FakePrompt) -> None:
+        await prompt.accept()
+        await prompt.complete()
+        await prompt.error("session_opening", retry_after=5)
+
+    house.worker.script = opening
+    response = await house.http.post(PING, headers=house.by_key)
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "session_opening")
+    await house.worker.stop()
+    nobody = await house.http.post(PING, headers=house.by_key)
+    assert (nobody.status_code, nobody.json()["error"]["code"]) == (503, "service_unavailable")

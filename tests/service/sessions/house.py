@@ -22,7 +22,7 @@ from morpheus_common.bus.names import Header, User
 from morpheus_common.bus.rpc import RpcClient
 from morpheus_common.contracts.auth import KEY_DEACTIVATED, KeyChanged
 from morpheus_common.contracts.automation import PLAN_CHAT, Decision, Plan, PlanChat
-from morpheus_common.contracts.chat import AcceptFrame, AnswerHead, ErrorFrame, OwnerFrame, PromptHead
+from morpheus_common.contracts.chat import AcceptFrame, AnswerHead, ErrorFrame, OwnerFrame, PingAnswer, PromptHead
 from morpheus_common.contracts.sessions import (
     CATALOGUE,
     CLOSE_SESSION,
@@ -392,6 +392,32 @@ class Gateway:
         if "bid_id" not in wish:
             wish.setdefault("model_id", self.model())
         return await self.rpc.call(QUOTE_SESSION, QuoteSession(duration=duration, **wish))
+
+    async def ping(self, key: str = "k1", *, worker: str | None = None) -> PingAnswer:
+        """Ping a key's session, at the worker that owns it; raises what the worker says instead."""
+        with self.inbox.attempt() as attempt:
+            head = PromptHead(
+                attempt=attempt.id,
+                gateway=self.inbox.gateway,
+                request_id=uuid7(),
+                user_id="u1",
+                key_id=key,
+                key_prefix="sk-abc",
+                stream=False,
+                body_bytes=0,
+                open_wait=0,
+                ping=True,
+            )
+            prompting = Prompting(self, attempt, head, b"")
+            await prompting.start(worker)
+            frame = await prompting.next()
+            if frame.kind is not Kind.ACCEPT:
+                return await self.ping(key, worker=prompting.answer.referred[0])
+            answer = await prompting.finish()
+        if answer.error is not None:
+            raise ApiError(answer.error.code)
+        answer.assert_whole()
+        return PingAnswer.model_validate_json(answer.body)
 
     @contextlib.contextmanager
     def _prompting(self, text: str, key: str, stream: bool, wish: dict[str, Any]) -> Any:

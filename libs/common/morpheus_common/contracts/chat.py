@@ -23,7 +23,8 @@ class PromptHead(Message):
 
     `model_id` None: whatever the key's current session offers. `session_id`: the client insists on this session.
     `body_bytes` is the whole body's length; what does not fit in the first message follows in body frames.
-    `open_wait` is how long the client waits for a session to open (seconds).
+    `open_wait` is how long the client waits for a session to open (seconds). `ping`: there is no body; the answer is a
+    `PingAnswer` in one data frame, and no session is opened for it.
     """
 
     attempt: str
@@ -39,6 +40,24 @@ class PromptHead(Message):
     include_usage: bool = False
     body_bytes: int = Field(ge=0)
     open_wait: float = Field(ge=0, le=300)
+    ping: bool = False
+
+
+class PingStatus(StrEnum):
+    """`alive`: it answers, or a prompt is running in it. `dead`: it does not, and is being closed on chain."""
+
+    ALIVE = "alive"
+    DEAD = "dead"
+    EXPIRED = "expired"
+    NO_SESSION = "no_session"
+
+
+class PingAnswer(Message):
+    """How a key's session is. `latency_ms`: until the first token; None if the provider was not asked or did not answer."""
+
+    status: PingStatus
+    session_id: ChainId | None = None
+    latency_ms: int | None = None
 
 
 class AcceptFrame(Message):

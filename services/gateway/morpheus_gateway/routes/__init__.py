@@ -5,7 +5,7 @@ from collections import Counter
 from fastapi import Request
 from morpheus_common.errors import ApiError
 
-from morpheus_gateway.routes import auth, automation, chat, health, models, root, session_reads, sessions
+from morpheus_gateway.routes import auth, automation, chat, health, models, root, session_ping, session_reads, sessions
 
 ROUTERS = (
     root.router,
@@ -14,6 +14,7 @@ ROUTERS = (
     models.router,
     sessions.router,
     session_reads.router,
+    session_ping.router,
     automation.router,
     chat.router,
 )
