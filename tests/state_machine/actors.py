@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from morpheus_common.steps import Step
 
-IN_TRANSACTION: Final = frozenset({Step.OPEN_SETTLING.value, Step.CLOSE_SETTLING.value})
+IN_TRANSACTION: Final = frozenset({Step.OPEN_SETTLING.value, Step.CLOSE_SETTLING.value, Step.SESSION_MOVING.value})
 """Here an actor may die, but not wait: it would hold what the others need, as no process can for longer than a minute."""
 WAITS: Final = "waits for the wallet's turn"
 

@@ -18,10 +18,11 @@ ENDED: Final = frozenset({"done", "failed", "abandoned"})
 FOLLOWS: Final = {
     None: {"requested"},
     "requested": {"opened", "failed", "abandoned"},
-    "opened": {"parked", "resumed", "close_requested", "closed", "abandoned"},
-    "parked": {"resumed", "close_requested", "closed", "abandoned"},
-    "resumed": {"parked", "close_requested", "closed", "abandoned"},
-    "close_requested": {"closed", "abandoned"},
+    "opened": {"parked", "resumed", "moved", "close_requested", "closed", "abandoned"},
+    "parked": {"resumed", "moved", "close_requested", "closed", "abandoned"},
+    "resumed": {"parked", "moved", "close_requested", "closed", "abandoned"},
+    "moved": {"parked", "resumed", "moved", "close_requested", "closed", "abandoned"},
+    "close_requested": {"moved", "closed", "abandoned"},
     # seen on chain after all, or again (a block undone, a node that lagged)
     "abandoned": {"opened", "close_requested"},
     "closed": {"close_requested"},
@@ -121,8 +122,11 @@ def _ours(ledger: Ledger) -> list[Opened]:
 def _every_stake_is_known(records: Records, ledger: Ledger) -> None:
     linked = {row["chain_session"] for row in records.sessions if row["chain_session"] is not None}
     watched = fingerprints(records.operations, WATCHED)
+    done = fingerprints(records.operations, frozenset({"done"}))
     for session in _ours(ledger):
-        known = session.id in linked or (session.bid.id, session.stake) in watched
+        opened_by = (session.bid.id, session.stake)
+        # what was mined again may have another id than the one that its record has until the next pass
+        known = session.id in linked or opened_by in watched or (session.again and opened_by in done)
         require(known, "I2", f"chain session {session.id} holds a stake, and no record knows it")
 
 

@@ -73,9 +73,10 @@ class Ledger:
     budget: int = BUDGET
     sessions: dict[str, Opened] = field(default_factory=dict)
     transactions: list[Transaction] = field(default_factory=list)
-    ever_opened: dict[str, Opened] = field(default_factory=dict)
-    """Every session there ever was, those that were undone included."""
-    _nonce: int = 0
+    ever_opened: list[Opened] = field(default_factory=list)
+    """Every session there ever was, those that were undone included: an id may stand for several."""
+    _others: list[int] = field(default_factory=list)
+    """The blocks in which other wallets opened sessions."""
 
     def now(self) -> int:
         """The chain's time, in Unix seconds."""
@@ -146,9 +147,7 @@ class Ledger:
             session = self.sessions[transaction.session]
             session.closed_at, session.closed_block = now, self.height
             return
-        if not transaction.session:
-            self._nonce += 1
-            transaction.session = f"0x{self._nonce:064x}"
+        transaction.session = f"{transaction.bid.id[:6]}{len(self._others) + len(self.sessions):060x}"
         opened = Opened(
             id=transaction.session,
             approval=transaction.approval,
@@ -160,14 +159,17 @@ class Ledger:
             again=transaction.undone,
         )
         self.sessions[opened.id] = opened
-        self.ever_opened[opened.id] = opened
+        self.ever_opened.append(opened)
 
-    def undo(self, blocks: int, fate: Fate, *, renumber: bool) -> None:
+    def undo(self, blocks: int, fate: Fate, *, others: int = 0, turned: bool = False) -> None:
         """Replace the newest `blocks` by empty ones; what was in them waits for its `fate` again.
 
-        `renumber`: a session that is opened again gets another id (the contract's ids hang on a counter of its own).
+        `others`: other wallets open so many sessions before it, so that a session that is opened again has another id
+        (ids hang on how many were opened before). `turned`: it is mined in the opposite order, so that one may have the
+        id that another had.
         """
         last = self.height - blocks
+        self._others = [block for block in self._others if block <= last] + [self.height] * others
         for session in list(self.sessions.values()):
             if session.closed_block is not None and session.closed_block > last:
                 session.closed_at, session.closed_block = 0, None
@@ -176,12 +178,12 @@ class Ledger:
         for transaction in self.transactions:
             if transaction.block is not None and transaction.block > last:
                 transaction.block, transaction.fate, transaction.undone = None, fate, True
-                if renumber and transaction.bid is not None:
-                    transaction.session = ""
+        if turned:
+            self.transactions.sort(key=lambda item: -item.number if item.block is None and item.undone else item.number)
 
     def age(self, seconds: int) -> None:
         """Let time pass: a block every two seconds, but not more than our records can tell from many."""
-        for session in {**self.ever_opened, **self.sessions}.values():
+        for session in self.ever_opened:
             session.opened_at -= seconds
             session.ends_at -= seconds
             if session.closed_at:

@@ -54,9 +54,6 @@ LEASES: Final = {
     "w2 takes the wallet": (False, True),
     "both take the wallet": (True, True),
 }
-RENUMBERS: Final = st.just(value=False)
-"""Whether a session that is mined anew has another id then."""
-
 picks = st.integers(0, 7)
 keys = st.sampled_from(KEYS)
 models = st.sampled_from(sorted(MODELS))
@@ -244,10 +241,15 @@ class Machine(RuleBasedStateMachine):
         self.world.ledger.mine(blocks)
         self._then_check(self._nothing())
 
-    @rule(blocks=st.integers(1, FINAL_BLOCKS), fate=st.sampled_from(Fate), renumber=RENUMBERS)
-    def undo_blocks(self, blocks: int, fate: Fate, renumber: bool) -> None:
-        """A reorganisation: what was in the newest blocks is mined again next, or some day."""
-        self.world.ledger.undo(blocks, fate, renumber=renumber)
+    @rule(
+        blocks=st.integers(1, FINAL_BLOCKS),
+        fate=st.sampled_from(Fate),
+        others=st.sampled_from((0, 0, 1)),
+        turned=st.booleans(),
+    )
+    def undo_blocks(self, blocks: int, fate: Fate, others: int, turned: bool) -> None:
+        """A reorganisation: what was in the newest blocks is mined again next, or some day, perhaps under other ids."""
+        self.world.ledger.undo(blocks, fate, others=others, turned=turned)
         self._then_check(self._nothing())
 
     @rule(

@@ -97,8 +97,7 @@ class World:
 
     def _closes(self, session: str) -> None:
         """I10: nothing is closed that does not carry our tag."""
-        found = self.ledger.ever_opened.get(session)
-        if found is None or not is_ours(found.stake):
+        if not any(found.id == session and is_ours(found.stake) for found in self.ledger.ever_opened):
             raise self._broken("I10", f"{session} is closed, which does not carry our tag")
 
     def _broken(self, name: str, text: str) -> Violation:

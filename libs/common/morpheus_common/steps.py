@@ -37,6 +37,7 @@ class Step(StrEnum):
     OPEN_SENT_AGAIN = "O24 sent again, not adopted"
     OPEN_ADOPTING = "O25 found on chain, about to adopt"
     OPEN_ABANDONED = "O26 given up"
+    SESSION_MOVING = "O31 in the transaction that gives sessions their new ids"
     CLOSE_TRIGGERED = "K1 trigger read, nothing written"
     CLOSE_INSERTED = "K2 closing written, answer lost"
     CLOSE_RELEASED = "K3 no prompt runs any more"

@@ -7,7 +7,8 @@ from morpheus_common.steps import Step, reached
 
 from morpheus_sessions.documents import OperationDocument, SessionDocument, wei
 from morpheus_sessions.journal import Journal
-from morpheus_sessions.router import ALREADY_CLOSED, ROUTER_ERRORS, Router, RouterRefused
+from morpheus_sessions.listing import fingerprint
+from morpheus_sessions.router import ALREADY_CLOSED, ROUTER_ERRORS, ChainSession, Router, RouterRefused
 from morpheus_sessions.settings import SessionsSettings
 from morpheus_sessions.stake import deployment_of
 from morpheus_sessions.turn import Turn
@@ -53,9 +54,16 @@ class Closing:
             log.critical("a session without our tag is not ours to close", session=session.chain_session)
             await self._journal.mark_stuck(operation, retry_in=self._settings.stuck_seconds)
             return
-        if await self._settled(operation, session):
+        seen = await self._look(session)
+        if seen is not None and fingerprint(seen) != fingerprint(session):
+            # blocks were undone, and ids hang on their order: the next pass finds out what its id is now
+            log.error("a session's id on chain is another's by now", session=session.chain_session)
+            await self._journal.postpone(operation, retry_in=self._settings.backoff(operation.attempts), counted=False)
             return
-        if await self._call(operation, session.chain_session) and await self._settled(operation, session):
+        if await self._settled(operation, session, seen):
+            return
+        called = await self._call(operation, session.chain_session)
+        if called and await self._settled(operation, session, await self._look(session)):
             return
         # the node lags, or the call was lost: closing again is safe, the contract refuses the second
         if operation.attempts + 1 >= STUCK_AFTER and not operation.stuck:
@@ -82,13 +90,17 @@ class Closing:
         await self._journal.append_fact(operation.id, what, **details)
         return what != "refused"
 
-    async def _settled(self, operation: OperationDocument, session: SessionDocument) -> bool:
+    async def _look(self, session: SessionDocument) -> ChainSession | None:
+        """Return what the chain has under a session's id."""
+        seen = await self._router.session(session.chain_session or "")
+        await reached(Step.CLOSE_LISTED, session.id)
+        return seen
+
+    async def _settled(self, operation: OperationDocument, session: SessionDocument, seen: ChainSession | None) -> bool:
         """Tell whether the chain says that it is closed, and record that it is."""
-        found = await self._router.session(session.chain_session or "")
-        await reached(Step.CLOSE_LISTED, operation.id)
-        if found is None or found.is_open:
+        if seen is None or seen.is_open or fingerprint(seen) != fingerprint(session):
             return False
-        await self._journal.settle_close(session.id, found.closed_at, operation=operation)
+        await self._journal.settle_close(session.id, seen.closed_at, operation=operation)
         log.info("session closed", session=session.chain_session, key_id=session.key_id)
         await reached(Step.CLOSE_SETTLED, operation.id)
         return True

@@ -7,7 +7,7 @@ of the node that gave it: the lower of the heights before and after.
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from morpheus_sessions.documents import OperationDocument, wei
+from morpheus_sessions.documents import OperationDocument, SessionDocument, wei
 from morpheus_sessions.router import PAGE, ChainSession, Router
 
 MAX_PAGES = 1_000
@@ -37,14 +37,20 @@ class Listing:
     complete: bool
 
 
-def fingerprint(operation: OperationDocument) -> tuple[str | None, int | None]:
-    """Return what a session has in common with the one open that opened it: bid, and stake to the wei (with its tag)."""
-    return operation.bid_id, wei(operation.stake)
+Fingerprint = tuple[str | None, int | None]
+
+
+def fingerprint(found: OperationDocument | SessionDocument | ChainSession) -> Fingerprint:
+    """Return what an open and its one session have in common, whatever id the chain gives it: bid, and stake to the wei
+    (with its tag).
+    """
+    stake = found.stake
+    return found.bid_id, stake if isinstance(stake, int) else wei(stake)
 
 
 def opened_by(operation: OperationDocument, session: ChainSession) -> bool:
     """Tell whether an operation opened a session."""
-    return (session.bid_id, session.stake) == fingerprint(operation)
+    return fingerprint(session) == fingerprint(operation)
 
 
 async def _newest_first(router: Router, since: int) -> AsyncIterator[ChainSession]:

@@ -13,6 +13,8 @@ from morpheus_sessions.reconcile import Act, Finding
 
 ACTS: Final[Mapping[Act, PlannedAct]] = {
     Act.ADOPT: PlannedAct.ADOPT,
+    Act.MOVE: PlannedAct.MOVE,
+    Act.DISPLACE: PlannedAct.DISPLACE,
     Act.SETTLE_CLOSED: PlannedAct.SETTLE_CLOSED,
     Act.PARK_EXPIRED: PlannedAct.PARK_EXPIRED,
     Act.CLOSE_EXPIRED: PlannedAct.CLOSE,

@@ -5,6 +5,7 @@ pass carries them out.
 """
 
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -15,7 +16,7 @@ from morpheus_common.logs import get_logger
 
 from morpheus_sessions.documents import FindingKind, OperationDocument, SessionDocument
 from morpheus_sessions.journal import OPEN_STATES, SETTLED_BLOCKS, Journal, StateChanged
-from morpheus_sessions.listing import SLACK_SECONDS, Listing, fingerprint, read_listing
+from morpheus_sessions.listing import SLACK_SECONDS, Fingerprint, Listing, fingerprint, read_listing
 from morpheus_sessions.opening import COUNTED_ABSENCES, Opening
 from morpheus_sessions.router import ChainSession, Router
 from morpheus_sessions.settings import SessionsSettings
@@ -33,6 +34,8 @@ class Act(StrEnum):
     """What is to be done about a session."""
 
     ADOPT = "adopt"
+    MOVE = "move"
+    DISPLACE = "displace"
     SETTLE_CLOSED = "settle_closed"
     PARK_EXPIRED = "park_expired"
     CLOSE_EXPIRED = "close_expired"
@@ -57,10 +60,21 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """What the journal knows of a wallet: sessions with an id on chain, and opens that were sent and not settled."""
+    """What the journal knows of a wallet: sessions that were opened, oldest first, and opens that were sent and not
+    settled. `standing`: ids of sessions that the chain has, though the listing does not show them.
+    """
 
     sessions: Sequence[SessionDocument]
     sent: Sequence[OperationDocument]
+    standing: frozenset[str] = frozenset()
+
+    def by_id(self) -> dict[str, SessionDocument]:
+        """Return the sessions by their ids on chain."""
+        return {session.chain_session: session for session in self.sessions if session.chain_session is not None}
+
+    def opened(self) -> dict[Fingerprint, SessionDocument]:
+        """Return the sessions by what their opens sent."""
+        return {fingerprint(session): session for session in self.sessions if session.stake is not None}
 
 
 def plan(
@@ -71,20 +85,58 @@ def plan(
     `records` must have been read after the listing: what was sent before a session could be listed is then in them.
     `own_close_after`: seconds after its end at which we close a session that the router's closer has not.
     """
-    ours = {session.chain_session: session for session in records.sessions}
+    ours, opened = records.by_id(), records.opened()
     sent = {fingerprint(operation): operation for operation in records.sent}
-    findings = []
+    matching = {
+        seen.id for seen in listing.sessions if _is_its_own(seen, ours.get(seen.id), {*opened, *sent}, deployment)
+    }
+    moved: dict[str, Finding] = {}
+    findings: list[Finding | None] = []
     for seen in listing.sessions:
-        session = ours.get(seen.id)
-        if session is not None:
-            finding = _known(seen, session, now, own_close_after)
-        else:
-            finding = _unknown(seen, sent.get((seen.bid_id, seen.stake)), deployment)
-        if finding is not None:
-            findings.append(finding)
+        owner = opened.get(fingerprint(seen))
+        if seen.id in matching:
+            findings.append(_known(seen, ours[seen.id], now, own_close_after))
+        elif (operation := sent.get(fingerprint(seen))) is not None:
+            findings.append(Finding(Act.ADOPT, f"opened by operation {operation.id}", seen, operation=operation))
+        elif owner is None or owner.id in moved or owner.chain_session in matching | records.standing:
+            findings.append(_unknown(seen, deployment))
+        elif owner.state in OPEN_STATES or (seen.is_open and not _just_closed(owner, now)):
+            moved[owner.id] = Finding(Act.MOVE, "its block was undone, and it was mined again", seen, owner)
     listed = {seen.id for seen in listing.sessions}
-    findings += [_absent(session) for session in _missing(records.sessions, listed, listing)]
-    return findings
+    displaced = [
+        Finding(Act.DISPLACE, "its id on chain is another open's by now", session=session)
+        for chain_id, session in ours.items()
+        if chain_id in listed - matching and session.id not in moved
+    ]
+    missing = [session for session in _missing(records.sessions, listed, listing) if session.id not in moved]
+    # first of all, because an id has to be free before another session can have it
+    return [*displaced, *moved.values(), *filter(None, findings), *map(_absent, missing)]
+
+
+def in_question(listing: Listing, sessions: Sequence[SessionDocument]) -> list[SessionDocument]:
+    """Return the sessions that seem to have another id on chain: the listing shows what their opens sent under another,
+    and the one we know not at all.
+    """
+    records = Records(sessions, ())
+    listed = {seen.id for seen in listing.sessions}
+    ours, opened = records.by_id(), records.opened()
+    owners = {seen.id: opened.get(fingerprint(seen)) for seen in listing.sessions}
+    found = {
+        owner.id: owner for chain_id, owner in owners.items() if owner is not None and ours.get(chain_id) is not owner
+    }
+    return [owner for owner in found.values() if owner.chain_session not in {None, *listed}]
+
+
+def _is_its_own(
+    seen: ChainSession, session: SessionDocument | None, opens: AbstractSet[Fingerprint], deployment: int
+) -> bool:
+    """Tell whether the session that we know by an id is what the chain has under it. Ids hang on the order of all opens
+    on chain, so that a reorganisation can give one's id to another.
+    """
+    if session is None or fingerprint(session) == fingerprint(seen):
+        return session is not None
+    # with our tag, and of none of our opens: a record does not lose its session because of what else stands in it
+    return fingerprint(seen) not in opens and deployment_of(seen.stake) == deployment
 
 
 def _known(seen: ChainSession, session: SessionDocument, now: datetime, own_close_after: float) -> Finding | None:
@@ -93,7 +145,7 @@ def _known(seen: ChainSession, session: SessionDocument, now: datetime, own_clos
             return Finding(Act.SETTLE_CLOSED, "closed on chain", seen, session)
         return None
     if session.state not in OPEN_STATES:
-        if session.closed_at is not None and (now - session.updated_at).total_seconds() < LAG_SECONDS:
+        if _just_closed(session, now):
             return None
         return Finding(Act.CLOSE_AGAIN, f"recorded as {session.state}, open on chain", seen, session)
     over_for = now.timestamp() - seen.ends_at
@@ -106,13 +158,15 @@ def _known(seen: ChainSession, session: SessionDocument, now: datetime, own_clos
     return None
 
 
+def _just_closed(session: SessionDocument, now: datetime) -> bool:
+    return session.closed_at is not None and (now - session.updated_at).total_seconds() < LAG_SECONDS
+
+
 def _suspected(seen: ChainSession, session: SessionDocument) -> Finding | None:
     return Finding(Act.SEEN_AGAIN, "was missing, and is on chain", seen, session) if session.absences else None
 
 
-def _unknown(seen: ChainSession, operation: OperationDocument | None, deployment: int) -> Finding | None:
-    if operation is not None:
-        return Finding(Act.ADOPT, f"opened by operation {operation.id}", seen, operation=operation)
+def _unknown(seen: ChainSession, deployment: int) -> Finding | None:
     if not seen.is_open:
         return None
     if deployment_of(seen.stake) == deployment:
@@ -156,12 +210,13 @@ class Reconciler:
         if complete and since:
             since = min([since, *await self._oldest(wallet)])
         listing = await read_listing(self._router, max(0, since - SLACK_SECONDS))
-        records = Records(
-            await self._journal.sessions_on_chain(
-                wallet, OPEN_STATES, also=[session.id for session in listing.sessions if session.is_open]
-            ),
-            await self._journal.sent_opens(wallet),
+        # in this order: what is settled meanwhile is in both, not in neither
+        sent = await self._journal.sent_opens(wallet)
+        marks = {fingerprint(operation) for operation in sent}
+        sessions = await self._journal.sessions_on_chain(
+            wallet, OPEN_STATES, also=[item for item in listing.sessions if item.is_open or fingerprint(item) in marks]
         )
+        records = Records(sessions, sent, await self._standing(listing, sessions))
         findings = plan(
             listing,
             records,
@@ -176,6 +231,7 @@ class Reconciler:
         complete = complete or self._passes % COMPLETE_EVERY == 0
         self._passes += 1
         listing, findings = await self.find(complete=complete)
+        await self._move([finding for finding in findings if finding.act in (Act.MOVE, Act.DISPLACE)], listing)
         for finding in findings:
             try:
                 await self._carry_out(finding)
@@ -195,6 +251,28 @@ class Reconciler:
         if listing.complete and listing.sessions:
             await self._journal.mark_read_to(self._router.wallet, max(item.opened_at for item in listing.sessions))
         return findings
+
+    async def _standing(self, listing: Listing, sessions: Sequence[SessionDocument]) -> frozenset[str]:
+        """Return the ids that the chain has after all, of sessions that seem to have another by now."""
+        found = [await self._router.session(session.chain_session or "") for session in in_question(listing, sessions)]
+        return frozenset(seen.id for seen in found if seen is not None)
+
+    async def _move(self, findings: Sequence[Finding], listing: Listing) -> None:
+        """Give sessions the ids that they have on chain by now, all at once: one may have had another's."""
+        if not findings:
+            return
+        for finding in findings:
+            log.error(
+                "a session of ours has another id on chain",
+                before=finding.session and finding.session.chain_session,
+                now=finding.chain and finding.chain.id,
+                reason=finding.reason,
+            )
+        moves = [(finding.session, finding.chain) for finding in findings if finding.session is not None]
+        try:
+            await self._journal.move(moves, block=listing.height)
+        except StateChanged:
+            log.info("changed meanwhile", act=Act.MOVE)
 
     async def _oldest(self, wallet: str) -> list[int]:
         """When what must be seen was opened, at the earliest (Unix seconds)."""

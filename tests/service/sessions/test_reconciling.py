@@ -58,6 +58,121 @@ async def test_a_session_with_our_tag_and_no_record_is_named_as_lost_and_left_al
     assert len(await house.simulator.open_sessions()) == 1
 
 
+async def block(house: House) -> int:
+    return int((await house.simulator.state())["block"])
+
+
+async def approved(house: House) -> int:
+    """Allow plenty, so that no open needs another transaction before it; return the height after that."""
+    spender = (await house.simulator.config())["Marketplace"]["DiamondContractAddress"]
+    await house.simulator.post(f"/blockchain/approve?spender={spender}&amount={10**24}", {})
+    await house.simulator.advance(60)
+    return await block(house)
+
+
+async def undo(house: House, since: int, **how: Any) -> None:
+    """Take back all blocks after a height; a few are empty, and may be made meanwhile."""
+    await house.simulator.post("/sim/reorg", {"blocks": await block(house) - since + 10, **how})
+
+
+async def reorganised(house: House, since: int, **how: Any) -> None:
+    """Take back all blocks after a height, and wait until what was in them is mined again."""
+    before = len(await house.simulator.open_sessions())
+    await undo(house, since, **how)
+
+    async def again() -> bool:
+        return len(await house.simulator.open_sessions()) == before
+
+    await until(again)
+
+
+async def test_a_session_that_is_mined_again_under_another_id_goes_on_under_it(house: House) -> None:
+    async with house.worker(reconcile_seconds=0.2):
+        since = await approved(house)
+        row = await house.gateway.open()
+        assert (await house.gateway.chat("hello")).ended
+        await reorganised(house, since, others=1)
+        (on_chain,) = await house.simulator.open_sessions()
+        assert on_chain["Id"] != row.session_id
+        moved = await house.session_is("active", chain_session=on_chain["Id"])
+        assert moved["slot"] == "current"
+        assert await finding(house) is None
+        answer = await house.gateway.chat("hello")
+        assert answer.ended
+        assert answer.head is not None
+        assert answer.head.session_id == on_chain["Id"]
+        (operation,) = await house.operations(kind="open")
+        fact = operation["facts"][-1]
+        assert (fact["what"], fact["session"], fact["before"]) == ("moved on chain", on_chain["Id"], row.session_id)
+        assert (await house.gateway.close()).confirmed
+    assert await house.simulator.open_sessions() == []
+
+
+async def test_a_session_that_had_ended_and_is_open_again_under_another_id_is_closed(house: House) -> None:
+    async with house.worker(reconcile_seconds=3600):
+        since = await approved(house)
+        row = await house.gateway.open()
+        assert (await house.gateway.close()).confirmed
+    # long enough ago for no node to lag
+    await house.database["sessions"].update_one({}, {"$set": {"updated_at": await house.database_time(-600)}})
+    # its close is mined again as well, and is of an id that nothing has any more
+    await undo(house, since, others=1)
+    async with house.worker(reconcile_seconds=0.2):
+        closed = await house.session_is("closed", chain_session={"$ne": row.session_id})
+        assert closed["reason"] == "came_back"
+    assert await house.simulator.open_sessions() == []
+    assert len(await house.sessions()) == 1
+
+
+async def test_sessions_that_exchange_their_ids_keep_their_keys(house: House) -> None:
+    async with house.worker(reconcile_seconds=0.2):
+        since = await approved(house)
+        keys = [f"k{number}" for number in range(6)]
+        bid = (await house.gateway.open(keys[0])).bid_id
+        for key in keys[1:]:
+            await house.gateway.open(key, bid_id=bid)
+        stakes = {item["key_id"]: item["stake"] for item in await house.sessions()}
+        before = {item["key_id"]: item["chain_session"] for item in await house.sessions()}
+        await reorganised(house, since)
+
+        async def linked() -> bool:
+            on_chain = {item["Id"]: int(item["Stake"]) for item in await house.simulator.open_sessions()}
+            return all(
+                int(item["stake"].to_decimal()) == on_chain.get(item["chain_session"])
+                for item in await house.sessions(state="active")
+            )
+
+        await until(linked)
+        sessions = await house.sessions(state="active")
+        assert {item["key_id"]: item["stake"] for item in sessions} == stakes
+        after = {item["key_id"]: item["chain_session"] for item in sessions}
+        assert set(before.values()) == set(after.values())
+        assert before != after
+        for key in keys:
+            assert (await house.gateway.close(key)).confirmed
+    assert await house.simulator.open_sessions() == []
+
+
+async def test_a_close_does_not_close_what_another_keys_open_opened(house: House) -> None:
+    async with house.worker(reconcile_seconds=3600):
+        rows = {key: await house.gateway.open(key) for key in ("k1", "k2")}
+        sessions = house.database["sessions"]
+        # as after a reorganisation that no pass has seen yet
+        await sessions.update_many({}, {"$set": {"chain_session": None}})
+        for key, other in (("k1", "k2"), ("k2", "k1")):
+            await sessions.update_one({"key_id": key}, {"$set": {"chain_session": rows[other].session_id}})
+        await house.simulator.arm("sessions", "error_before", count=None)
+        assert not (await house.gateway.close("k1", wait=1.0)).confirmed
+        assert len(await house.simulator.open_sessions()) == 2
+        await house.simulator.disarm()
+    async with house.worker(reconcile_seconds=0.2):
+        closed = await house.session_is("closed")
+        assert (closed["key_id"], closed["chain_session"]) == ("k1", rows["k1"].session_id)
+        kept = await house.session_is("active")
+        assert (kept["key_id"], kept["chain_session"]) == ("k2", rows["k2"].session_id)
+    assert [item["Id"] for item in await house.simulator.open_sessions()] == [rows["k2"].session_id]
+
+
 async def test_what_does_not_carry_our_tag_is_not_closed_whatever_our_records_say(house: House) -> None:
     async with house.worker(reconcile_seconds=3600):
         await house.gateway.open()

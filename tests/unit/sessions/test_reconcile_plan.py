@@ -1,13 +1,14 @@
 """What a pass makes of a listing and the records: no server, every case."""
 
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
 from morpheus_common.contracts.sessions import SessionState, Slot
 from morpheus_sessions.documents import OperationDocument, OperationKind, OperationState, SessionDocument
 from morpheus_sessions.listing import Listing
-from morpheus_sessions.reconcile import Act, Finding, Records, plan
+from morpheus_sessions.reconcile import Act, Finding, Records, in_question, plan
 from morpheus_sessions.router import ChainSession
 from morpheus_sessions.stake import tagged
 
@@ -15,12 +16,14 @@ DEPLOYMENT = 7
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 STAKE = tagged(11_400_000_000_000_000_000, deployment=DEPLOYMENT, counter=1)
 HEIGHT = 1_000
+ID = "0x" + "1" * 64
+OTHER = "0x" + "2" * 64
 
 
 def on_chain(**fields: Any) -> ChainSession:
     opened_at = int(NOW.timestamp()) - 600
     known: dict[str, Any] = {
-        "id": "0x" + "1" * 64,
+        "id": ID,
         "user": "0xw",
         "provider": "0xp",
         "model_id": "0xm",
@@ -46,7 +49,9 @@ def recorded(state: SessionState = SessionState.ACTIVE, **fields: Any) -> Sessio
         "model_name": "m",
         "duration": 3_600,
         "operation_id": "o1",
-        "chain_session": "0x" + "1" * 64,
+        "chain_session": ID,
+        "bid_id": "0xb",
+        "stake": Decimal(STAKE),
         "opened_at": NOW - timedelta(seconds=600),
         "ends_at": NOW + timedelta(seconds=3_000),
         "seen_block": HEIGHT - 100,
@@ -70,9 +75,10 @@ def planned(
     height: int = HEIGHT,
     complete: bool = True,
     since: int = 0,
+    standing: frozenset[str] = frozenset(),
 ) -> list[Finding]:
     listing = Listing(sessions, since=since, height=height, complete=complete)
-    known = Records(records or [], operations or [])
+    known = Records(records or [], operations or [], standing)
     return plan(listing, known, now=NOW, deployment=DEPLOYMENT, own_close_after=600)
 
 
@@ -150,3 +156,78 @@ def test_an_absence_counts_only_well_past_where_it_was_seen_and_within_what_was_
     opened_later_than_read = int(NOW.timestamp()) - 10
     assert acts(records=[recorded()], since=opened_later_than_read) == []
     assert acts(records=[recorded(SessionState.CLOSED)]) == []
+
+
+LIVE = (SessionState.ACTIVE, SessionState.PARKED, SessionState.CLOSING)
+ENDED = (SessionState.CLOSED, SessionState.ABANDONED)
+
+
+@pytest.mark.parametrize("state", [*LIVE, *ENDED])
+def test_what_a_settled_open_sent_is_ours_under_any_id(state: SessionState) -> None:
+    seen, known = on_chain(id=OTHER), recorded(state)
+    (finding,) = planned(seen, records=[known])
+    assert (finding.act, finding.chain, finding.session) == (Act.MOVE, seen, known)
+
+
+@pytest.mark.parametrize("state", LIVE)
+def test_a_session_that_moved_and_was_closed_there_is_followed_and_one_that_had_ended_is_let_be(
+    state: SessionState,
+) -> None:
+    assert acts(on_chain(id=OTHER, closed_at=1), records=[recorded(state)]) == [Act.MOVE]
+    for ended in ENDED:
+        assert acts(on_chain(id=OTHER, closed_at=1), records=[recorded(ended)]) == []
+
+
+def test_what_was_closed_just_now_does_not_move_because_a_node_may_lag() -> None:
+    just = {"closed_at": NOW, "updated_at": NOW - timedelta(seconds=5)}
+    assert acts(on_chain(id=OTHER), records=[recorded(SessionState.CLOSED, **just)]) == []
+
+
+@pytest.mark.parametrize("state", [*LIVE, SessionState.ABANDONED])
+def test_a_record_has_one_chain_session_at_a_time(state: SessionState) -> None:
+    """Both at once cannot be: the first stays ours, the other is for an operator."""
+    known = [recorded(state)]
+    in_listing = planned(on_chain(id=OTHER), on_chain(), records=known)
+    assert Act.REPORT_LOST in [finding.act for finding in in_listing]
+    assert Act.MOVE not in [finding.act for finding in in_listing]
+    assert acts(on_chain(id=OTHER), records=known, standing=frozenset({ID}))[0] is Act.REPORT_LOST
+    twice = acts(on_chain(id=OTHER), on_chain(id="0x3"), records=known)
+    assert twice == [Act.MOVE, Act.REPORT_LOST]
+
+
+def test_an_id_that_is_another_opens_by_now_is_freed_before_the_other_takes_it() -> None:
+    stake = tagged(11_400_000_000_000_000_000, deployment=DEPLOYMENT, counter=2)
+    first = recorded()
+    second = recorded(id="s2", chain_session=OTHER, stake=Decimal(stake))
+    exchanged = planned(on_chain(stake=stake), on_chain(id=OTHER), records=[first, second])
+    assert {(finding.act, finding.session and finding.session.id) for finding in exchanged} == {
+        (Act.MOVE, "s1"),
+        (Act.MOVE, "s2"),
+    }
+    assert [(f.act, f.session and f.session.id) for f in planned(on_chain(stake=stake), records=[first, second])] == [
+        (Act.DISPLACE, "s1"),
+        (Act.MOVE, "s2"),
+    ]
+    unsettled = sent(OperationState.UNKNOWN, id="o2", stake=stake)
+    assert acts(on_chain(stake=stake), records=[first], operations=[unsettled]) == [Act.DISPLACE, Act.ADOPT]
+
+
+def test_an_id_of_ours_that_somebody_elses_session_has_is_not_ours_to_close() -> None:
+    ended = recorded(SessionState.ABANDONED)
+    assert acts(on_chain(stake=10**18), records=[ended]) == [Act.DISPLACE, Act.REPORT_FOREIGN]
+
+
+def test_whether_the_first_id_is_gone_is_asked_only_of_what_seems_to_have_moved() -> None:
+    known = recorded()
+
+    def asked(*sessions: ChainSession) -> list[SessionDocument]:
+        return in_question(Listing(sessions, since=0, height=HEIGHT, complete=True), [known])
+
+    assert asked(on_chain(id=OTHER)) == [known]
+    assert asked(on_chain()) == []
+    assert asked(on_chain(id=OTHER), on_chain()) == []
+    assert asked(on_chain(id=OTHER, stake=STAKE + 1)) == []
+
+
+def test_a_record_keeps_the_id_that_nobody_else_claims() -> None:
+    assert acts(on_chain(stake=STAKE + 5), records=[recorded()]) == []

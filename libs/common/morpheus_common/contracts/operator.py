@@ -184,6 +184,8 @@ class PlannedAct(StrEnum):
     """What a pass would do about a session, or the wallet's loop about an operation."""
 
     ADOPT = "adopt"
+    MOVE = "move to its new id"
+    DISPLACE = "free its id"
     SETTLE_CLOSED = "settle as closed"
     PARK_EXPIRED = "park as expired"
     OPEN = "open"
