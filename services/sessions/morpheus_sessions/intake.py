@@ -64,6 +64,19 @@ async def _pass_guard(key_id: str, user_id: str, tx: AsyncClientSession) -> None
         raise ApiError("invalid_api_key")
 
 
+async def _expect_beside(replaces: Replaces | None, key_id: str, tx: AsyncClientSession) -> None:
+    """Raise `SlotTaken` if a key's sessions are not as they were when its open was decided: what is to be replaced is
+    not current any more, or a successor of the current one is opening. It would be a second stake for one wish.
+    """
+    if replaces is None:
+        query = {"key_id": key_id, "slot": Slot.NEXT.value, "wanted": True}
+    else:
+        query = {"key_id": key_id, "slot": Slot.CURRENT.value, "_id": replaces.session}
+    found = await SessionDocument.get_pymongo_collection().find_one(query, {"_id": 1}, session=tx)
+    if (found is None) != (replaces is None):
+        raise SlotTaken
+
+
 class Intake:
     """Writes what was asked for; the wallets' loops carry it out."""
 
@@ -96,6 +109,7 @@ class Intake:
 
         async def body(session: AsyncClientSession) -> SessionDocument:
             await _pass_guard(key_id, user_id, session)
+            await _expect_beside(replaces, key_id, session)
             opening = SessionDocument(
                 state=SessionState.OPENING,
                 slot=slot,

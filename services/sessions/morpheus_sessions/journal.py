@@ -435,16 +435,17 @@ class Journal:
                 return_document=ReturnDocument.AFTER,
                 session=session,
             )
-            if operation.replaces is not None:
-                await self._give_way(operation.replaces, now, session)
             before = await SessionDocument.get_pymongo_collection().find_one(
                 {"_id": operation.session}, session=session
             )
+            given_up = before is None or before["state"] == SessionState.ABANDONED
+            wanted = guard["wanted"] and before is not None and before["wanted"]
+            if operation.replaces is not None and wanted and not given_up:
+                # what is closed as soon as it is there takes the place of nothing
+                await self._give_way(operation.replaces, now, session)
             current = await SessionDocument.get_pymongo_collection().find_one(
                 {"key_id": operation.key_id, "slot": Slot.CURRENT.value}, session=session
             )
-            given_up = before is None or before["state"] == SessionState.ABANDONED
-            wanted = guard["wanted"] and before is not None and before["wanted"]
             if (
                 given_up
                 and wanted

@@ -137,12 +137,13 @@ class Lifecycle:
                     return current
                 if current.state is not SessionState.ACTIVE:
                     raise ApiError("session_opening", retry_after=5)
-                coming = await self._journal.session_in(key_id, Slot.NEXT)
-                if coming is not None:
-                    if coming.model_id == model_id and bid_id in {None, coming.bid_id} and coming.wanted:
-                        return coming
-                    raise ApiError("session_opening", retry_after=5)
                 replaces = Replaces(session=current.id, becomes=old_becomes)
+            # the current one may have ended while its successor was opening
+            coming = await self._journal.session_in(key_id, Slot.NEXT)
+            if coming is not None and (coming.wanted or current is not None):
+                if coming.model_id == model_id and bid_id in {None, coming.bid_id} and coming.wanted:
+                    return coming
+                raise ApiError("session_opening", retry_after=5)
             if not model.has_bids:
                 raise ApiError("no_provider_available", retry_after=30, details={"reasons": []})
             try:
