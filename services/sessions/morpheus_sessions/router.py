@@ -128,12 +128,13 @@ def _as_contract_says(read: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[
 
 
 class Router:
-    """A proxy-router. `wallet` and `chain` are known after `identify`."""
+    """A proxy-router. `wallet`, `chain` and `diamond` (the contract that takes the stakes) are known after `identify`."""
 
     def __init__(self, settings: RouterSettings, *, read_timeout: float) -> None:
         self.name = settings.name
         self.wallet = ""
         self.chain = 0
+        self.diamond = ""
         self._read_timeout = read_timeout
         self.http = httpx2.AsyncClient(
             base_url=settings.url,
@@ -151,10 +152,13 @@ class Router:
 
     @_as_contract_says
     async def identify(self) -> None:
-        """Learn the router's wallet and chain."""
-        self.wallet = str((await self._get("/wallet"))["address"]).lower()
+        """Learn the router's wallet, chain and contract."""
+        wallet = str((await self._get("/wallet"))["address"]).lower()
         config = await self._get("/config")
         self.chain = int(config["DerivedConfig"]["ChainID"])
+        self.diamond = str(config["Config"]["Marketplace"]["DiamondContractAddress"]).lower()
+        # last: whoever sees a wallet sees all of it
+        self.wallet = wallet
 
     async def is_healthy(self) -> bool:
         """Tell whether the router answers and its store works. Says nothing of wallet or chain."""
@@ -168,6 +172,17 @@ class Router:
     async def balance(self) -> int:
         """Return the wallet's MOR in wei."""
         return int((await self._get("/blockchain/balance"))["mor"])
+
+    @_as_contract_says
+    async def funds(self) -> tuple[int, int]:
+        """Return the wallet's MOR and its ETH for gas, both in wei."""
+        answer = await self._get("/blockchain/balance")
+        return int(answer["mor"]), int(answer["eth"])
+
+    @_as_contract_says
+    async def allowance(self, spender: str) -> int:
+        """Return how much of the wallet's MOR a contract may take, in wei."""
+        return int((await self._get("/blockchain/allowance", {"spender": spender}))["allowance"])
 
     @_as_contract_says
     async def latest_block(self) -> int:
@@ -287,6 +302,14 @@ class Router:
             return str(answer["sessionID"]).lower()
         except KeyError:
             raise RouterUnclear("no session id in the answer") from None
+
+    async def approve(self, spender: str, amount: int, *, timeout: float) -> str:
+        """Set (not add to) what a contract may take of the wallet's MOR to `amount` wei; return the transaction."""
+        answer = await self._post(f"/blockchain/approve?spender={spender}&amount={amount}", None, timeout)
+        try:
+            return str(answer["tx"])
+        except KeyError:
+            raise RouterUnclear("no transaction in the answer") from None
 
     async def close(self, session_id: str, *, timeout: float) -> None:
         """Close the session on chain. Closed before: raises `RouterRefused` with `ALREADY_CLOSED` in its text."""
