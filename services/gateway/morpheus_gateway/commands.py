@@ -12,8 +12,8 @@ from morpheus_common.errors import ApiError
 
 from morpheus_gateway.client_watch import ClientWatch
 
-PIECE_SECONDS = 10.0
-ANSWER_MARGIN_SECONDS = 5.0
+PIECE_SECONDS = 5.0
+ANSWER_MARGIN_SECONDS = 3.0
 """The service answers when its piece of the wait is over; this is for the way there and back."""
 REPEAT_PAUSE_SECONDS = 0.5
 

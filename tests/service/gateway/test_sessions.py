@@ -31,7 +31,7 @@ from morpheus_common.contracts.sessions import (
 from morpheus_common.errors import ApiError
 from morpheus_devstack.waiting import poll
 from morpheus_gateway import api_keys
-from morpheus_gateway.commands import PIECE_SECONDS
+from morpheus_gateway.commands import ANSWER_MARGIN_SECONDS, PIECE_SECONDS
 from morpheus_gateway.errors import REPLAYED_HEADER
 
 from tests.service.gateway.conftest import House, MakeHouse
@@ -57,7 +57,7 @@ async def test_a_session_is_opened_by_model_name(house: House) -> None:
         "expires_at": "2026-01-02T03:04:05.000Z",
     }
     command: OpenSession = house.sessions.asked["open"][0]
-    assert (command.model_id, command.bid_id, command.duration, command.wait) == (chain_id(2), None, 600, 10.0)
+    assert (command.model_id, command.bid_id, command.duration, command.wait) == (chain_id(2), None, 600, PIECE_SECONDS)
 
 
 async def test_a_session_is_opened_by_bid_without_a_body(house: House) -> None:
@@ -153,6 +153,37 @@ async def test_what_an_open_came_to_is_told_as_its_error(house: House) -> None:
         "Too little MOR.",
         {"required_stake": "12"},
     )
+
+
+async def test_why_each_provider_took_no_session_is_told(house: House) -> None:
+    reasons = [{"provider": "0x" + "0b" * 20, "reason": "no_capacity"}, {"provider": "0x1", "reason": "unreachable"}]
+
+    async def failed(question: OpenSession) -> OpenOutcome:
+        error = Failure(code="no_provider_available", message="None.", retry_after=10, details={"reasons": reasons})
+        return OpenOutcome(operation_id=question.operation_id, error=error)
+
+    await house.sessions.answer(OPEN_SESSION, failed)
+    response = await house.http.post(OPEN, headers=house.by_key)
+    error = response.json()["error"]
+    assert (response.status_code, error["code"]) == (503, "no_provider_available")
+    assert error["details"] == {"reasons": reasons}
+    assert response.headers["Retry-After"] == "10"
+
+
+async def test_a_worker_that_dies_costs_its_caller_one_piece_of_the_wait(house: House) -> None:
+    async def dies_once(question: OpenSession) -> OpenOutcome:
+        if len(house.sessions.asked["open"]) == 1:
+            # nothing is ever answered to this one
+            await asyncio.sleep(3600)
+        return await house.sessions.open(question)
+
+    await house.sessions.answer(OPEN_SESSION, dies_once)
+    begun = asyncio.get_running_loop().time()
+    assert (await house.http.post(OPEN, headers=house.by_key)).status_code == 200
+    took = asyncio.get_running_loop().time() - begun
+    assert took < PIECE_SECONDS + ANSWER_MARGIN_SECONDS + 2
+    first, second = house.sessions.asked["open"]
+    assert first.operation_id == second.operation_id
 
 
 async def test_a_client_that_leaves_does_not_stop_the_open(house: House) -> None:
