@@ -48,7 +48,9 @@ class Transaction:
 
 @dataclass(slots=True, kw_only=True)
 class Opened:
-    """A session on chain. `closed_at` 0 and `closed_block` None while it is open; `again`: its first block was undone."""
+    """A session on chain. `closed_at` 0 and `closed_block` None while it is open; `again`: its approval opened one before,
+    whose block was undone.
+    """
 
     id: str
     approval: str
@@ -156,7 +158,7 @@ class Ledger:
             opened_at=now,
             ends_at=now + self._seconds(transaction),
             opened_block=self.height,
-            again=transaction.undone,
+            again=any(before.approval == transaction.approval for before in self.ever_opened),
         )
         self.sessions[opened.id] = opened
         self.ever_opened.append(opened)

@@ -10,6 +10,7 @@ from morpheus_common.bus.names import INBOX, User
 from morpheus_common.bus.rpc import RpcClient
 from morpheus_common.errors import CATALOGUE, ApiError
 from nats.errors import Error as NatsError
+from nats.errors import NoServersError
 from pydantic import SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -62,20 +63,27 @@ async def asking(settings: OpsSettings) -> AsyncIterator[RpcClient]:
             inbox_prefix=INBOX[User.OPS],
             allow_reconnect=False,
             connect_timeout=5,
+            # a first connection is tried as often as a lost one: 60 times, 2 s apart, if nothing is said
+            max_reconnect_attempts=1,
+            reconnect_time_wait=0.2,
             error_cb=on_error,
         )
     except nkeys.NkeysError as error:
         raise StackError("NATS_SEED is not the seed of an NKey user.") from error
     except (NatsError, OSError) as error:
-        raise StackError(
-            f"The bus at {settings.nats_url} cannot be used: {str(error) or type(error).__name__}."
-        ) from error
+        raise StackError(f"The bus at {settings.nats_url} cannot be used: {_why(error, refused)}.") from error
     try:
         yield RpcClient(connection)
     except ApiError as error:
         raise StackError(_sentence(error, refused)) from error
     finally:
         await connection.close()
+
+
+def _why(error: Exception, refused: list[str]) -> str:
+    """What a server said, or what became of the connection, is more than that no server is left."""
+    told = str(error) or type(error).__name__
+    return refused[-1] if isinstance(error, NoServersError) and refused and refused[-1] else told
 
 
 def _sentence(error: ApiError, refused: list[str]) -> str:

@@ -26,6 +26,10 @@ REPLICA_SET = "rs0"
 """Transactions need a replica set; one member is enough for them."""
 CACHE_GIGABYTES = 0.25
 """The smallest WiredTiger takes. Its default, half the memory, is meant for a machine of its own."""
+TRANSACTION_SECONDS = 10
+"""mongod does not notice the death of a client: what a killed process had locked in a transaction stays locked until the
+transaction is as old as this. Ours take milliseconds; mongod's default of 60 would hold the next worker up for a minute.
+"""
 READY_SECONDS = 30.0
 """mongod is ready after 1.3 s (measured); a slow disk may take a while longer."""
 UNAUTHORIZED = 13
@@ -135,6 +139,7 @@ class MongoServer:
         argv = [find_mongod(), "--dbpath", str(data), "--port", str(self.port), "--bind_ip", LOOPBACK]
         argv += ["--replSet", REPLICA_SET, "--wiredTigerCacheSizeGB", str(CACHE_GIGABYTES), "--quiet"]
         argv += ["--nounixsocket", "--setParameter", "diagnosticDataCollectionEnabled=false"]
+        argv += ["--setParameter", f"transactionLifetimeLimitSeconds={TRANSACTION_SECONDS}"]
         if member_key is not None:
             key_file = self.folder / "member.key"
             write_private(key_file, member_key)

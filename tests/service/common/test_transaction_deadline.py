@@ -11,6 +11,7 @@ from morpheus_common.store import transactions
 from morpheus_common.store.mongo import Database, MongoClient
 from morpheus_common.store.transactions import run_transaction
 from morpheus_common.store.unavailable import database_is_away
+from morpheus_devstack.servers import TRANSACTION_SECONDS
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import PyMongoError
 
@@ -63,3 +64,9 @@ async def test_without_a_caller_it_goes_on_and_ends_too(
         assert 0.7 < await time_until_given_up(client, contested) < 3
     finally:
         deadline.reset(token)
+
+
+async def test_what_a_dead_client_had_locked_is_free_again_within_seconds(client: MongoClient) -> None:
+    """mongod ends a transaction by its age alone: it does not see that whoever began it was killed."""
+    found = await client.admin.command("getParameter", 1, transactionLifetimeLimitSeconds=1)
+    assert found["transactionLifetimeLimitSeconds"] == TRANSACTION_SECONDS
