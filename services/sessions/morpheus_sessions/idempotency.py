@@ -30,12 +30,14 @@ async def recorded(wish: Idempotency, tx: AsyncClientSession | None = None) -> I
     if found is None:
         return None
     record: IdempotencyDocument = IdempotencyDocument.model_validate(found)
-    if record.fingerprint != wish.fingerprint:
-        raise ApiError("idempotency_key_reused")
     untouched = await OperationDocument.get_pymongo_collection().find_one(
         {"_id": {"$in": record.operations}, "state": OperationState.FAILED.value}, {"_id": 1}, session=tx
     )
-    return record if untouched is None else None
+    if untouched is not None:
+        return None
+    if record.fingerprint != wish.fingerprint:
+        raise ApiError("idempotency_key_reused")
+    return record
 
 
 async def keep(

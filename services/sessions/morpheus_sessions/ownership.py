@@ -172,10 +172,10 @@ class Ownership:
         self._marks[owned.id] = [{"$set": {"busy": {"attempt": attempt, "since": "$$NOW"}}}]
         self._marked.set()
 
-    def mark_free(self, owned: OwnedSession) -> None:
-        """Note that the end of the prompt was seen."""
+    def mark_free(self, owned: OwnedSession, *, used: bool = True) -> None:
+        """Note that the end of the prompt was seen. `used`: its key's owner sent it."""
         owned.used_at = time.monotonic()
-        self._marks[owned.id] = [{"$set": {"busy": None, "last_used_at": "$$NOW"}}]
+        self._marks[owned.id] = [{"$set": {"busy": None, **({"last_used_at": "$$NOW"} if used else {})}}]
         self._marked.set()
 
     def mark_resting(self, owned: OwnedSession) -> None:

@@ -72,7 +72,8 @@ class Pinging:
             if may_still_run:
                 self._ownership.mark_resting(owned)
             else:
-                self._ownership.mark_free(owned)
+                # whoever only looks whether it is alive does not use it
+                self._ownership.mark_free(owned, used=False)
         await self._close(owned)
         return PingAnswer(status=PingStatus.DEAD, session_id=owned.chain_session)
 

@@ -85,7 +85,7 @@ async def test_what_was_refused_before_the_chain_was_touched_leaves_no_record(ho
         assert poor.error.code == "insufficient_balance"
         await house.simulator.fund(10**24)
         # under the same key, even another request is free to go
-        rich = await house.gateway.ask_open(idempotency=wish())
+        rich = await house.gateway.ask_open(idempotency=wish(request="another"))
 
     assert rich.session is not None
     assert rich.replayed is False

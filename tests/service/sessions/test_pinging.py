@@ -28,6 +28,18 @@ async def test_a_session_that_answers_is_alive(house: House) -> None:
     assert (await house.simulator.state())["opens_total"] == 1
 
 
+async def test_a_ping_does_not_count_as_use(house: House) -> None:
+    async with house.worker():
+        await house.gateway.open()
+        assert (await house.gateway.ping()).status is PingStatus.ALIVE
+    # a worker that stopped in order has written all of its marks
+    assert (await house.only_session())["last_used_at"] is None
+
+    async with house.worker():
+        assert (await house.gateway.chat()).ended
+    assert (await house.only_session())["last_used_at"] is not None
+
+
 async def test_a_key_without_a_session_has_none_and_gets_none(house: House) -> None:
     async with house.worker():
         assert await house.gateway.ping() == PingAnswer(status=PingStatus.NO_SESSION)
