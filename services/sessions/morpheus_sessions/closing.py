@@ -77,9 +77,9 @@ class Closing:
         async with self._turn.call(operation.id):
             await reached(Step.CLOSE_SENDING, operation.id)
             what = "closed"
-            details: dict[str, str | int] = {}
+            details: dict[str, str | int | None] = {}
             try:
-                await self._router.close(chain_session, timeout=self._settings.chain_timeout)
+                details = {"tx": await self._router.close(chain_session, timeout=self._settings.chain_timeout)}
             except RouterRefused as error:
                 what = "already closed" if ALREADY_CLOSED in error.text else "refused"
                 details = {"status": error.status, "text": mask_secrets(error.text)[:500]}

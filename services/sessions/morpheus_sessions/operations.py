@@ -60,7 +60,7 @@ async def operation_of(journal: Journal, operation_id: str, key_id: str) -> Oper
         kind=operation.kind,
         state=progress(operation),
         session_id=None if session is None else session.chain_session,
-        tx=operation.tx,
+        tx=operation.tx or next((fact["tx"] for fact in operation.facts if fact.get("tx")), None),
         error=failure(operation),
         created_at=operation.created_at,
         # written by whichever process had it last: clocks differ, what happened first does not

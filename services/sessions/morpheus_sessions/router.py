@@ -311,9 +311,14 @@ class Router:
         except KeyError:
             raise RouterUnclear("no transaction in the answer") from None
 
-    async def close(self, session_id: str, *, timeout: float) -> None:
-        """Close the session on chain. Closed before: raises `RouterRefused` with `ALREADY_CLOSED` in its text."""
-        await self._post(f"/blockchain/sessions/{session_id}/close", None, timeout)
+    async def close(self, session_id: str, *, timeout: float) -> str | None:
+        """Close the session on chain and return the transaction, if the router names it.
+
+        Closed before: raises `RouterRefused` with `ALREADY_CLOSED` in its text.
+        """
+        answer = await self._post(f"/blockchain/sessions/{session_id}/close", None, timeout)
+        # it is closed, whatever the answer looks like
+        return str(answer["tx"]) if isinstance(answer, dict) and "tx" in answer else None
 
     async def _get(self, path: str, params: dict[str, Any] | None = None) -> Any:
         try:

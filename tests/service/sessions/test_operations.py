@@ -1,6 +1,7 @@
 """What the owner of an operation is told of it."""
 
 import asyncio
+import re
 
 import pytest
 from morpheus_common.contracts.sessions import OperationKind, OperationProgress
@@ -35,6 +36,9 @@ async def test_an_open_and_a_close_are_shown_as_they_go(house: House) -> None:
 
         await house.gateway.close(operation_id=closing)
         closed = await house.gateway.operation(closing)
+    # of an open the router does not tell it
+    assert done.tx is None
+    assert re.fullmatch("0x[0-9a-f]{64}", closed.tx or "")
     assert (closed.kind, closed.state, closed.session_id) == (
         OperationKind.CLOSE,
         OperationProgress.SUCCEEDED,
