@@ -82,6 +82,7 @@ class Twist(StrEnum):
     EXPIRED = "session runs out"
     NO_GAS = "funding account empty"
     PROMPT = "a prompt runs"
+    MOVED = "mined again under another id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,7 @@ class Point:
 _ONLY_ON_CHAIN: Final[Mapping[StrEnum, str]] = {Outcome.NEVER: "only what the chain shows gets here"}
 _GIVEN_UP = "only what the chain does not show is given up"
 _NO_READ_BACK = "its id is read back only after a clear answer"
+_GONE = "what is given up, or never mined, is not undone"
 _DUPLICATE = "what is sent again is a duplicate when the first was mined after we had looked"
 _ESCALATED = "being escalated is an outcome of its own"
 _NOT_MINED = "what is not mined in time, or without effect, does not get here"
@@ -129,6 +131,11 @@ _EXTRAS: Final[Mapping[str, Mapping[str, object]]] = {
     "O24": {"primed": True},
     "O25": {"after_mining": True, "cannot": _ONLY_ON_CHAIN},
     "O26": {"cannot": dict.fromkeys((Outcome.SUCCESS, Outcome.GHOST, Outcome.REVERT, Outcome.LATE), _GIVEN_UP)},
+    "O31": {
+        "twist": Twist.MOVED,
+        "after_mining": True,
+        "cannot": dict.fromkeys((Outcome.NEVER, Outcome.LATEST), _GONE),
+    },
     "K3": {"twist": Twist.PROMPT},
     "K15": {"cannot": {Fault.LOST: _NO_WRITE}},
 }

@@ -100,6 +100,17 @@ class Chain:
     async def advance(self, seconds: float) -> None:
         await self._control("/sim/advance", seconds=seconds)
 
+    async def reorganise(self, blocks: int, *, others: int) -> None:
+        """Undo the last blocks; what was in them is mined again after so many opens of other wallets."""
+        await self._control("/sim/reorg", blocks=blocks, others=others)
+
+    async def approve(self, amount: int) -> None:
+        """Allow the contract to take so much (wei), past the gateway."""
+        config = (await self._http.get("/config")).json()["Config"]
+        spender = config["Marketplace"]["DiamondContractAddress"]
+        answer = await self._http.post("/blockchain/approve", params={"spender": spender, "amount": str(amount)})
+        answer.raise_for_status()
+
     async def wipe(self) -> None:
         await self._control("/sim/wipe")
 

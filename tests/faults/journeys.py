@@ -17,6 +17,7 @@ from tests.faults.invariants import ENDED
 from tests.faults.records import Records, unsettled
 from tests.faults.stack import (
     ABANDON_AFTER,
+    BLOCK_SECONDS,
     CHAIN_TIMEOUT,
     GATEWAY,
     LEASE_SECONDS,
@@ -41,6 +42,8 @@ NOTHING_SECONDS = LEASE_SECONDS + 2.0
 REFUSED_SECONDS = 1.0
 """A revoked key is admitted nowhere later than this after its revocation was confirmed (I6)."""
 LAGGING_READS = 3
+UNDONE_BLOCKS = 250
+"""No more are undone: the simulator remembers 256."""
 DAY = 86_400
 EVERY = 0.1
 
@@ -139,12 +142,16 @@ class _Run:
         prompt = self.begin(self.run_prompt()) if self.point.twist is Twist.PROMPT else None
         if prompt is not None:
             await self.until(self.prompt_runs, seconds=5.0)
+        if self.point.twist is Twist.MOVED:
+            await self.keep_apart()
         await self.arm()
         self.begun = time.monotonic()
         arrival = asyncio.create_task(self.arrive())
         if self.point.twist in DUPLICATES:
             _ = self.begin(self.mine_before_it_is_sent_again())
         asked = self.begin(self.ask())
+        if self.point.twist is Twist.MOVED:
+            _ = self.begin(self.undo_once_open())
         happening = None
         if self.point.after_mining:
             happening = self.begin(self.let_outcome_happen())
@@ -355,6 +362,22 @@ class _Run:
                 await self.chain.set_bid(self.market.bid, deleted=True)
         finally:
             self.stack.controller.remove(trap)
+
+    async def keep_apart(self) -> None:
+        """See to it that the blocks that will be undone have nothing in them but the open of this case."""
+        await self.chain.approve(10**26)
+        await self.chain.advance(UNDONE_BLOCKS * BLOCK_SECONDS)
+
+    async def undo_once_open(self) -> None:
+        """Undo the block of the session once we take it for open; it is mined again, under another id."""
+        await self.until(self.is_open, seconds=PATIENCE_SECONDS)
+        state = await self.chain.state()
+        age = state.now - state.sessions[self.since].opened_at
+        await self.chain.reorganise(min(UNDONE_BLOCKS, int(age / BLOCK_SECONDS) + 40), others=1)
+        self.note("its block was undone")
+
+    async def is_open(self) -> bool:
+        return any(row["state"] == "active" for row in await self.records.sessions(self.tenant.key_id))
 
     async def is_mined(self) -> bool:
         return len((await self.chain.state()).sessions) > self.since

@@ -168,10 +168,12 @@ def at_rest(records: Records, ledger: Ledger, *, revoked: set[str]) -> None:
             continue
         require(row["key_id"] not in revoked, "unwanted", f"session {row['_id']} of a revoked key is {row['state']}")
         session = opened[row["chain_session"]]
-        # when a session is mined anew its times are new, and the records keep the old ones
-        ends_at = session.ends_at if not session.again else int(row["ends_at"].timestamp())
-        told = (row["bid_id"], stake_of(row), int(row["ends_at"].timestamp()))
-        require(told == (session.bid.id, session.stake, ends_at), "usable", f"{told} is not {session}")
+        # its length, because a process on its way holds what it read before time passed; when a session is mined anew its
+        # times are new, and a record that keeps its id keeps the old ones
+        lasts = int((row["ends_at"] - row["opened_at"]).total_seconds())
+        told = (row["bid_id"], stake_of(row), lasts)
+        found = (session.bid.id, session.stake, lasts if session.again else session.ends_at - session.opened_at)
+        require(told == found, "usable", f"{told} is not {session}")
     reported = {row["_id"]: row["kind"] for row in records.findings}
     for session in opened.values():
         kind = None if is_ours(session.stake) else "foreign"
