@@ -403,8 +403,9 @@ class Chat:
             raise
 
     async def _resume_wanted(self, head: PromptHead, owned: OwnedSession | None) -> None:
+        now = await self._journal.now()
         for parked in await self._journal.sessions_of(head.key_id, (SessionState.PARKED,)):
-            if parked.chain_session == head.session_id and is_usable(parked):
+            if parked.chain_session == head.session_id and is_usable(parked, now):
                 await self._resume(parked, owned)
                 return
         if owned is not None and owned.chain_session == head.session_id:
@@ -425,8 +426,9 @@ class Chat:
         word = AutomationWord(decision=plan.decision, reason=plan.reason, at=utc_now())
         rests = owned is not None and owned.model_id == model_id
         if not rests:
+            now = await self._journal.now()
             for parked in await self._journal.sessions_of(head.key_id, (SessionState.PARKED,)):
-                if parked.model_id == model_id and parked.reason == SWITCHED and is_usable(parked):
+                if parked.model_id == model_id and parked.reason == SWITCHED and is_usable(parked, now):
                     await self._resume(parked, owned, word)
                     return
         holder = self._ownership.holder

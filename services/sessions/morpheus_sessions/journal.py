@@ -51,6 +51,11 @@ SETTLED_BLOCKS = 5
 OPEN_STATES = (SessionState.ACTIVE, SessionState.PARKED, SessionState.CLOSING)
 """States of a session that is on chain, as far as our records go."""
 
+CLOSED_WATCHED_SECONDS = 3_600
+"""So long after a session was seen closed, a pass looks whether it still is."""
+ABANDONED_WATCHED_SECONDS = 7 * 86_400
+"""So long after its end, a pass looks whether a session that was not on chain is there after all."""
+
 SUSPECT = "suspect"
 """Why a session is parked that the chain does not show."""
 SWITCHED = "switched"
@@ -127,6 +132,12 @@ class Journal:
         """Return the session that an open was written with."""
         return await self._find_session({"operation_id": operation_id})
 
+    async def now(self) -> datetime:
+        """Return the database's time. What costs money if a worker's clock is wrong is decided by it."""
+        answer = await self._client.admin.command("hello", codec_options=self._client.codec_options)
+        now: datetime = answer["localTime"]
+        return now
+
     async def sessions_of(self, key_id: str, states: Iterable[SessionState]) -> list[SessionDocument]:
         """Return the sessions of a key in any of `states`."""
         return await self._list_sessions({"key_id": key_id, "state": {"$in": [state.value for state in states]}})
@@ -140,9 +151,27 @@ class Journal:
         )
         return [_session(item) async for item in cursor.sort("created_at", DESCENDING).limit(limit)]
 
-    async def sessions_on(self, wallet: str, states: Iterable[SessionState]) -> list[SessionDocument]:
-        """Return the sessions on a wallet in any of `states`."""
-        return await self._list_sessions({"wallet": wallet, "state": {"$in": [state.value for state in states]}})
+    async def oldest_watched(self, wallet: str) -> int | None:
+        """Return when the oldest session on a wallet was opened that may be open on chain (Unix seconds), None if there is
+        none. Those that the chain showed closed lately, or did not show, are among them: blocks can be undone, nodes err.
+        """
+        watched: list[dict[str, Any]] = [
+            {"state": {"$in": [state.value for state in OPEN_STATES]}},
+            {
+                "state": SessionState.CLOSED.value,
+                "$expr": {"$gte": ["$updated_at", _from_now(-CLOSED_WATCHED_SECONDS)]},
+            },
+            {
+                "state": SessionState.ABANDONED.value,
+                "$expr": {"$gte": ["$ends_at", _from_now(-ABANDONED_WATCHED_SECONDS)]},
+            },
+        ]
+        found = await SessionDocument.get_pymongo_collection().find_one(
+            {"opened_at": {"$type": "date"}, "$or": [{"wallet": wallet, **which} for which in watched]},
+            {"opened_at": 1},
+            sort=[("opened_at", ASCENDING)],
+        )
+        return None if found is None else int(found["opened_at"].timestamp())
 
     async def operation(self, operation_id: str) -> OperationDocument | None:
         """Return an operation."""

@@ -1,9 +1,8 @@
 """What users ask of their sessions: open, close, look. Writes what is wanted; the wallets' loops carry it out."""
 
 import asyncio
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from morpheus_common.clock import utc_now
 from morpheus_common.contracts.sessions import (
     AutomationWord,
     CloseResult,
@@ -42,9 +41,9 @@ USABLE_SECONDS = 5
 """A session with less time left than this is taken for expired."""
 
 
-def is_usable(session: SessionDocument, *, at_least: float = USABLE_SECONDS) -> bool:
-    """Tell whether an active or parked session has time left."""
-    return session.ends_at is not None and session.ends_at > utc_now() + timedelta(seconds=at_least)
+def is_usable(session: SessionDocument, now: datetime, *, at_least: float = USABLE_SECONDS) -> bool:
+    """Tell whether an active or parked session has time left at `now`, the database's time."""
+    return session.ends_at is not None and session.ends_at > now + timedelta(seconds=at_least)
 
 
 class Lifecycle:
@@ -128,7 +127,7 @@ class Lifecycle:
         for _ in range(TRIES):
             replaces = None
             current = await self._journal.session_in(key_id, Slot.CURRENT)
-            if current is not None and current.state is SessionState.ACTIVE and not is_usable(current):
+            if current is not None and await self._is_over(current):
                 await self._journal.park(current.id, "expired")
                 continue
             if current is not None:
@@ -205,7 +204,7 @@ class Lifecycle:
     async def current(self, key_id: str) -> SessionRow | None:
         """Return a key's current session."""
         session = await self._journal.session_in(key_id, Slot.CURRENT)
-        if session is None or (session.state is SessionState.ACTIVE and not is_usable(session, at_least=0)):
+        if session is None or await self._is_over(session, at_least=0):
             return None
         return session.row()
 
@@ -222,6 +221,11 @@ class Lifecycle:
             raise ApiError("internal_error")
         session = None
         if operation.state is OperationState.DONE:
+    async def _is_over(self, session: SessionDocument, *, at_least: float = USABLE_SECONDS) -> bool:
+        return session.state is SessionState.ACTIVE and not is_usable(
+            session, await self._journal.now(), at_least=at_least
+        )
+
             session = await self._journal.session(operation.session)
         return OpenOutcome(
             operation_id=operation_id,

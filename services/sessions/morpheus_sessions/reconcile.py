@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from morpheus_common.clock import utc_now
 from morpheus_common.contracts.sessions import SessionState
 from morpheus_common.logs import get_logger
 
@@ -204,11 +203,11 @@ class Reconciler:
         self._passes = 0
 
     async def find(self, *, complete: bool) -> tuple[Listing, list[Finding]]:
-        """Read chain and journal and return what a pass would do. `complete`: back to our oldest open session."""
+        """Read chain and journal and return what a pass would do. `complete`: back to the oldest that may be open."""
         wallet = self._router.wallet
         since = await self._journal.read_to(wallet)
         if complete and since:
-            since = min([since, *await self._oldest(wallet)])
+            since = min(since, await self._journal.oldest_watched(wallet) or since)
         listing = await read_listing(self._router, max(0, since - SLACK_SECONDS))
         # in this order: what is settled meanwhile is in both, not in neither
         sent = await self._journal.sent_opens(wallet)
@@ -220,7 +219,8 @@ class Reconciler:
         findings = plan(
             listing,
             records,
-            now=utc_now(),
+            # a worker's clock that jumps must not end every session
+            now=await self._journal.now(),
             deployment=self._settings.deployment_number,
             own_close_after=self._settings.own_close_after,
         )
@@ -273,11 +273,6 @@ class Reconciler:
             await self._journal.move(moves, block=listing.height)
         except StateChanged:
             log.info("changed meanwhile", act=Act.MOVE)
-
-    async def _oldest(self, wallet: str) -> list[int]:
-        """When what must be seen was opened, at the earliest (Unix seconds)."""
-        sessions = await self._journal.sessions_on(wallet, OPEN_STATES)
-        return [int(session.opened_at.timestamp()) for session in sessions if session.opened_at is not None]
 
     async def _carry_out(self, finding: Finding) -> None:
         session, chain = finding.session, finding.chain

@@ -1,17 +1,21 @@
 """Attacks on stakes: orders of events in which one was lost, doubled, forgotten or closed for nothing."""
 
 import asyncio
+import sys
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from morpheus_common.contracts.sessions import SessionState
+from morpheus_common.clock import utc_now
+from morpheus_common.contracts.sessions import SessionRow, Slot
 from morpheus_common.errors import ApiError
-from morpheus_sessions.documents import OperationDocument, Replaces
-from morpheus_sessions.intake import Intake
-from morpheus_sessions.journal import SlotTaken
+from morpheus_sessions.documents import OperationDocument, SessionDocument
 from morpheus_sessions.worker import Parts
 
 from tests.service.sessions.house import House, until
+
+PATIENT: dict[str, Any] = {"reconcile_seconds": 0.1, "own_close_after": 10.0**6}
+"""Passes at once, and no close because a session's time is over: the tests move the chain's time."""
 
 
 async def abandoned(house: House, parts: Parts, **query: Any) -> OperationDocument:
@@ -19,21 +23,6 @@ async def abandoned(house: House, parts: Parts, **query: Any) -> OperationDocume
     operation: OperationDocument = OperationDocument.model_validate(await house.only_operation(kind="open", **query))
     await parts.journal.abandon_open(operation, ApiError("open_failed"))
     return operation
-
-
-async def begun(house: House, parts: Parts, operation_id: str, *, replaces: Replaces | None) -> None:
-    """Write an open as it was decided, whatever has become true since."""
-    await Intake(parts.journal._client, parts.journal).open(
-        operation_id=operation_id,
-        user_id="u1",
-        key_id="k1",
-        key_prefix="sk-abc",
-        model=house.gateway.models["llama-3.3-70b"],
-        bid_id=None,
-        duration=3600,
-        owner=None,
-        replaces=replaces,
-    )
 
 
 async def test_a_switch_that_comes_late_leaves_the_session_that_is_used_alone(house: House) -> None:
@@ -71,21 +60,101 @@ async def test_a_session_that_ends_while_its_successor_opens_is_not_replaced_twi
     assert (await house.simulator.state())["opens_total"] == 2
 
 
-async def test_an_open_decided_before_the_current_session_ended_is_decided_anew(house: House) -> None:
+async def test_an_open_decided_before_the_current_session_ended_is_decided_anew(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with house.worker(reconcile_seconds=3600) as parts:
+        read, stale = parts.journal.session_in, dict[Slot, SessionDocument | None]()
+
+        async def too_early(key_id: str, slot: Slot) -> SessionDocument | None:
+            return stale.pop(slot) if slot in stale else await read(key_id, slot)
+
+        monkeypatch.setattr(parts.journal, "session_in", too_early)
         await house.gateway.open()
-        current = await house.only_session(slot="current")
-        await parts.journal.park(current["_id"], "expired")
-        stale = Replaces(session=current["_id"], becomes=SessionState.PARKED)
-        with pytest.raises(SlotTaken):
-            await begun(house, parts, "o1", replaces=stale)
-        other = await house.gateway.open(model_id=house.gateway.model("qwen3-235b"))
-        assert other.slot == "current"
-        # its successor opens, and somebody who has not seen it thinks that there is neither
-        running = Replaces(session=(await house.only_session(slot="current"))["_id"], becomes=SessionState.PARKED)
+        stale[Slot.CURRENT] = ended = SessionDocument.model_validate(await house.only_session())
+        await parts.journal.park(ended.id, "expired")
+        other = house.gateway.model("qwen3-235b")
+        assert (await house.gateway.open(model_id=other)).slot == "current"
+        # its successor opens when it ends
         await house.simulator.arm("initiate", "hang")
-        await begun(house, parts, "o2", replaces=running)
-        await parts.journal.park(running.session, "expired")
-        with pytest.raises(SlotTaken):
-            await begun(house, parts, "o3", replaces=None)
+        third = house.gateway.model("mistral-31-24b")
+        switching = asyncio.create_task(house.gateway.open(model_id=third))
+        await until(lambda: house.sessions(slot="next"))
+        await parts.journal.park((await house.only_session(slot="current"))["_id"], "expired")
+        stale[Slot.NEXT] = None
+        joining = asyncio.create_task(house.gateway.open(model_id=third))
+        await until(lambda: _read(stale))
         await house.simulator.disarm()
+        assert (await switching).session_id == (await joining).session_id
+    assert (await house.simulator.state())["opens_total"] == 3
+
+
+async def _read(stale: dict[Slot, SessionDocument | None]) -> bool:
+    return not stale
+
+
+async def read_past(house: House, row: SessionRow) -> None:
+    """Wait until the passes have read the wallet's sessions up to this one."""
+
+    async def read() -> bool:
+        wallet = await house.database["wallets"].find_one() or {}
+        return row.opened_at is not None and (wallet.get("read_to") or 0) >= row.opened_at.timestamp()
+
+    await until(read)
+
+
+async def test_what_a_node_did_not_show_long_after_it_was_opened_is_watched(house: House) -> None:
+    async with house.worker(**PATIENT) as parts:
+        old = await house.gateway.open(duration=6 * 3600)
+        await house.simulator.advance(2 * 3600)
+        await read_past(house, await house.gateway.open("k2"))
+        session = SessionDocument.model_validate(await house.only_session(key_id="k1"))
+        for _ in range(2):
+            await parts.journal.note_session_absence(session, spacing=0.0, enough=2)
+    async with house.worker(**PATIENT):
+        closed = await house.session_is("closed", key_id="k1")
+    assert (closed["chain_session"], closed["reason"]) == (old.session_id, "came_back")
+
+
+async def test_a_close_that_is_undone_long_after_the_session_was_opened_is_made_again(house: House) -> None:
+    async with house.worker(**PATIENT):
+        await house.gateway.open(duration=6 * 3600)
+        await house.simulator.advance(2 * 3600)
+        kept = await house.gateway.open("k2")
+        await read_past(house, kept)
+        height = (await house.simulator.state())["block"]
+        assert (await house.gateway.close()).confirmed
+        blocks = (await house.simulator.state())["block"] - height + 3
+        await house.simulator.post("/sim/reorg", {"blocks": blocks, "drop": True})
+        assert len(await house.simulator.open_sessions()) == 2
+    # long enough ago for no node to lag
+    await house.database["sessions"].update_many(
+        {"state": "closed"}, {"$set": {"updated_at": await house.database_time(-600)}}
+    )
+    async with house.worker(**PATIENT):
+
+        async def only_the_other_is_open() -> bool:
+            return [item["Id"] for item in await house.simulator.open_sessions()] == [kept.session_id]
+
+        await until(only_the_other_is_open)
+
+
+async def test_a_workers_clock_that_jumps_neither_closes_nor_replaces_a_session(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with house.worker(reconcile_seconds=0.1):
+        row = await house.gateway.open()
+        for name, module in list(sys.modules.items()):
+            if name.startswith("morpheus_sessions.") and hasattr(module, "utc_now"):
+                monkeypatch.setattr(module, "utc_now", lambda: utc_now() + timedelta(hours=3))
+        await house.database["wallets"].update_one({}, {"$inc": {"passes_asked": 1}})
+
+        async def looked() -> bool:
+            wallet = await house.database["wallets"].find_one() or {}
+            return bool(wallet.get("passes_made"))
+
+        await until(looked)
+        assert (await house.gateway.open()).session_id == row.session_id
+        assert await house.gateway.current() is not None
+    assert [item["Id"] for item in await house.simulator.open_sessions()] == [row.session_id]
+    assert (await house.only_session())["state"] == "active"
