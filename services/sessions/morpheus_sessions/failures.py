@@ -17,12 +17,7 @@ MESSAGE_LIMIT: Final = 2_000
 _SESSION_GONE = ("session expired", "session not found", "provider not found", "session cannot be loaded")
 _NOT_REACHED = ("failed to connect to provider", "failed to write to provider")
 _TIMED_OUT = ("read timed out", "i/o timeout", "context deadline exceeded")
-_BEFORE_ANY_TRANSACTION = (
-    "low agent user allowance",
-    "method not allowed",
-    "invalid username or password",
-    "no basic auth",
-)
+_BEFORE_ANY_TRANSACTION = "low agent user allowance"
 
 # each alternative begins where a word does, or has a bound: the text is a stranger's and may be made to be slow
 _UNSAFE = re.compile(
@@ -80,8 +75,11 @@ def safe_text(text: str) -> str:
 
 
 def nothing_was_sent(status: int, text: str) -> bool:
-    """Tell whether an error of the second step of opening certainly came before the first transaction."""
-    return status in {401, 403} or any(part in text for part in _BEFORE_ANY_TRANSACTION)
+    """Tell whether an error of the second step of opening certainly came before the first transaction.
+
+    A text has to begin so: anything may stand in an error that a chain node or a provider is quoted in.
+    """
+    return status in {401, 403} or text.startswith(_BEFORE_ANY_TRANSACTION)
 
 
 def handshake_reason(text: str) -> str:

@@ -968,9 +968,9 @@ class Journal:
         self.wake()
         return identifier
 
-    async def unwant(self, session: SessionDocument) -> None:
-        """Close a session that is still opening as soon as it is on chain."""
-        await SessionDocument.get_pymongo_collection().update_one(
+    async def unwant(self, session: SessionDocument) -> bool:
+        """Close a session that is still opening as soon as it is on chain. False: it is not opening any more."""
+        result = await SessionDocument.get_pymongo_collection().update_one(
             {"_id": session.id, "state": SessionState.OPENING.value}, {"$set": {"wanted": False}}
         )
 
@@ -1012,6 +1012,7 @@ class Journal:
                 await self._change(session_id, OPEN_STATES, changes, "closed", now, session)
             for item in await self._closes_of(session_id, session):
                 await self._end_operation(item, OperationState.DONE, None, now, session)
+        return bool(result.matched_count)
             await reached(Step.CLOSE_SETTLING, session_id)
             return True
 

@@ -24,6 +24,7 @@ from morpheus_common.steps import Step, reached
 from morpheus_sessions.catalogue import CatalogueCopy
 from morpheus_sessions.documents import (
     LIVE_STATES,
+    OperationKind,
     OperationState,
     Owner,
     Replaces,
@@ -77,7 +78,7 @@ class Lifecycle:
         except AlreadyAsked as asked:
             (operation_id,) = asked.record.operations
             replayed = asked.record.first != command.operation_id
-        return await self._come_to(operation_id, command.wait, replayed=replayed)
+        return await self._come_to(operation_id, command, replayed=replayed)
 
     async def _begin_asked(self, command: OpenSession) -> str:
         """Return the operation of the session asked for, newly written or not."""
@@ -191,7 +192,11 @@ class Lifecycle:
             before = await recorded(command.idempotency)
             if before is not None:
                 raise AlreadyAsked(before)
-        begun = command.joins or [item.id for item in await self._journal.operations_of(command.operation_id)]
+        known = await self._journal.operations_of(command.operation_id)
+        begun = [item.id for item in known if item.key_id == command.key_id and item.kind is OperationKind.CLOSE]
+        if command.joins is not None:
+            joined = [await self._journal.operation(item) for item in command.joins]
+            begun = [item.id for item in joined if item is not None and item.key_id == command.key_id]
         if not begun:
             return await self._intake.close(command)
         first = await self._journal.operation(begun[0])
@@ -214,8 +219,8 @@ class Lifecycle:
         found = await self._journal.newest_sessions_of(question.key_id, states, limit=question.limit)
         return KeySessions(sessions=[session.row() for session in found])
 
-    async def _come_to(self, operation_id: str, wait: float, *, replayed: bool) -> OpenOutcome:
-        operation = await self._journal.ended(operation_id, wait=wait)
+    async def _come_to(self, operation_id: str, command: OpenSession, *, replayed: bool) -> OpenOutcome:
+        operation = await self._journal.ended(operation_id, wait=command.wait)
         await reached(Step.OPEN_REPLYING, operation_id)
         if operation is None:
             raise ApiError("internal_error")
@@ -237,6 +242,8 @@ class Lifecycle:
     async def _model_of_bid(self, bid_id: str) -> str:
         try:
             bid = await self._reader.bid(bid_id)
+        if operation.key_id != command.key_id:
+            raise ApiError("operation_not_found")
         except (RouterUnreachable, RouterRefused, RouterUnclear):
             raise ApiError("service_unavailable", retry_after=5) from None
         if bid is None:

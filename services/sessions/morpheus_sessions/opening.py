@@ -13,7 +13,7 @@ from morpheus_common.steps import Step, reached
 from morpheus_sessions.documents import OperationDocument, OperationState
 from morpheus_sessions.failures import nothing_was_sent
 from morpheus_sessions.journal import AlreadyAdopted, Journal, SlotTaken
-from morpheus_sessions.listing import look_for
+from morpheus_sessions.listing import look_for, opened_by
 from morpheus_sessions.router import (
     ROUTER_ERRORS,
     Approval,
@@ -134,7 +134,7 @@ class Opening:
         """Adopt what was opened; what the chain does not show yet is looked for again later."""
         found = None
         if session_id is not None:
-            found = await self._read_back(session_id)
+            found = await self._read_back(operation, session_id)
         elif operation.state is not OperationState.SENT:
             found = (await look_for(self._router, operation)).session
         if found is not None:
@@ -142,7 +142,8 @@ class Opening:
         elif operation.state is OperationState.SENT:
             await self.resolve(operation)
 
-    async def _read_back(self, session_id: str) -> ChainSession | None:
+    async def _read_back(self, operation: OperationDocument, session_id: str) -> ChainSession | None:
+        """Return the session that an open was answered with, None if it is not seen, or is not what that open opened."""
         loop = asyncio.get_running_loop()
         until = loop.time() + READ_BACK_SECONDS
         while loop.time() < until:
@@ -150,8 +151,12 @@ class Opening:
                 found = await self._router.session(session_id)
             except ROUTER_ERRORS:
                 return None
-            if found is not None:
+            if found is not None and opened_by(operation, found):
                 return found
+            if found is not None:
+                # ids hang on the order of opens on chain: in a block mined in place of another they change
+                log.error("answered with another's session", session=session_id, operation_id=operation.id)
+                return None
             await asyncio.sleep(READ_BACK_PAUSE_SECONDS)
         return None
 

@@ -223,8 +223,7 @@ class Operator:
         session = found[0]
         if session.stake is not None and not self._is_ours(wei(session.stake) or 0):
             raise ApiError("foreign_session")
-        if session.state is SessionState.OPENING:
-            await self._journal.unwant(session)
+        if session.state is SessionState.OPENING and await self._journal.unwant(session):
             operation_id = None
         else:
             operation_id = await self._journal.request_close(session, "operator")

@@ -6,10 +6,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from morpheus_common.bus.names import User
+from morpheus_common.bus.rpc import RpcClient
 from morpheus_common.clock import utc_now
+from morpheus_common.contracts.operator import CLOSE_OURS, CloseOurs
 from morpheus_common.contracts.sessions import SessionRow, Slot
 from morpheus_common.errors import ApiError
 from morpheus_sessions.documents import OperationDocument, SessionDocument
+from morpheus_sessions.router import Approval, Router
 from morpheus_sessions.worker import Parts
 
 from tests.service.sessions.house import House, until
@@ -26,7 +30,7 @@ async def abandoned(house: House, parts: Parts, **query: Any) -> OperationDocume
 
 
 async def test_a_switch_that_comes_late_leaves_the_session_that_is_used_alone(house: House) -> None:
-    async with house.worker(reconcile_seconds=0.2) as parts:
+    async with house.worker(reconcile_seconds=3600) as parts:
         used = await house.gateway.open()
         other = house.gateway.model("qwen3-235b")
         await house.simulator.arm("open", "hang", when="after")
@@ -158,3 +162,60 @@ async def test_a_workers_clock_that_jumps_neither_closes_nor_replaces_a_session(
         assert await house.gateway.current() is not None
     assert [item["Id"] for item in await house.simulator.open_sessions()] == [row.session_id]
     assert (await house.only_session())["state"] == "active"
+
+
+async def test_an_answer_that_names_another_opens_session_is_not_believed(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with house.worker(reconcile_seconds=0.2):
+        first = await house.gateway.open("k1")
+        really = Router.open
+
+        async def misled(router: Router, approval: Approval, stake: int, *, timeout: float) -> str:
+            await really(router, approval, stake, timeout=timeout)
+            return first.session_id or ""
+
+        monkeypatch.setattr(Router, "open", misled)
+        second = await house.gateway.open("k2")
+        assert second.session_id != first.session_id
+    assert {item["Id"] for item in await house.simulator.open_sessions()} == {first.session_id, second.session_id}
+
+
+async def test_an_operators_close_is_not_lost_when_the_session_opens_at_this_moment(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with house.worker(reconcile_seconds=3600) as parts:
+        await house.simulator.arm("open", "hang")
+        opening = asyncio.create_task(house.gateway.open())
+        await until(lambda: house.simulator.struck("open"))
+        unwant = parts.journal.unwant
+
+        async def late(session: SessionDocument) -> bool:
+            await house.simulator.disarm()
+            await opening
+            return await unwant(session)
+
+        monkeypatch.setattr(parts.journal, "unwant", late)
+        connection = await house.account.connect(User.OPS)
+        try:
+            command = CloseOurs(session_id=(await house.only_session())["_id"])
+            assert (await RpcClient(connection).call(CLOSE_OURS, command)).operation_id is not None
+        finally:
+            await connection.close()
+        await house.session_is("closed")
+    assert await house.simulator.open_sessions() == []
+
+
+async def test_a_command_that_names_anothers_operation_learns_and_does_nothing(house: House) -> None:
+    async with house.worker(reconcile_seconds=3600):
+        row = await house.gateway.open("k1")
+        for named in ({"operation_id": row.operation_id}, {"joins": row.operation_id}):
+            with pytest.raises(ApiError) as told:
+                await house.gateway.ask_open("k2", user="u2", **named)
+            assert told.value.code == "operation_not_found"
+        closed = await house.gateway.close("k2", operation_id=row.operation_id)
+        assert (closed.session_id, closed.operations) == (None, [])
+        closed = await house.gateway.close("k2", joins=[row.operation_id])
+        assert (closed.session_id, closed.operations) == (None, [])
+    assert len(await house.simulator.open_sessions()) == 1
+    assert len(await house.sessions()) == 1

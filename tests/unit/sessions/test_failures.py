@@ -222,7 +222,7 @@ def test_no_text_of_a_provider_keeps_a_worker_busy(text: str) -> None:
         (401, "Unauthorized"),
         (403, "method not allowed"),
         (500, "low agent user allowance: 1"),
-        (500, "invalid username or password"),
+        (401, "invalid username or password"),
     ],
 )
 def test_only_refusals_from_before_the_first_transaction_prove_that_nothing_was_sent(status: int, text: str) -> None:
@@ -242,6 +242,9 @@ def test_only_refusals_from_before_the_first_transaction_prove_that_nothing_was_
         "failed to get session: session not found",
         "failed to store session: disk full",
         "context deadline exceeded",
+        "failed to send transaction: failed to wait for transaction to be mined: 405: method not allowed",
+        "failed to get session: invalid username or password",
+        "failed to store session: low agent user allowance",
         "",
     ],
 )
