@@ -973,6 +973,7 @@ class Journal:
         result = await SessionDocument.get_pymongo_collection().update_one(
             {"_id": session.id, "state": SessionState.OPENING.value}, {"$set": {"wanted": False}}
         )
+        return bool(result.matched_count)
 
     async def revoke(self, key_id: str, user_id: str) -> list[SessionDocument]:
         """The key is not wanted any more: no open begins after this, and what is open is closed. Repeatable.
@@ -1012,7 +1013,6 @@ class Journal:
                 await self._change(session_id, OPEN_STATES, changes, "closed", now, session)
             for item in await self._closes_of(session_id, session):
                 await self._end_operation(item, OperationState.DONE, None, now, session)
-        return bool(result.matched_count)
             await reached(Step.CLOSE_SETTLING, session_id)
             return True
 
