@@ -48,13 +48,13 @@ WATCH_SECONDS = 0.25
 SETTLED_BLOCKS = 5
 """So many blocks past it, a block is taken for final."""
 
-OPEN_STATES = (SessionState.ACTIVE, SessionState.PARKED, SessionState.CLOSING)
-"""States of a session that is on chain, as far as our records go."""
-
 CLOSED_WATCHED_SECONDS = 3_600
 """So long after a session was seen closed, a pass looks whether it still is."""
 ABANDONED_WATCHED_SECONDS = 7 * 86_400
 """So long after its end, a pass looks whether a session that was not on chain is there after all."""
+
+OPEN_STATES = (SessionState.ACTIVE, SessionState.PARKED, SessionState.CLOSING)
+"""States of a session that is on chain, as far as our records go."""
 
 SUSPECT = "suspect"
 """Why a session is parked that the chain does not show."""
@@ -120,6 +120,12 @@ class Journal:
 
     # reading
 
+    async def now(self) -> datetime:
+        """Return the database's time. What costs money if a worker's clock is wrong is decided by it."""
+        answer = await self._client.admin.command("hello", codec_options=self._client.codec_options)
+        now: datetime = answer["localTime"]
+        return now
+
     async def session_in(self, key_id: str, slot: Slot) -> SessionDocument | None:
         """Return the session of a key in a slot."""
         return await self._find_session({"key_id": key_id, "slot": slot.value})
@@ -131,12 +137,6 @@ class Journal:
     async def session_of_operation(self, operation_id: str) -> SessionDocument | None:
         """Return the session that an open was written with."""
         return await self._find_session({"operation_id": operation_id})
-
-    async def now(self) -> datetime:
-        """Return the database's time. What costs money if a worker's clock is wrong is decided by it."""
-        answer = await self._client.admin.command("hello", codec_options=self._client.codec_options)
-        now: datetime = answer["localTime"]
-        return now
 
     async def sessions_of(self, key_id: str, states: Iterable[SessionState]) -> list[SessionDocument]:
         """Return the sessions of a key in any of `states`."""

@@ -213,6 +213,11 @@ class Lifecycle:
             return None
         return session.row()
 
+    async def _is_over(self, session: SessionDocument, *, at_least: float = USABLE_SECONDS) -> bool:
+        return session.state is SessionState.ACTIVE and not is_usable(
+            session, await self._journal.now(), at_least=at_least
+        )
+
     async def list(self, question: ListKeySessions) -> KeySessions:
         """Return the sessions of a key, newest first."""
         states = SessionState if question.ended else LIVE_STATES
@@ -224,13 +229,10 @@ class Lifecycle:
         await reached(Step.OPEN_REPLYING, operation_id)
         if operation is None:
             raise ApiError("internal_error")
+        if operation.key_id != command.key_id:
+            raise ApiError("operation_not_found")
         session = None
         if operation.state is OperationState.DONE:
-    async def _is_over(self, session: SessionDocument, *, at_least: float = USABLE_SECONDS) -> bool:
-        return session.state is SessionState.ACTIVE and not is_usable(
-            session, await self._journal.now(), at_least=at_least
-        )
-
             session = await self._journal.session(operation.session)
         return OpenOutcome(
             operation_id=operation_id,
@@ -242,8 +244,6 @@ class Lifecycle:
     async def _model_of_bid(self, bid_id: str) -> str:
         try:
             bid = await self._reader.bid(bid_id)
-        if operation.key_id != command.key_id:
-            raise ApiError("operation_not_found")
         except (RouterUnreachable, RouterRefused, RouterUnclear):
             raise ApiError("service_unavailable", retry_after=5) from None
         if bid is None:
