@@ -14,12 +14,14 @@ from morpheus_common.store.leases import Holder, Leases
 from morpheus_common.store.mongo import Database, MongoClient
 from morpheus_common.store.outbox import OutboxRelay
 from morpheus_common.store.workers import boot
+from morpheus_sessions.capital import Capital
 from morpheus_sessions.catalogue import CatalogueCopy
 from morpheus_sessions.documents import OperationDocument, SessionDocument
 from morpheus_sessions.intake import Intake
 from morpheus_sessions.journal import SWITCHED, Journal, SlotTaken
 from morpheus_sessions.key_watch import KeyWatch
 from morpheus_sessions.lifecycle import Lifecycle, is_usable
+from morpheus_sessions.limits import Limits
 from morpheus_sessions.settings import SessionsSettings
 from morpheus_sessions.turn import Turn
 from morpheus_sessions.wallet import WalletLoop
@@ -32,6 +34,7 @@ from tests.state_machine.router import LedgerRouter
 USER: Final = "u1"
 DURATION: Final = 3_600
 FOREVER: Final = float("inf")
+NO_LIMIT: Final = str(10**30)
 
 
 def settings_of(worker: str) -> SessionsSettings:
@@ -43,6 +46,11 @@ def settings_of(worker: str) -> SessionsSettings:
         mongo_url=SecretStr("none"),
         mongo_database="state_machine",
         proxy_routers=Secret(router),
+        # what is allowed is the tests' of the limits; here everything happens more often than people do it
+        stake_limit_per_user=NO_LIMIT,
+        stake_limit_in_all=NO_LIMIT,
+        opens_per_minute=10**6,
+        opens_per_day=10**6,
     )
 
 
@@ -126,12 +134,13 @@ class Process:
         self.around = around
         leases = Leases(around.database, holder, seconds=settings.lease_seconds)
         self.journal = GatedJournal(around.client, cast("OutboxRelay", Relay()))
-        self.intake = Intake(around.client, self.journal)
-        self.lifecycle = Lifecycle(self.journal, self.intake, around.catalogue, around.router)
+        limits = Limits(settings, Capital([], {}))
+        self.intake = Intake(around.client, self.journal, limits)
+        self.lifecycle = Lifecycle(self.journal, self.intake, around.catalogue, around.router, limits)
         self.turn = Turn(around.router, around.database, holder, longest_call=settings.chain_timeout)
         self.turn._lock = OneAtATime()  # type: ignore[assignment]  # waits where the test sees it
         self.loop = DrivenLoop(
-            around.router, self.journal, leases, around.catalogue, settings, self.turn, around.released, {}
+            around.router, self.journal, leases, around.catalogue, settings, self.turn, around.released, {}, limits
         )
         self.loop.process = self
         self.reconciler = self.loop.reconciler

@@ -82,6 +82,22 @@ _KINDS = (
     ErrorKind("insufficient_scope", 403, "permission_error", False, "This API key lacks the scope for this call."),
     ErrorKind("model_not_allowed", 403, "permission_error", False, "This API key may not use that model."),
     ErrorKind("key_limit_reached", 403, "permission_error", False, "You have as many active API keys as are allowed."),
+    ErrorKind(
+        "stake_limit_reached",
+        403,
+        "permission_error",
+        False,
+        "This open would put more stake at risk than you may have. Close sessions, ask for less time, or wait until "
+        "`details.frees_at`.",
+    ),
+    ErrorKind("price_limit_reached", 403, "permission_error", False, "No bid is within this gateway's price limit."),
+    ErrorKind(
+        "approval_limit_reached",
+        403,
+        "permission_error",
+        False,
+        "That is more than this gateway lets the contract take. It raises the allowance by itself: no approval is needed.",
+    ),
     # 429: later
     ErrorKind("rate_limit_exceeded", 429, "requests", True, "Too many requests. Wait as long as Retry-After says."),
     ErrorKind(
@@ -91,6 +107,9 @@ _KINDS = (
         True,
         "This API key's session is busy: one prompt runs at a time and the line is full. More API keys run in parallel.",
     ),
+    ErrorKind(
+        "session_open_limit", 429, "requests", True, "You have opened as many sessions as you may for now. Wait a little."
+    ),
     # 5xx: not the caller's doing
     ErrorKind("internal_error", 500, _SERVER, False, "Something went wrong here. The request id helps us find it."),
     ErrorKind("provider_error", 502, _SERVER, False, "The provider failed to answer."),
@@ -99,6 +118,9 @@ _KINDS = (
     ErrorKind("service_unavailable", 503, _SERVER, True, "A part of the gateway is not reachable. Try again shortly."),
     ErrorKind("overloaded", 503, _SERVER, True, "The gateway is at its limit of parallel work. Try again shortly."),
     ErrorKind("provider_overloaded", 503, _SERVER, True, "The provider is overloaded. Try again shortly."),
+    ErrorKind(
+        "stake_capacity", 503, _SERVER, True, "All of the gateway's stake is in use. Try again when sessions have ended."
+    ),
     ErrorKind("session_opening", 503, _SERVER, True, "A session is being opened on chain. Try again in a few seconds."),
     ErrorKind("session_queue_full", 503, _SERVER, True, "More sessions wait to be opened than you would wait for."),
     ErrorKind("no_provider_available", 503, _SERVER, True, "No provider of this model accepts a session now."),

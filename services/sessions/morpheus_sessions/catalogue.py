@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import random
 import time
+from bisect import insort
 from dataclasses import dataclass
 
 import orjson
@@ -11,7 +12,8 @@ from morpheus_common.contracts.sessions import Catalogue, CatalogueModel, ModelT
 from morpheus_common.errors import ApiError
 from morpheus_common.logs import get_logger
 
-from morpheus_sessions.router import Provider, Router, RouterRefused, RouterUnclear, RouterUnreachable
+from morpheus_sessions.router import Bid, Provider, Router, RouterRefused, RouterUnclear, RouterUnreachable
+from morpheus_sessions.stake import most_tagged, quote
 
 log = get_logger(__name__)
 
@@ -21,11 +23,16 @@ FIRST_RETRY_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """What was read, and when (monotonic seconds)."""
+    """What was read, and when (monotonic seconds). `offers` are the prices (wei a second) of a model's active bids, cheapest
+    first; `supply` and `budget` the two figures of the stake formula, in wei.
+    """
 
     version: str
     models: dict[str, CatalogueModel]
     providers: dict[str, Provider]
+    offers: dict[str, list[int]]
+    supply: int
+    budget: int
     read_at: float
 
 
@@ -57,6 +64,26 @@ class CatalogueCopy:
             raise ApiError("model_not_found", param="model")
         return found
 
+    def least_price(self, model_id: str) -> int:
+        """Return the price (wei a second) of the cheapest bid for a model. `no_provider_available` if there is none."""
+        offers = self.copy.offers.get(model_id)
+        if not offers:
+            raise ApiError("no_provider_available", retry_after=30, details={"reasons": []})
+        return offers[0]
+
+    def stake(self, price: int, duration: int) -> int:
+        """Return what a session of `duration` seconds at `price` wei a second takes at most, in wei.
+
+        By the figures of the last reading; they change with the chain's day. `open_failed` if none can be worked out.
+        """
+        copy = self.copy
+        try:
+            cost = quote(price=price, duration=duration, supply=copy.supply, budget=copy.budget)
+        except ValueError as error:
+            log.error("no stake can be worked out", problem=str(error))
+            raise ApiError("open_failed") from None
+        return most_tagged(cost.stake)
+
     def provider(self, address: str) -> Provider | None:
         """Return a provider by its address."""
         return self.copy.providers.get(address)
@@ -77,11 +104,15 @@ class CatalogueCopy:
         providers = await self._router.providers()
         gate = asyncio.Semaphore(BIDS_AT_ONCE)
 
-        async def offered_by(address: str) -> set[str]:
+        async def offered_by(address: str) -> list[Bid]:
             async with gate:
-                return {bid.model_id for bid in await self._router.active_bids_of(address)}
+                return await self._router.active_bids_of(address)
 
-        offered: set[str] = set().union(*await asyncio.gather(*(offered_by(address) for address in providers)))
+        offered: dict[str, list[int]] = {}
+        for bids in await asyncio.gather(*(offered_by(address) for address in providers)):
+            for bid in bids:
+                insort(offered.setdefault(bid.model_id, []), bid.price)
+        supply, budget = await self._router.supply_and_budget()
         rows = {
             model.id: CatalogueModel(
                 id=model.id,
@@ -98,7 +129,7 @@ class CatalogueCopy:
         version = hashlib.sha256(content).hexdigest()[:32]
         if self._copy is None or self._copy.version != version:
             log.info("catalogue changed", models=len(rows), offered=len(offered))
-        self._copy = Copy(version, rows, providers, time.monotonic())
+        self._copy = Copy(version, rows, providers, offered, supply, budget, time.monotonic())
 
 
 def _model_type(text: str) -> ModelType:

@@ -1,6 +1,6 @@
 """What the sessions service stores. Money truth: every write is acknowledged by a majority."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar
@@ -21,6 +21,9 @@ def _decimal(value: Any) -> Any:
 
 StoredWei = Annotated[Decimal, BeforeValidator(_decimal)]
 """Wei as BSON Decimal128: exact to 34 digits (all MOR there will ever be has 26), and the database can add it up."""
+
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
+"""For indexes of what has a time: a query for times after one is known to fit, one for any date is not."""
 
 IDEMPOTENCY_KEPT_SECONDS = 86_400
 """How long a repeat gets the first answer."""
@@ -45,6 +48,9 @@ class SessionDocument(Document):
     """A session of one API key.
 
     `chain_session` is its id on chain, once there is one. `wanted` false: asked to close while it was still opening.
+    `reserved` (wei) counts as at risk until the stake is on chain: what the cheapest bid takes, then exactly what is sent, on
+    the wallet `reserved_on`. Of one that has ended, `held` (wei) counts until `held_until`: what its early close left on
+    hold, or what may still appear of an open that was given up.
     `automation`: the decision that made it its key's session. `seen_block`: a height at which the chain had it;
     `absences`: how often it did not show it five blocks later.
     """
@@ -71,6 +77,10 @@ class SessionDocument(Document):
     provider: str | None = None
     stake: StoredWei | None = None
     price_per_second: StoredWei | None = None
+    reserved: StoredWei | None = None
+    reserved_on: str | None = None
+    held: StoredWei | None = None
+    held_until: datetime | None = None
     opened_at: datetime | None = None
     ends_at: datetime | None = None
     closed_at: datetime | None = None
@@ -105,6 +115,16 @@ class SessionDocument(Document):
             IndexModel([("key_id", ASCENDING), ("state", ASCENDING)], name="key_state"),
             IndexModel([("key_id", ASCENDING), ("created_at", DESCENDING)], name="key_newest"),
             IndexModel([("state", ASCENDING), ("wallet", ASCENDING), ("ends_at", ASCENDING)], name="state_wallet"),
+            # all that the sum of what is at risk reads is in these two
+            IndexModel(
+                [(name, ASCENDING) for name in ("state", "user_id", "wallet", "reserved_on", "stake", "reserved")],
+                name="at_risk",
+            ),
+            IndexModel(
+                [(name, ASCENDING) for name in ("held_until", "state", "user_id", "wallet", "held")],
+                name="on_hold",
+                partialFilterExpression={"held_until": {"$gt": LONG_AGO}},
+            ),
             IndexModel([("owner.worker", ASCENDING)], name="owner"),
             IndexModel([("operation_id", ASCENDING)], name="operation"),
             IndexModel([("wallet", ASCENDING), ("bid_id", ASCENDING), ("stake", ASCENDING)], name="fingerprint"),
@@ -182,6 +202,7 @@ class OperationDocument(Document):
     how often the chain, five blocks later, did not show it since. `stuck`: a close whose provider gives no report.
     `request`: the command of a user that began it, if it is not the operation's own id. `amount` (wei) is what an approve
     asks for at least, `tx` its transaction; it belongs to no session, and neither `session` nor `model_id` is set.
+    `counted_at`: when a user's open was written (database time), for the limits of opens in a time.
     While an open waits for a wallet: `place` is its place in line, `queued_at` when it
     came (database time), `patience_until` when the last who waits for it will
     have left (database time; None: it is carried out whoever waits), `declined` the wallets that cannot carry it out,
@@ -224,6 +245,7 @@ class OperationDocument(Document):
     not_before: datetime | None = None
     facts: list[dict[str, Any]] = Field(default_factory=list)
     error: dict[str, Any] | None = None
+    counted_at: datetime | None = None
     created_at: datetime
     updated_at: datetime
 
@@ -232,6 +254,11 @@ class OperationDocument(Document):
 
         name = "operations"
         indexes: ClassVar[list[IndexModel]] = [
+            IndexModel(
+                [("user_id", ASCENDING), ("counted_at", DESCENDING)],
+                name="opens_of_a_user",
+                partialFilterExpression={"counted_at": {"$gt": LONG_AGO}},
+            ),
             IndexModel(
                 [("wallet", ASCENDING), ("bid_id", ASCENDING), ("stake", ASCENDING)],
                 name="one_watched_stake_per_wallet_and_bid",
@@ -292,6 +319,22 @@ class KeyGuardDocument(Document):
         """Where it is stored."""
 
         name = "key_guards"
+
+
+class StakeGuardDocument(Document):
+    """The one document that everything writes which puts stake at risk: of two at once, one is done again and sees the other.
+
+    `at`: when it was last written (database time).
+    """
+
+    id: str  # type: ignore[assignment]  # there is one
+    changes: int = 0
+    at: datetime
+
+    class Settings:
+        """Where it is stored."""
+
+        name = "stake_guards"
 
 
 class WalletDocument(Document):
@@ -390,6 +433,7 @@ DOCUMENTS: tuple[type[Document], ...] = (
     OperationDocument,
     IdempotencyDocument,
     KeyGuardDocument,
+    StakeGuardDocument,
     WalletDocument,
     RouterDocument,
     PlaceDocument,

@@ -8,6 +8,7 @@ from morpheus_sessions.catalogue import CatalogueCopy
 from morpheus_sessions.documents import OperationDocument
 from morpheus_sessions.failures import handshake_reason
 from morpheus_sessions.journal import Journal, StakeTaken
+from morpheus_sessions.limits import Limits, StakeRefused
 from morpheus_sessions.router import (
     ROUTER_ERRORS,
     Bid,
@@ -28,11 +29,14 @@ TAG_TRIES = 3
 class Handshake:
     """Gets opens approved by providers, for the wallet behind one router."""
 
-    def __init__(self, router: Router, journal: Journal, catalogue: CatalogueCopy, settings: SessionsSettings) -> None:
+    def __init__(
+        self, router: Router, journal: Journal, catalogue: CatalogueCopy, settings: SessionsSettings, limits: Limits
+    ) -> None:
         self._router = router
         self._journal = journal
         self._catalogue = catalogue
         self._settings = settings
+        self._limits = limits
 
     async def prepare(self, operation: OperationDocument) -> OperationDocument:
         """Choose a bid, have its provider approve, write everything down. No money moves. Raises `ApiError`."""
@@ -45,7 +49,11 @@ class Handshake:
             raise ApiError("service_unavailable", retry_after=5) from None
         reasons: list[dict[str, str]] = []
         needed: list[Quote] = []
-        for bid in bids[:MAX_BIDS_TRIED]:
+        within = [bid for bid in bids if self._limits.is_affordable(bid.price)]
+        if bids and not within:
+            raise self._limits.too_dear(min(bid.price for bid in bids))
+        refused: list[StakeRefused] = []
+        for bid in within[:MAX_BIDS_TRIED]:
             try:
                 cost = quote(price=bid.price, duration=operation.duration, supply=supply, budget=budget)
             except ValueError as error:
@@ -54,9 +62,16 @@ class Handshake:
             if cost.stake > balance:
                 needed.append(cost)
                 continue
-            prepared = await self._approve_and_record(operation, bid, cost, reasons)
+            try:
+                prepared = await self._approve_and_record(operation, bid, cost, reasons)
+            except StakeRefused as error:
+                # a cheaper one may fit
+                refused.append(error)
+                continue
             if prepared is not None:
                 return prepared
+        if refused and not reasons:
+            raise refused[0]
         if needed and not reasons:
             cheapest = min(needed, key=lambda cost: cost.stake)
             raise ApiError("insufficient_balance", details={"required_stake": str(cheapest.stake)})
@@ -79,6 +94,7 @@ class Handshake:
         if provider is None:
             reasons.append({"provider": bid.provider, "reason": "unreachable"})
             return None
+        bounds = await self._limits.bounds()
         for _ in range(TAG_TRIES):
             if not await self._journal.is_wanted(operation):
                 raise ApiError("open_failed", "The session was closed, or its key revoked, before it was open.")
@@ -100,7 +116,9 @@ class Handshake:
                 raise ApiError("service_unavailable", retry_after=5) from None
             await reached(Step.HANDSHAKE_DONE, operation.id)
             try:
-                ready = await self._journal.record_approval(operation, bid, approval, stake, block)
+                ready = await self._journal.record_approval(
+                    operation, bid, approval, stake, block, limits=self._limits, bounds=bounds
+                )
             except StakeTaken:
                 # a twin approval from the same millisecond, or a counter that came round: ask anew
                 continue

@@ -5,6 +5,7 @@ transaction, or nothing is.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from morpheus_common.clock import utc_now
@@ -37,6 +38,7 @@ from morpheus_sessions.documents import (
 )
 from morpheus_sessions.idempotency import keep
 from morpheus_sessions.journal import Journal, SlotTaken
+from morpheus_sessions.limits import Limits
 
 _SHOWN_FIRST = (Slot.CURRENT.value, Slot.NEXT.value, SessionState.PARKED.value, SessionState.CLOSING.value)
 
@@ -80,9 +82,10 @@ async def _expect_beside(replaces: Replaces | None, key_id: str, tx: AsyncClient
 class Intake:
     """Writes what was asked for; the wallets' loops carry it out."""
 
-    def __init__(self, client: MongoClient, journal: Journal) -> None:
+    def __init__(self, client: MongoClient, journal: Journal, limits: Limits) -> None:
         self._client = client
         self._journal = journal
+        self._limits = limits
 
     async def open(
         self,
@@ -94,6 +97,7 @@ class Intake:
         model: CatalogueModel,
         bid_id: str | None,
         duration: int,
+        stake: int,
         owner: Owner | None,
         replaces: Replaces | None,
         automation: AutomationWord | None = None,
@@ -101,8 +105,10 @@ class Intake:
     ) -> SessionDocument:
         """Write an open and its session. `automation`: the decision that asks for it, None if its user does.
 
-        Raises `SlotTaken`, `AlreadyAsked`, and `invalid_api_key` if the key was revoked meanwhile.
+        `stake` (wei) is what the cheapest bid takes that could serve it; it is set aside. Raises `SlotTaken`,
+        `AlreadyAsked`, `invalid_api_key` if the key was revoked meanwhile, and what `Limits.admit` refuses.
         """
+        bounds = await self._limits.bounds()
         now = utc_now()
         slot = Slot.CURRENT if replaces is None else Slot.NEXT
         await reached(Step.OPEN_DECIDED, operation_id)
@@ -110,6 +116,7 @@ class Intake:
         async def body(session: AsyncClientSession) -> SessionDocument:
             await _pass_guard(key_id, user_id, session)
             await _expect_beside(replaces, key_id, session)
+            counted_at = await self._limits.admit(session, bounds, user_id=user_id, stake=stake)
             opening = SessionDocument(
                 state=SessionState.OPENING,
                 slot=slot,
@@ -121,6 +128,7 @@ class Intake:
                 duration=duration,
                 operation_id=operation_id,
                 bid_id=bid_id,
+                reserved=Decimal(stake),
                 owner=owner,
                 automation=automation,
                 created_at=now,
@@ -140,6 +148,7 @@ class Intake:
                 wanted_bid=bid_id,
                 duration=duration,
                 replaces=replaces,
+                counted_at=counted_at,
                 created_at=now,
                 updated_at=now,
             ).insert(session=session)
@@ -147,9 +156,10 @@ class Intake:
             return opening
 
         try:
-            opening = await run_transaction(
-                self._client, body, read_back=lambda: self._journal.session_of_operation(operation_id)
-            )
+            async with self._limits.turn:
+                opening = await run_transaction(
+                    self._client, body, read_back=lambda: self._journal.session_of_operation(operation_id)
+                )
         except DuplicateKeyError:
             raise SlotTaken from None
         await reached(Step.OPEN_INSERTED, operation_id)

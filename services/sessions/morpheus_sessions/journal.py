@@ -35,7 +35,10 @@ from morpheus_sessions.documents import (
     Replaces,
     SessionDocument,
     WalletDocument,
+    wei,
 )
+from morpheus_sessions.holds import Hold, Holds
+from morpheus_sessions.limits import Bounds, Limits
 from morpheus_sessions.listing import Listing
 from morpheus_sessions.router import Approval, Bid, ChainSession
 from morpheus_sessions.waiting import Waiting
@@ -93,6 +96,12 @@ def _from_now(seconds: float) -> dict[str, Any]:
     return {"$dateAdd": {"startDate": "$$NOW", "unit": "millisecond", "amount": int(seconds * 1000)}}
 
 
+def _held(hold: Hold | None) -> dict[str, Any]:
+    if hold is None:
+        return {"held": None, "held_until": None}
+    return {"held": Decimal128(str(hold.amount)), "held_until": hold.until}
+
+
 def _from_unix(seconds: int) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
@@ -100,8 +109,11 @@ def _from_unix(seconds: int) -> datetime:
 class Journal:
     """Reads and writes the operations and sessions of this service."""
 
-    def __init__(self, client: MongoClient, outbox: OutboxRelay, waiting: Waiting | None = None) -> None:
+    def __init__(
+        self, client: MongoClient, outbox: OutboxRelay, waiting: Waiting | None = None, holds: Holds | None = None
+    ) -> None:
         self._client = client
+        self._holds = holds or Holds()
         self._outbox = outbox
         self._waiting = waiting or Waiting()
         self._listeners: list[asyncio.Event] = []
@@ -300,16 +312,33 @@ class Journal:
         return int(document["counter"])
 
     async def record_approval(
-        self, operation: OperationDocument, bid: Bid, approval: Approval, stake: int, block: int
+        self,
+        operation: OperationDocument,
+        bid: Bid,
+        approval: Approval,
+        stake: int,
+        block: int,
+        *,
+        limits: Limits,
+        bounds: Bounds,
     ) -> OperationDocument:
         """Write approval and exact stake, and that they are about to be sent, before a byte goes out.
 
         Raises `StakeTaken` if another operation has this stake or this approval, `StateChanged` if another process has
-        carried this operation on.
+        carried this operation on, `StakeRefused` if the stake passes a limit.
         """
         now = utc_now()
-        try:
-            document = await OperationDocument.get_pymongo_collection().find_one_and_update(
+
+        async def body(session: AsyncClientSession) -> bool:
+            await limits.reserve(
+                session,
+                bounds,
+                session_id=operation.session,
+                user_id=operation.user_id,
+                wallet=operation.wallet or "",
+                stake=stake,
+            )
+            recorded = await OperationDocument.get_pymongo_collection().update_one(
                 # bound to another wallet meanwhile: what this one sends would be looked for in the wrong place
                 {"_id": operation.id, "state": OperationState.PENDING.value, "wallet": operation.wallet},
                 {
@@ -328,12 +357,17 @@ class Journal:
                     "$push": {"facts": {"at": now, "what": "sending", "block": block}},
                     "$inc": {"attempts": 1},
                 },
-                return_document=ReturnDocument.AFTER,
+                session=session,
             )
+            if not recorded.matched_count:
+                raise StateChanged(operation.id)
+            return True
+
+        try:
+            async with limits.turn:
+                await run_transaction(self._client, body)
         except DuplicateKeyError:
             raise StakeTaken from None
-        if document is None:
-            raise StateChanged(operation.id)
         # read back with majority: what is not durable is not sent
         stored = await self.operation(operation.id)
         if stored is None or stored.approval != approval.data or stored.stake is None or int(stored.stake) != stake:
@@ -589,6 +623,7 @@ class Journal:
 
         async def body(session: AsyncClientSession) -> bool:
             changes = {"state": SessionState.ABANDONED, "slot": None, "reason": error.code, "owner": None}
+            changes |= _held(self._holds.after_giving_up(stake=wei(operation.stake) or 0, now=now))
             await self._change(operation.session, (SessionState.OPENING,), changes, "abandoned", now, session)
             await self._end_operation(operation, OperationState.ABANDONED, error, now, session)
             for item in await self._closes_of(operation.session, session):
@@ -711,6 +746,10 @@ class Journal:
 
     async def _give_up(self, session_id: str, now: datetime, tx: AsyncClientSession) -> None:
         changes = {"state": SessionState.ABANDONED, "slot": None, "reason": "not_on_chain", "owner": None}
+        known = await SessionDocument.get_pymongo_collection().find_one({"_id": session_id}, session=tx)
+        if known is not None:
+            stake = wei(_session(known).stake) or 0
+            changes |= _held(self._holds.after_giving_up(stake=stake, now=now))
         await self._change(session_id, OPEN_STATES, changes, "abandoned", now, tx)
         for item in await self._closes_of(session_id, tx):
             await self._end_operation(item, OperationState.DONE, None, now, tx)
@@ -1010,6 +1049,7 @@ class Journal:
                     "owner": None,
                     "busy": None,
                 }
+                changes |= self._held_after_close(_session(current), _from_unix(closed_at))
                 await self._change(session_id, OPEN_STATES, changes, "closed", now, session)
             for item in await self._closes_of(session_id, session):
                 await self._end_operation(item, OperationState.DONE, None, now, session)
@@ -1020,6 +1060,15 @@ class Journal:
         if operation is not None:
             self._tell(operation.id)
         self._outbox.nudge()
+
+    def _held_after_close(self, closed: SessionDocument, closed_at: datetime) -> dict[str, Any]:
+        if closed.opened_at is None or closed.ends_at is None:
+            return _held(None)
+        return _held(
+            self._holds.after_close(
+                stake=wei(closed.stake) or 0, opened_at=closed.opened_at, ends_at=closed.ends_at, closed_at=closed_at
+            )
+        )
 
     async def _closes_of(self, session_id: str, session: AsyncClientSession) -> list[OperationDocument]:
         running = OperationDocument.get_pymongo_collection().find(

@@ -33,8 +33,9 @@ from morpheus_sessions.documents import (
 from morpheus_sessions.idempotency import AlreadyAsked, recorded
 from morpheus_sessions.intake import Closes, Intake
 from morpheus_sessions.journal import Journal, SlotTaken
+from morpheus_sessions.limits import Limits
 from morpheus_sessions.operations import failure, operation_of
-from morpheus_sessions.router import Router, RouterRefused, RouterUnclear, RouterUnreachable
+from morpheus_sessions.router import Bid, Router, RouterRefused, RouterUnclear, RouterUnreachable
 
 TRIES = 5
 """How often an open looks again after somebody else took the slot."""
@@ -50,9 +51,12 @@ def is_usable(session: SessionDocument, now: datetime, *, at_least: float = USAB
 class Lifecycle:
     """The commands about sessions."""
 
-    def __init__(self, journal: Journal, intake: Intake, catalogue: CatalogueCopy, reader: Router) -> None:
+    def __init__(
+        self, journal: Journal, intake: Intake, catalogue: CatalogueCopy, reader: Router, limits: Limits
+    ) -> None:
         self._journal = journal
         self._intake = intake
+        self._limits = limits
         self._catalogue = catalogue
         self._reader = reader
 
@@ -82,8 +86,10 @@ class Lifecycle:
 
     async def _begin_asked(self, command: OpenSession) -> str:
         """Return the operation of the session asked for, newly written or not."""
+        price = None
         if command.bid_id is not None:
-            model_id = await self._model_of_bid(command.bid_id)
+            bid = await self._bid(command.bid_id)
+            model_id, price = bid.model_id, bid.price
         elif command.model_id is not None:
             model_id = command.model_id
         else:
@@ -96,6 +102,7 @@ class Lifecycle:
             model_id=model_id,
             bid_id=command.bid_id,
             duration=command.duration,
+            price=price,
             idempotency=command.idempotency,
         )
         if command.idempotency is not None and session.operation_id != command.operation_id:
@@ -112,6 +119,7 @@ class Lifecycle:
         model_id: str,
         bid_id: str | None,
         duration: int,
+        price: int | None = None,
         owner: Owner | None = None,
         old_becomes: SessionState = SessionState.CLOSING,
         even_if_usable: bool = False,
@@ -121,10 +129,12 @@ class Lifecycle:
         """Return the session that serves this wish: the current one, one that is opening, or a new one now queued.
 
         `old_becomes`: what happens to a current session that does not fit, once the new one is on chain.
-        `even_if_usable`: open another although the current one fits (it is quarantined). `automation`: the decision that
-        asks for it, None if its user does.
+        `price` (wei a second): that of the bid, if one was asked for. `even_if_usable`: open another although the current one
+        fits (it is quarantined). `automation`: the decision that asks for it, None if its user does.
         """
         model = self._catalogue.model(model_id)
+        if automation is not None:
+            duration = self._limits.automatic_duration(duration)
         for _ in range(TRIES):
             replaces = None
             current = await self._journal.session_in(key_id, Slot.CURRENT)
@@ -146,6 +156,8 @@ class Lifecycle:
                 raise ApiError("session_opening", retry_after=5)
             if not model.has_bids:
                 raise ApiError("no_provider_available", retry_after=30, details={"reasons": []})
+            cheapest = self._catalogue.least_price(model_id) if price is None else price
+            self._limits.check(duration=duration, price=cheapest, automatic=automation is not None)
             try:
                 return await self._intake.open(
                     operation_id=operation_id,
@@ -155,6 +167,7 @@ class Lifecycle:
                     model=model,
                     bid_id=bid_id,
                     duration=duration,
+                    stake=self._catalogue.stake(cheapest, duration),
                     owner=owner,
                     replaces=replaces,
                     automation=automation,
@@ -241,11 +254,11 @@ class Lifecycle:
             replayed=replayed,
         )
 
-    async def _model_of_bid(self, bid_id: str) -> str:
+    async def _bid(self, bid_id: str) -> Bid:
         try:
             bid = await self._reader.bid(bid_id)
         except (RouterUnreachable, RouterRefused, RouterUnclear):
             raise ApiError("service_unavailable", retry_after=5) from None
         if bid is None:
             raise ApiError("bid_not_found", param="bid_id")
-        return bid.model_id
+        return bid

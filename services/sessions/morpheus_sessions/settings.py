@@ -1,9 +1,17 @@
 """Settings of the sessions service."""
 
-from typing import Self
+from typing import Annotated, Self
 
-from morpheus_common.settings import StoreSettings, WorkerName
-from pydantic import BaseModel, Field, Secret, SecretStr, field_validator, model_validator
+from morpheus_common.settings import Environment, StoreSettings, WorkerName
+from pydantic import BaseModel, Field, Secret, SecretStr, StringConstraints, field_validator, model_validator
+
+from morpheus_sessions.holds import HoldRule
+
+StakeLimit = Annotated[str, StringConstraints(pattern=r"^([1-9][0-9]{0,33}|[0-9]{1,3}(\.[0-9]{1,3})?%)$")]
+"""An amount in wei, or a share of what the wallets hold: `10%`."""
+
+STAKE_LIMITS = ("stake_limit_per_user", "stake_limit_in_all")
+"""What production does not start without: how much of the operator's MOR may be at risk."""
 
 
 class RouterSettings(BaseModel):
@@ -65,6 +73,37 @@ class SessionsSettings(StoreSettings):
     idle_release: float = Field(300.0, gt=0, description="a session not used for so long is released by its worker")
     body_bytes_at_once: int = Field(256 * 1024 * 1024, gt=0, description="request bodies a worker holds, in bytes")
     answer_bytes: int = Field(32 * 1024 * 1024, gt=0, description="largest answer in JSON mode, in bytes")
+
+    stake_limit_per_user: StakeLimit = Field(
+        "10%", description="stake at risk of one user, in wei or as a share; to be set in production"
+    )
+    stake_limit_in_all: StakeLimit = Field(
+        "90%", description="stake at risk of all users, in wei or as a share; to be set in production"
+    )
+    stake_limit_per_router: StakeLimit | None = Field(
+        None, description="stake at risk on one router's wallet, in wei or as a share of it"
+    )
+    price_limit: int | None = Field(None, gt=0, description="no bid over this price is taken, in wei a second")
+    duration_limit: int = Field(86_400, ge=300, le=604_800, description="longest session that a user may ask for")
+    automatic_duration_limit: int = Field(
+        3_600, ge=300, le=604_800, description="longest session that automation opens; longer ones are cut to this"
+    )
+    opens_per_minute: int = Field(6, ge=1, description="sessions that one user may open in a minute")
+    opens_per_day: int = Field(60, ge=1, description="sessions that one user may open in 24 hours")
+    hold_rule: HoldRule = Field(
+        HoldRule.WHOLE, description="what an early close leaves on hold: the whole stake, or the share that was used"
+    )
+    abandoned_at_risk: float = Field(
+        3_600.0, ge=0, description="the stake of an open that was given up counts as at risk for so long"
+    )
+
+    @model_validator(mode="after")
+    def _limits_are_chosen_in_production(self) -> Self:
+        missing = [name.upper() for name in STAKE_LIMITS if name not in self.model_fields_set]
+        if self.environment is Environment.PRODUCTION and missing:
+            msg = f"set {' and '.join(missing)}, in wei or as a share of the wallets: production risks what you decide"
+            raise ValueError(msg)
+        return self
 
     @field_validator("proxy_routers")
     @classmethod

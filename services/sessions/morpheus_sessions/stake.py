@@ -58,6 +58,11 @@ def tagged(stake: int, *, deployment: int, counter: int) -> int:
     return rounded + deployment * _COUNTER_SPACE + counter % _COUNTER_SPACE
 
 
+def most_tagged(stake: int) -> int:
+    """Return what `stake` comes to at most, in wei, with whatever tag."""
+    return -(-stake // TAG_SPACE) * TAG_SPACE + TAG_SPACE - 1
+
+
 def deployment_of(stake: int) -> int:
     """Return the deployment number in the tag of a stake; 0 for one without a tag."""
     return stake % TAG_SPACE // _COUNTER_SPACE

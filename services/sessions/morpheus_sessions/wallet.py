@@ -21,6 +21,7 @@ from morpheus_sessions.closing import Closing
 from morpheus_sessions.documents import OperationDocument, OperationKind, OperationState, SessionDocument
 from morpheus_sessions.handshake import Handshake
 from morpheus_sessions.journal import Journal, StateChanged
+from morpheus_sessions.limits import Limits
 from morpheus_sessions.opening import Opening
 from morpheus_sessions.reconcile import Reconciler
 from morpheus_sessions.router import ROUTER_ERRORS, Router
@@ -49,6 +50,7 @@ class WalletLoop:
         turn: Turn,
         released: Callable[[SessionDocument], Awaitable[bool]],
         routers_by_wallet: dict[str, str],
+        limits: Limits,
     ) -> None:
         self._router = router
         self._journal = journal
@@ -57,7 +59,7 @@ class WalletLoop:
         self._turn = turn
         self._running: dict[str, asyncio.Task[None]] = {}
         self._routers_by_wallet = routers_by_wallet
-        self._handshake = Handshake(router, journal, catalogue, settings)
+        self._handshake = Handshake(router, journal, catalogue, settings, limits)
         self._opening = Opening(router, journal, settings, turn)
         self._closing = Closing(router, journal, settings, turn, released)
         self.reconciler = Reconciler(router, journal, settings, self._opening)

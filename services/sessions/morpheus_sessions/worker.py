@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 from faststream.nats import NatsBroker
 from morpheus_common import __version__
@@ -51,17 +52,21 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from pydantic import ValidationError
 
+from morpheus_sessions.capital import Capital
 from morpheus_sessions.catalogue import CatalogueCopy
 from morpheus_sessions.chat import Chat
 from morpheus_sessions.documents import DOCUMENTS
+from morpheus_sessions.holds import Holds
 from morpheus_sessions.intake import Intake
 from morpheus_sessions.journal import Journal
 from morpheus_sessions.key_watch import KeyWatch
 from morpheus_sessions.lifecycle import Lifecycle
+from morpheus_sessions.limits import Limits
 from morpheus_sessions.operator import Operator
 from morpheus_sessions.operator_rpc import subscribe_operator
 from morpheus_sessions.ownership import Ownership
 from morpheus_sessions.pinging import Pinging
+from morpheus_sessions.purse import PurseReader
 from morpheus_sessions.quotes import Quotes
 from morpheus_sessions.release import Release
 from morpheus_sessions.router import Router
@@ -88,6 +93,7 @@ class Parts:
     journal: Journal
     database: DatabaseWatch
     routers: RouterWatch
+    capital: Capital
     worker: str
 
 
@@ -184,9 +190,12 @@ async def serve(settings: SessionsSettings) -> AsyncIterator[Parts]:
         connection = raw_connection(store.broker)
         jetstream = connection.jetstream()
         heartbeat = Heartbeat(store.database, store.holder)
-        journal = Journal(store.client, store.relay)
+        holds = Holds(settings.hold_rule, timedelta(seconds=settings.abandoned_at_risk))
+        journal = Journal(store.client, store.relay, holds=holds)
         catalogue = CatalogueCopy(reader, seconds=settings.catalogue_seconds)
-        lifecycle = Lifecycle(journal, Intake(store.client, journal), catalogue, reader)
+        capital = Capital(list(routers.values()), {name: PurseReader(item) for name, item in routers.items()})
+        limits = Limits(settings, capital)
+        lifecycle = Lifecycle(journal, Intake(store.client, journal, limits), catalogue, reader, limits)
         ownership = Ownership(store.database, heartbeat, quarantine=settings.quarantine)
         chat = Chat(
             connection=connection,
@@ -209,6 +218,7 @@ async def serve(settings: SessionsSettings) -> AsyncIterator[Parts]:
             journal=journal,
             database=store.watch,
             routers=RouterWatch(list(routers.values())),
+            capital=capital,
             worker=settings.worker_id,
         )
         keys = KeyWatch(RpcClient(connection), journal, store.leases, seconds=settings.key_check_seconds)
@@ -223,6 +233,7 @@ async def serve(settings: SessionsSettings) -> AsyncIterator[Parts]:
                 Turn(router, store.database, store.holder, longest_call=settings.chain_timeout),
                 release.is_released,
                 routers_by_wallet,
+                limits,
             )
             for router in routers.values()
         ]
@@ -244,6 +255,7 @@ async def serve(settings: SessionsSettings) -> AsyncIterator[Parts]:
                 heartbeat.run(),
                 parts.routers.run(),
                 catalogue.run(),
+                capital.run(),
                 ownership.write_marks(),
                 ownership.watch(),
                 chat.beat(),

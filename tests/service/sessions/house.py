@@ -502,6 +502,9 @@ class House:
                 # what did not work is tried again sooner than a real chain would bear
                 "retry_seconds": 0.4,
                 "absence_spacing": 0.2,
+                # tests open more often than people; those of the limits say what is allowed
+                "opens_per_minute": 10_000,
+                "opens_per_day": 10_000,
                 **more,
             }
         )

@@ -43,6 +43,6 @@ async def test_those_who_ask_together_or_soon_after_share_a_reading(router: Rout
 
 
 async def test_a_router_that_is_away_is_said_to_be(router: Router) -> None:
-    router.http.base_url = "http://127.0.0.1:9"  # type: ignore[assignment]  # httpx2 takes a text here too
+    router.http.base_url = "http://127.0.0.1:9"
     with pytest.raises(RouterUnreachable):
         await PurseReader(router).read()

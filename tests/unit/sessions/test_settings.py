@@ -27,6 +27,9 @@ def test_the_defaults_are_the_documented_ones() -> None:
     assert (read.handshake_timeout, read.chain_timeout, read.abandon_after) == (15, 240, 600)
     assert (read.first_byte_timeout, read.chunk_timeout, read.answer_timeout) == (120, 90, 900)
     assert (read.queue_per_key, read.queue_wait, read.quarantine, read.idle_release) == (32, 120, 600, 300)
+    assert (read.stake_limit_per_user, read.stake_limit_in_all, read.stake_limit_per_router) == ("10%", "90%", None)
+    assert (read.duration_limit, read.automatic_duration_limit, read.price_limit) == (86_400, 3_600, None)
+    assert (read.opens_per_minute, read.opens_per_day, read.hold_rule) == (6, 60, "whole")
     assert [(router.name, router.url) for router in read.routers] == [("r1", "http://router:8082")]
 
 
@@ -61,3 +64,30 @@ def test_no_password_is_shown_with_the_settings_or_with_what_is_wrong_in_them() 
     with pytest.raises(ValidationError) as caught:
         settings([{**ROUTER, "name": "two words"}])
     assert "hunter2" not in str(caught.value)
+
+
+LIMITS = {"stake_limit_per_user": "500000000000000000000", "stake_limit_in_all": "90%"}
+
+
+def test_production_starts_only_when_the_operator_has_set_the_stake_limits() -> None:
+    for missing in LIMITS:
+        with pytest.raises(ValidationError, match=missing.upper()):
+            settings(environment="production", **{name: LIMITS[name] for name in LIMITS if name != missing})
+    assert settings(environment="production", **LIMITS).stake_limit_in_all == "90%"
+    assert settings().stake_limit_per_user == "10%"
+
+
+def test_production_takes_the_stake_limits_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    common = {"NATS_SEED": "SU", "MONGO_URL": "mongodb://m", "PROXY_ROUTERS": json.dumps([ROUTER])}
+    for name, value in {**common, "ENVIRONMENT": "production", **LIMITS}.items():
+        monkeypatch.setenv(name.upper(), value)
+    assert SessionsSettings().stake_limit_per_user == LIMITS["stake_limit_per_user"]
+    monkeypatch.delenv("STAKE_LIMIT_IN_ALL")
+    with pytest.raises(ValidationError):
+        SessionsSettings()
+
+
+@pytest.mark.parametrize("limit", ["", "0", "-1", "1.5", "10 %", "1e18", "1000%x", "10.0001%", "%", "1" * 35])
+def test_a_stake_limit_that_makes_no_sense_is_refused(limit: str) -> None:
+    with pytest.raises(ValidationError):
+        settings(stake_limit_per_user=limit)
