@@ -17,6 +17,8 @@ from morpheus_devstack.waiting import poll
 MORPHEUS = Path(sys.executable).with_name("morpheus")
 END_SECONDS = 60.0
 READY_SECONDS = 20.0
+MANY_OPENS = {"OPENS_PER_MINUTE": "10000", "OPENS_PER_DAY": "10000"}
+"""The tests of one stack share its demo user, and open more often than people."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ def running_stack(folder: Path, *arguments: str) -> Iterator[RunningStack]:
     log = folder.with_name(folder.name + ".stderr")
     command = [str(MORPHEUS), "up", "--json", "--port", "0", "--data", str(folder), *arguments]
     with log.open("w") as stderr:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
+        environment = {**MANY_OPENS, **os.environ}
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment)
     assert process.stdout is not None
     try:
         line = process.stdout.readline()
