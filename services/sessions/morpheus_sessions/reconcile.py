@@ -4,7 +4,7 @@
 pass carries them out.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,12 +12,13 @@ from enum import StrEnum
 
 from morpheus_common.contracts.sessions import SessionState
 from morpheus_common.logs import get_logger
+from pymongo.errors import ConnectionFailure
 
 from morpheus_sessions.documents import FindingKind, OperationDocument, SessionDocument
 from morpheus_sessions.journal import OPEN_STATES, SETTLED_BLOCKS, Journal, StateChanged
 from morpheus_sessions.listing import SLACK_SECONDS, Fingerprint, Listing, fingerprint, read_listing
 from morpheus_sessions.opening import COUNTED_ABSENCES, Opening
-from morpheus_sessions.router import ChainSession, Router
+from morpheus_sessions.router import ROUTER_ERRORS, ChainSession, Router
 from morpheus_sessions.settings import SessionsSettings
 from morpheus_sessions.stake import deployment_of
 
@@ -231,12 +232,9 @@ class Reconciler:
         complete = complete or self._passes % COMPLETE_EVERY == 0
         self._passes += 1
         listing, findings = await self.find(complete=complete)
-        await self._move([finding for finding in findings if finding.act in (Act.MOVE, Act.DISPLACE)], listing)
-        for finding in findings:
-            try:
-                await self._carry_out(finding)
-            except StateChanged:
-                log.info("changed meanwhile", act=finding.act, reason=finding.reason)
+        moves = [finding for finding in findings if finding.act in (Act.MOVE, Act.DISPLACE)]
+        done = [await self._is_done(self._move(moves, listing), Act.MOVE)]
+        done += [await self._is_done(self._carry_out(finding), finding.act) for finding in findings]
         reported = [item for item in findings if item.act in (Act.REPORT_FOREIGN, Act.REPORT_LOST)]
         await self._journal.keep_findings(
             self._router.wallet,
@@ -248,9 +246,23 @@ class Reconciler:
             ],
             listing,
         )
-        if listing.complete and listing.sessions:
+        if listing.complete and listing.sessions and all(done):
             await self._journal.mark_read_to(self._router.wallet, max(item.opened_at for item in listing.sessions))
         return findings
+
+    async def _is_done(self, work: Awaitable[None], act: Act) -> bool:
+        """Carry a finding out; False if it failed in a way that does not concern the others."""
+        try:
+            await work
+        except StateChanged:
+            log.info("changed meanwhile", act=act)
+        except (ConnectionFailure, *ROUTER_ERRORS):
+            raise
+        except Exception:
+            # one session that cannot be dealt with must not keep the others from it
+            log.exception("not carried out; the next pass tries again", act=act)
+            return False
+        return True
 
     async def _standing(self, listing: Listing, sessions: Sequence[SessionDocument]) -> frozenset[str]:
         """Return the ids that the chain has after all, of sessions that seem to have another by now."""
@@ -269,10 +281,7 @@ class Reconciler:
                 reason=finding.reason,
             )
         moves = [(finding.session, finding.chain) for finding in findings if finding.session is not None]
-        try:
-            await self._journal.move(moves, block=listing.height)
-        except StateChanged:
-            log.info("changed meanwhile", act=Act.MOVE)
+        await self._journal.move(moves, block=listing.height)
 
     async def _carry_out(self, finding: Finding) -> None:
         session, chain = finding.session, finding.chain

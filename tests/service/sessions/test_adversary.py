@@ -219,3 +219,40 @@ async def test_a_command_that_names_anothers_operation_learns_and_does_nothing(h
         assert (closed.session_id, closed.operations) == (None, [])
     assert len(await house.simulator.open_sessions()) == 1
     assert len(await house.sessions()) == 1
+
+
+async def test_one_session_that_cannot_be_dealt_with_holds_up_no_other(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with house.worker(reconcile_seconds=0.2) as parts:
+        first, second = await house.gateway.open("k1"), await house.gateway.open("k2")
+        cursed = (await house.only_session(key_id="k1"))["_id"]
+        settle = parts.journal.settle_close
+
+        async def fails(session_id: str, closed_at: int, *, operation: OperationDocument | None) -> None:
+            if session_id == cursed:
+                raise ValueError(session_id)
+            await settle(session_id, closed_at, operation=operation)
+
+        monkeypatch.setattr(parts.journal, "settle_close", fails)
+        for row in (first, second):
+            await house.simulator.close(row.session_id or "")
+        await house.session_is("closed", key_id="k2")
+        monkeypatch.undo()
+        await house.session_is("closed", key_id="k1")
+
+
+async def test_a_pass_that_fails_ends_no_loop(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with house.worker(reconcile_seconds=0.2) as parts:
+        row = await house.gateway.open()
+        failed = asyncio.Event()
+
+        async def fails(wallet: str) -> list[OperationDocument]:
+            failed.set()
+            raise ValueError(wallet)
+
+        monkeypatch.setattr(parts.journal, "sent_opens", fails)
+        await failed.wait()
+        monkeypatch.undo()
+        await house.simulator.close(row.session_id or "")
+        await house.session_is("closed")
