@@ -26,7 +26,7 @@ from pymongo.errors import PyMongoError
 
 from morpheus_sessions.documents import Owner, SessionDocument
 from morpheus_sessions.failures import PromptFailure
-from morpheus_sessions.journal import SWITCHED, Journal, SlotTaken
+from morpheus_sessions.journal import LOST, SWITCHED, Journal, SlotTaken
 from morpheus_sessions.lifecycle import USABLE_SECONDS, Lifecycle, is_usable
 from morpheus_sessions.operations import outcome
 from morpheus_sessions.ownership import OwnedElsewhere, OwnedSession, Ownership
@@ -277,7 +277,7 @@ class Chat:
                 if failure.session_gone:
                     # the provider does not know it any more: it runs out on chain, its key gets another
                     self._ownership.forget(owned)
-                    await self._journal.park(owned.id, "lost", chain_session=owned.chain_session)
+                    await self._journal.park(owned.id, LOST, chain_session=owned.chain_session)
                     if not last and not prompt.has_answered:
                         continue
                 if failure.unreachable and not last and not prompt.has_answered:

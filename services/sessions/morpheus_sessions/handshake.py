@@ -24,6 +24,8 @@ log = get_logger(__name__)
 
 MAX_BIDS_TRIED = 5
 TAG_TRIES = 3
+DISOWNED_TIMES = 3
+"""A provider that did not know so many sessions of a key, which it is still paid for, gets no more of it for now."""
 
 
 class Handshake:
@@ -85,6 +87,8 @@ class Handshake:
             bids = await self._router.rated_bids(operation.model_id)
         # a provider that gives no closing report would lock one more stake for longer than its session lasts
         unfit = {self._router.wallet, *await self._journal.stuck_providers(self._router.wallet)}
+        # one that again and again does not know what it was paid for would lock a stake with each prompt
+        unfit |= await self._journal.disowning_providers(operation.key_id, times=DISOWNED_TIMES)
         return [bid for bid in bids if bid.provider not in unfit]
 
     async def _approve_and_record(

@@ -4,6 +4,7 @@ Nothing here talks to a router, and nothing else writes these collections (but o
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -59,6 +60,8 @@ ABANDONED_WATCHED_SECONDS = 7 * 86_400
 OPEN_STATES = (SessionState.ACTIVE, SessionState.PARKED, SessionState.CLOSING)
 """States of a session that is on chain, as far as our records go."""
 
+LOST = "lost"
+"""Why a session is parked that its provider or its router does not know any more."""
 SUSPECT = "suspect"
 """Why a session is parked that the chain does not show."""
 SWITCHED = "switched"
@@ -275,6 +278,12 @@ class Journal:
         if not stuck:
             return set()
         return {item.provider for item in await self._list_sessions({"_id": {"$in": stuck}}) if item.provider}
+
+    async def disowning_providers(self, key_id: str, *, times: int) -> set[str]:
+        """Return the providers (addresses) that did not know at least so many sessions of a key whose time is not over."""
+        lost = {"state": SessionState.PARKED.value, "reason": LOST, "$expr": {"$gt": ["$ends_at", "$$NOW"]}}
+        counted = Counter(item.provider for item in await self._list_sessions({"key_id": key_id, **lost}))
+        return {provider for provider, count in counted.items() if provider is not None and count >= times}
 
     async def read_to(self, wallet: str) -> int:
         """Return when the newest session of the last complete listing was opened (Unix seconds), 0 before the first."""

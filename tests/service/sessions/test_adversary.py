@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from collections import Counter
 from datetime import timedelta
 from typing import Any
 
@@ -256,3 +257,16 @@ async def test_a_pass_that_fails_ends_no_loop(house: House, monkeypatch: pytest.
         monkeypatch.undo()
         await house.simulator.close(row.session_id or "")
         await house.session_is("closed")
+
+
+async def test_a_provider_that_knows_no_session_does_not_get_a_stake_with_each_prompt(house: House) -> None:
+    async with house.worker(reconcile_seconds=3600):
+        text = "provider request failed: provider error: session expired"
+        await house.simulator.arm("chat", "error_before", status=500, text=text, count=None)
+        answers = [await house.gateway.chat() for _ in range(8)]
+        assert answers[-1].code == "no_provider_available"
+        stakes = Counter(item["Provider"] for item in await house.simulator.open_sessions())
+        assert set(stakes.values()) == {3}
+        # another key has not made that experience
+        await house.simulator.disarm()
+        assert (await house.gateway.chat(key="k2")).ended
