@@ -394,5 +394,6 @@ class World:
         await self.check()
         for key in counting:
             current = await process.journal.session_in(key, Slot.CURRENT)
-            usable = current is not None and current.state is SessionState.ACTIVE and is_usable(current)
+            now = await process.journal.now()
+            usable = current is not None and current.state is SessionState.ACTIVE and is_usable(current, now)
             require(usable, "usable", f"key {key} cannot open a session: {current}")
