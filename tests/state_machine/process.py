@@ -174,7 +174,8 @@ class Process:
         owned = await self.journal.session_in(key, Slot.CURRENT)
         if owned is not None and owned.state is SessionState.OPENING:
             return
-        if owned is not None and not is_usable(owned):
+        now = await self.journal.now()
+        if owned is not None and not is_usable(owned, now):
             await self.journal.park(owned.id, "expired")
             owned = None
         rests = rests and owned is not None and owned.model_id == model
@@ -182,7 +183,7 @@ class Process:
             return
         if not rests:
             for parked in await self.journal.sessions_of(key, (SessionState.PARKED,)):
-                if parked.model_id == model and parked.reason == SWITCHED and is_usable(parked):
+                if parked.model_id == model and parked.reason == SWITCHED and is_usable(parked, now):
                     await self._resume(parked, owned)
                     return
         await self.lifecycle.begin(
