@@ -51,6 +51,7 @@ def settings_of(worker: str) -> SessionsSettings:
         stake_limit_in_all=NO_LIMIT,
         opens_per_minute=10**6,
         opens_per_day=10**6,
+        allowance_stakes=0,
     )
 
 

@@ -124,6 +124,7 @@ _KINDS = (
     ErrorKind("session_opening", 503, _SERVER, True, "A session is being opened on chain. Try again in a few seconds."),
     ErrorKind("session_queue_full", 503, _SERVER, True, "More sessions wait to be opened than you would wait for."),
     ErrorKind("no_provider_available", 503, _SERVER, True, "No provider of this model accepts a session now."),
+    ErrorKind("approval_failed", 502, _SERVER, False, "The allowance could not be raised on chain."),
     ErrorKind("open_failed", 502, _SERVER, False, "The session could not be opened on chain."),
     ErrorKind("service_timeout", 504, _SERVER, True, "A part of the gateway did not answer in time. Try again."),
     ErrorKind("session_pending", 504, _SERVER, False, "The session is still being opened on chain; that goes on."),

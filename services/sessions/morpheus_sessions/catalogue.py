@@ -71,6 +71,11 @@ class CatalogueCopy:
             raise ApiError("no_provider_available", retry_after=30, details={"reasons": []})
         return offers[0]
 
+    def usual_price(self) -> int:
+        """Return the price (wei a second) of a usual session: half of the models have a bid that is as cheap."""
+        cheapest = sorted(offers[0] for offers in self.copy.offers.values() if offers)
+        return cheapest[len(cheapest) // 2] if cheapest else 0
+
     def stake(self, price: int, duration: int) -> int:
         """Return what a session of `duration` seconds at `price` wei a second takes at most, in wei.
 

@@ -344,7 +344,8 @@ class WalletDocument(Document):
     `overlaps`: calls that were begun although one of a dead process might still have run. `read_to`: Unix seconds up to
     which the listing of its sessions was read completely. `passes_asked`, `passes_made`: numbers of the last pass that an
     operator asked for, and of the last of those that was made; `last_pass`: how often it did what. `serving_until`: a
-    loop takes opens for it (database time); `seconds_per_open`: how long it is busy with one.
+    loop takes opens for it (database time); `approved_tx`: the transaction with which we set the allowance last, at or
+    before the height `approved_block`; `seconds_per_open`: how long it is busy with one.
     """
 
     id: str  # type: ignore[assignment]  # the address
@@ -352,6 +353,8 @@ class WalletDocument(Document):
     counter: int = 0
     overlaps: int = 0
     calling: dict[str, Any] | None = None
+    approved_tx: str | None = None
+    approved_block: int | None = None
     read_to: int | None = None
     passes_asked: int = 0
     passes_made: int = 0

@@ -53,7 +53,7 @@ class Closes:
     session: str | None
 
 
-async def _pass_guard(key_id: str, user_id: str, tx: AsyncClientSession) -> None:
+async def pass_guard(key_id: str, user_id: str, tx: AsyncClientSession) -> None:
     """Stand in the way of everything else that is written for the key. Raises `invalid_api_key` if it was revoked."""
     guard: Any = await KeyGuardDocument.get_pymongo_collection().find_one_and_update(
         {"_id": key_id},
@@ -114,7 +114,7 @@ class Intake:
         await reached(Step.OPEN_DECIDED, operation_id)
 
         async def body(session: AsyncClientSession) -> SessionDocument:
-            await _pass_guard(key_id, user_id, session)
+            await pass_guard(key_id, user_id, session)
             await _expect_beside(replaces, key_id, session)
             counted_at = await self._limits.admit(session, bounds, user_id=user_id, stake=stake)
             opening = SessionDocument(
@@ -185,7 +185,7 @@ class Intake:
         now = utc_now()
 
         async def body(tx: AsyncClientSession) -> Closes:
-            await _pass_guard(command.key_id, command.user_id, tx)
+            await pass_guard(command.key_id, command.user_id, tx)
             found = SessionDocument.get_pymongo_collection().find(
                 {"key_id": command.key_id, "state": {"$in": [state.value for state in LIVE_STATES]}}, session=tx
             )

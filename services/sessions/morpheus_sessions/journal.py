@@ -643,6 +643,46 @@ class Journal:
         await run_transaction(self._client, body)
         self._tell(operation.id)
 
+    # approving
+
+    async def record_approve(self, operation: OperationDocument, block: int) -> OperationDocument:
+        """Write that an approve is about to be sent at this height. Raises `StateChanged` if another process has ended it."""
+        now = utc_now()
+        document = await OperationDocument.get_pymongo_collection().find_one_and_update(
+            {"_id": operation.id, "wallet": operation.wallet, "state": {"$nin": [state.value for state in ENDED]}},
+            [
+                {
+                    "$set": {
+                        "state": OperationState.UNKNOWN.value,
+                        "sent_at": {"$ifNull": ["$sent_at", "$$NOW"]},
+                        "sent_block": block,
+                        "attempts": {"$add": ["$attempts", 1]},
+                        "updated_at": now,
+                    }
+                }
+            ],
+            return_document=ReturnDocument.AFTER,
+        )
+        if document is None:
+            raise StateChanged(operation.id)
+        return _operation(document)
+
+    async def end_approve(
+        self, operation: OperationDocument, state: OperationState, error: ApiError | None, *, tx: str | None = None
+    ) -> None:
+        """End an approve: `done`, `failed` if nothing was sent, `abandoned` if it was. Raises `StateChanged`."""
+        now = utc_now()
+
+        async def body(session: AsyncClientSession) -> bool:
+            await OperationDocument.get_pymongo_collection().update_one(
+                {"_id": operation.id}, {"$set": {"tx": tx}}, session=session
+            )
+            await self._end_operation(operation, state, error, now, session)
+            return True
+
+        await run_transaction(self._client, body)
+        self._tell(operation.id)
+
     # what the chain shows
 
     async def note_session_absence(self, session: SessionDocument, *, spacing: float, enough: int) -> None:

@@ -90,6 +90,17 @@ class SessionsSettings(StoreSettings):
     )
     opens_per_minute: int = Field(6, ge=1, description="sessions that one user may open in a minute")
     opens_per_day: int = Field(60, ge=1, description="sessions that one user may open in 24 hours")
+    diamond_contract_address: str | None = Field(
+        None,
+        pattern=r"^0x[0-9a-fA-F]{40}$",
+        description="the contract that may take stakes; if it is not the router's own, nothing is approved",
+    )
+    approval_limit: int = Field(
+        10**24, gt=0, le=10**33, description="no user can raise the allowance over this, in wei"
+    )
+    allowance_stakes: int = Field(
+        50, ge=0, le=10_000, description="so many usual stakes is the allowance kept over by itself; 0: it is not kept"
+    )
     hold_rule: HoldRule = Field(
         HoldRule.WHOLE, description="what an early close leaves on hold: the whole stake, or the share that was used"
     )

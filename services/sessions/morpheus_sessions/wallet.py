@@ -16,6 +16,7 @@ from morpheus_common.steps import Step, reached
 from morpheus_common.store.leases import Leases
 from pymongo.errors import PyMongoError
 
+from morpheus_sessions.approving import Approving
 from morpheus_sessions.catalogue import CatalogueCopy
 from morpheus_sessions.closing import Closing
 from morpheus_sessions.documents import OperationDocument, OperationKind, OperationState, SessionDocument
@@ -62,11 +63,13 @@ class WalletLoop:
         self._handshake = Handshake(router, journal, catalogue, settings, limits)
         self._opening = Opening(router, journal, settings, turn)
         self._closing = Closing(router, journal, settings, turn, released)
+        self._approving = Approving(router, journal, catalogue, settings, turn)
         self.reconciler = Reconciler(router, journal, settings, self._opening)
 
     async def run(self) -> None:
         """Work until cancelled: whenever the lease is ours."""
-        jobs = [asyncio.create_task(job) for job in (self._keep_lease(), self._work(), self._keep_reconciled())]
+        work = (self._keep_lease(), self._work(), self._keep_reconciled(), self._approving.keep_float())
+        jobs = [asyncio.create_task(job) for job in work]
         try:
             ended, _ = await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
             await asyncio.gather(*ended)
@@ -180,6 +183,8 @@ class WalletLoop:
         try:
             if operation.kind is OperationKind.CLOSE:
                 await self._closing.close(operation)
+            elif operation.kind is OperationKind.APPROVE:
+                await self._approving.carry_on(operation)
             elif operation.state is OperationState.PENDING:
                 await self._open(operation)
             else:

@@ -19,6 +19,7 @@ from morpheus_common.contracts.base import Empty
 from morpheus_common.contracts.chat import PromptHead
 from morpheus_common.contracts.health import PING, Health
 from morpheus_common.contracts.sessions import (
+    APPROVE_STAKE,
     CATALOGUE,
     CLOSE_SESSION,
     GET_OPERATION,
@@ -26,6 +27,8 @@ from morpheus_common.contracts.sessions import (
     LIST_SESSIONS,
     OPEN_SESSION,
     QUOTE_SESSION,
+    ApproveOutcome,
+    ApproveStake,
     Catalogue,
     CatalogueQuestion,
     CloseResult,
@@ -52,6 +55,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from pydantic import ValidationError
 
+from morpheus_sessions.approvals import Approvals
 from morpheus_sessions.capital import Capital
 from morpheus_sessions.catalogue import CatalogueCopy
 from morpheus_sessions.chat import Chat
@@ -87,6 +91,7 @@ class Parts:
 
     catalogue: CatalogueCopy
     lifecycle: Lifecycle
+    approvals: Approvals
     quotes: Quotes
     chat: Chat
     release: Release
@@ -111,6 +116,10 @@ def subscribe_rpc(broker: NatsBroker, parts: Parts) -> None:
     @broker.subscriber(CLOSE_SESSION.subject, queue=User.SESSIONS, max_workers=RPC_WORKERS)
     async def close_session(command: CloseSession) -> CloseResult:
         return await parts.lifecycle.close(command)
+
+    @broker.subscriber(APPROVE_STAKE.subject, queue=User.SESSIONS, max_workers=RPC_WORKERS)
+    async def approve_stake(command: ApproveStake) -> ApproveOutcome:
+        return await parts.approvals.approve(command)
 
     @broker.subscriber(GET_SESSION.subject, queue=User.SESSIONS, max_workers=RPC_WORKERS)
     async def get_session(question: GetSession) -> CurrentSession:
@@ -212,6 +221,7 @@ async def serve(settings: SessionsSettings) -> AsyncIterator[Parts]:
         parts = Parts(
             catalogue=catalogue,
             lifecycle=lifecycle,
+            approvals=Approvals(store.client, journal, limit=settings.approval_limit),
             quotes=Quotes(list(routers.values()), journal, catalogue),
             chat=chat,
             release=release,

@@ -229,6 +229,34 @@ class CloseResult(Message):
     replayed: bool = False
 
 
+class ApproveStake(Message):
+    """Have the contract allowed to take `amount` wei of MOR at least; the allowance is shared and never lowered.
+
+    `operation_id`, `wait`, `joins` and `idempotency` as in `OpenSession`.
+    """
+
+    operation_id: str
+    user_id: str
+    key_id: str
+    amount: Wei = Field(gt=0)
+    wait: float = Field(ge=0, le=300)
+    joins: str | None = None
+    idempotency: Idempotency | None = None
+
+
+class ApproveOutcome(Message):
+    """What an approve has come to: `done`, or `error`; neither while it goes on.
+
+    `tx` is the transaction that set the allowance (None if it was high enough before we ever set it).
+    """
+
+    operation_id: str
+    done: bool
+    tx: str | None = None
+    error: Failure | None = None
+    replayed: bool = False
+
+
 class OperationKind(StrEnum):
     """What an operation does on chain."""
 
@@ -289,6 +317,9 @@ CATALOGUE = REGISTRY.rpc(User.SESSIONS, "catalogue", CatalogueQuestion, Catalogu
 # the handler answers when `wait` is over; the rest is for the way there and back
 OPEN_SESSION = REGISTRY.rpc(User.SESSIONS, "open", OpenSession, OpenOutcome, callers=GATEWAY_ONLY, timeout=105.0)
 CLOSE_SESSION = REGISTRY.rpc(User.SESSIONS, "close", CloseSession, CloseResult, callers=GATEWAY_ONLY, timeout=35.0)
+APPROVE_STAKE = REGISTRY.rpc(
+    User.SESSIONS, "approve", ApproveStake, ApproveOutcome, callers=GATEWAY_ONLY, timeout=105.0
+)
 GET_SESSION = REGISTRY.rpc(User.SESSIONS, "get_current", GetSession, CurrentSession, callers=GATEWAY_ONLY)
 LIST_SESSIONS = REGISTRY.rpc(User.SESSIONS, "list", ListKeySessions, KeySessions, callers=GATEWAY_ONLY)
 # four reads of the router, one after the other where one needs the other

@@ -5,7 +5,18 @@ from collections import Counter
 from fastapi import Request
 from morpheus_common.errors import ApiError
 
-from morpheus_gateway.routes import auth, automation, chat, health, models, root, session_ping, session_reads, sessions
+from morpheus_gateway.routes import (
+    auth,
+    automation,
+    chat,
+    health,
+    models,
+    root,
+    session_ping,
+    session_reads,
+    session_spending,
+    sessions,
+)
 
 ROUTERS = (
     root.router,
@@ -15,6 +26,7 @@ ROUTERS = (
     sessions.router,
     session_reads.router,
     session_ping.router,
+    session_spending.router,
     automation.router,
     chat.router,
 )

@@ -1,0 +1,88 @@
+"""What the contract may take of the wallet's MOR."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from morpheus_common.contracts.sessions import APPROVE_STAKE, ApproveOutcome, ApproveStake, Failure
+from morpheus_common.errors import CATALOGUE, ApiError
+from morpheus_common.ids import uuid7
+from pydantic import BaseModel
+
+from morpheus_gateway.commands import carried_out
+from morpheus_gateway.context import ContextOf
+from morpheus_gateway.errors import REPLAYED_HEADER, OperationFailed
+from morpheus_gateway.idempotency import Wish
+from morpheus_gateway.principal import SessionsCaller, key_of
+
+router = APIRouter(prefix="/api/v1/session", tags=["session"])
+
+_REPLAYED: dict[str, Any] = {
+    REPLAYED_HEADER: {
+        "description": "`true` if an earlier request with this Idempotency-Key began it",
+        "schema": {"type": "string"},
+    }
+}
+_LOCATION: dict[str, Any] = {
+    "Location": {"description": "where the operation can be asked about", "schema": {"type": "string"}}
+}
+
+
+class Approved(BaseModel):
+    """`tx`: the transaction that set the allowance; null if it was high enough before this gateway ever set it."""
+
+    tx: str | None
+
+
+@router.post("/approve", responses={200: {"headers": _REPLAYED}, 504: {"headers": _LOCATION | _REPLAYED}})
+async def approve(
+    request: Request,
+    response: Response,
+    caller: SessionsCaller,
+    context: ContextOf,
+    wish: Wish,
+    amount: Annotated[str, Query(pattern=r"^[1-9][0-9]{0,77}$", description="wei of MOR")],
+) -> Approved:
+    """Let the marketplace's contract take at least this much MOR of the gateway's wallet. Not needed to open sessions.
+
+    The gateway keeps the allowance high enough by itself. It is shared by all users, so this never lowers it. What a
+    session locks is its stake (`GET /session/quote`), many times bid price × duration.
+    """
+    first = ApproveStake(
+        operation_id=uuid7(),
+        user_id=caller.user_id,
+        key_id=key_of(caller)[0],
+        amount=int(amount),
+        wait=context.settings.open_wait,
+        idempotency=wish,
+    )
+    joined: str | None = None
+
+    async def ask(piece: float, patience: float) -> ApproveOutcome:
+        nonlocal joined
+        command = first.model_copy(update={"wait": piece, "joins": joined})
+        outcome = await context.rpc.call(APPROVE_STAKE, command, timeout=patience)
+        joined = outcome.operation_id
+        return outcome
+
+    outcome = await carried_out(request, first.wait, ask, lambda outcome: outcome.done or outcome.error is not None)
+    if outcome is None:
+        # the command may have arrived: all that is known is its id
+        outcome = ApproveOutcome(operation_id=first.operation_id, done=False)
+    if outcome.error is not None:
+        raise OperationFailed(outcome.error, replayed=outcome.replayed)
+    if not outcome.done:
+        raise _goes_on(outcome)
+    if outcome.replayed:
+        response.headers[REPLAYED_HEADER] = "true"
+    return Approved(tx=outcome.tx)
+
+
+def _goes_on(outcome: ApproveOutcome) -> ApiError:
+    details = {"operation_id": outcome.operation_id}
+    if not outcome.replayed:
+        return ApiError(
+            "session_pending", "The allowance is still being raised on chain; that goes on.", details=details
+        )
+    code = "idempotency_in_progress"
+    told = Failure(code=code, message=CATALOGUE[code].message, retry_after=5, details=details)
+    return OperationFailed(told, replayed=True)
