@@ -14,14 +14,18 @@ from morpheus_common.store.leases import Holder, Leases
 from morpheus_common.store.mongo import Database, MongoClient
 from morpheus_common.store.outbox import OutboxRelay
 from morpheus_common.store.workers import boot
+from morpheus_sessions.breaker import Breaker
 from morpheus_sessions.capital import Capital
 from morpheus_sessions.catalogue import CatalogueCopy
 from morpheus_sessions.documents import OperationDocument, SessionDocument
+from morpheus_sessions.fleet import Fleet, Member
 from morpheus_sessions.intake import Intake
 from morpheus_sessions.journal import SWITCHED, Journal, SlotTaken
 from morpheus_sessions.key_watch import KeyWatch
 from morpheus_sessions.lifecycle import Lifecycle, is_usable
 from morpheus_sessions.limits import Limits
+from morpheus_sessions.purse import Purse, PurseReader
+from morpheus_sessions.queueing import Head, Till
 from morpheus_sessions.settings import SessionsSettings
 from morpheus_sessions.turn import Turn
 from morpheus_sessions.wallet import WalletLoop
@@ -82,6 +86,37 @@ class Relay:
         """There is nothing to wake."""
 
 
+class Purses:
+    """What lies in the wallet, as its router tells it."""
+
+    def __init__(self, router: LedgerRouter) -> None:
+        self._router = router
+
+    async def read(self, *, at_most: float = 0.0) -> Purse:
+        balance = self._router.in_wallet
+        return Purse(mor=balance, gas=10**18, allowance=balance)
+
+    def forget(self) -> None:
+        """Nothing is kept."""
+
+
+class OpenHanded(Till):
+    """A wallet that leaves nothing to the idle: there is none but it, and no time to wait."""
+
+    async def take(self, wallet: str, router: str, *, in_hand: int) -> Head:
+        return await super().take(wallet, router, in_hand=0)
+
+
+class Unbroken(Breaker):
+    """The circuit to a router: it closes and opens in real time, and here time does not pass by itself."""
+
+    def may_open(self, running: int) -> bool:
+        return True
+
+    def failed(self) -> None:
+        """It is tried again at once."""
+
+
 class Auth:
     """The service that knows which keys have ended."""
 
@@ -140,8 +175,20 @@ class Process:
         self.lifecycle = Lifecycle(self.journal, self.intake, around.catalogue, around.router, limits)
         self.turn = Turn(around.router, around.database, holder, longest_call=settings.chain_timeout)
         self.turn._lock = OneAtATime()  # type: ignore[assignment]  # waits where the test sees it
+        till = OpenHanded(cast("PurseReader", Purses(around.router)), least_gas=0)
+        member = Member(around.router, till, Unbroken())
+        # who it is was asked before any of the rules began
+        member._is_known = member._was_known = True
         self.loop = DrivenLoop(
-            around.router, self.journal, leases, around.catalogue, settings, self.turn, around.released, {}, limits
+            member,
+            Fleet([member]),
+            self.journal,
+            leases,
+            around.catalogue,
+            settings,
+            self.turn,
+            around.released,
+            limits,
         )
         self.loop.process = self
         self.reconciler = self.loop.reconciler

@@ -141,6 +141,11 @@ class LedgerRouter(Router):
     async def is_healthy(self) -> bool:
         return not self.is_away
 
+    @property
+    def in_wallet(self) -> int:
+        """Its MOR, in wei, without asking."""
+        return self._ledger.balance
+
     async def balance(self) -> int:
         await self._read("router.balance")
         return self._ledger.balance

@@ -108,7 +108,11 @@ _KINDS = (
         "This API key's session is busy: one prompt runs at a time and the line is full. More API keys run in parallel.",
     ),
     ErrorKind(
-        "session_open_limit", 429, "requests", True, "You have opened as many sessions as you may for now. Wait a little."
+        "session_open_limit",
+        429,
+        "requests",
+        True,
+        "You have opened as many sessions as you may for now. Wait a little.",
     ),
     # 5xx: not the caller's doing
     ErrorKind("internal_error", 500, _SERVER, False, "Something went wrong here. The request id helps us find it."),
@@ -119,7 +123,11 @@ _KINDS = (
     ErrorKind("overloaded", 503, _SERVER, True, "The gateway is at its limit of parallel work. Try again shortly."),
     ErrorKind("provider_overloaded", 503, _SERVER, True, "The provider is overloaded. Try again shortly."),
     ErrorKind(
-        "stake_capacity", 503, _SERVER, True, "All of the gateway's stake is in use. Try again when sessions have ended."
+        "stake_capacity",
+        503,
+        _SERVER,
+        True,
+        "All of the gateway's stake is in use. Try again when sessions have ended.",
     ),
     ErrorKind("session_opening", 503, _SERVER, True, "A session is being opened on chain. Try again in a few seconds."),
     ErrorKind("session_queue_full", 503, _SERVER, True, "More sessions wait to be opened than you would wait for."),

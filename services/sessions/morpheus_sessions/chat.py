@@ -444,6 +444,8 @@ class Chat:
             old_becomes=SessionState.PARKED,
             even_if_usable=rests,
             automation=word,
+            # the time it stood in line is not the chain's
+            patience=max(0.0, head.open_wait - (time.monotonic() - prompt.turn_at)),
         )
         if coming.slot is Slot.NEXT:
             # it becomes current in the transaction that settles it; the one we own then is no more

@@ -9,6 +9,7 @@ from morpheus_sessions.documents import OperationDocument
 from morpheus_sessions.failures import handshake_reason
 from morpheus_sessions.journal import Journal, StakeTaken
 from morpheus_sessions.limits import Limits, StakeRefused
+from morpheus_sessions.queueing import Till
 from morpheus_sessions.router import (
     ROUTER_ERRORS,
     Bid,
@@ -18,7 +19,7 @@ from morpheus_sessions.router import (
     RouterUnreachable,
 )
 from morpheus_sessions.settings import SessionsSettings
-from morpheus_sessions.stake import Quote, quote, tagged
+from morpheus_sessions.stake import Quote, most_tagged, quote, tagged
 
 log = get_logger(__name__)
 
@@ -28,20 +29,31 @@ DISOWNED_TIMES = 3
 """A provider that did not know so many sessions of a key, which it is still paid for, gets no more of it for now."""
 
 
+class Crowded(Exception):
+    """The wallet has enough, but not besides what its other opens will take: later, or another wallet."""
+
+
 class Handshake:
     """Gets opens approved by providers, for the wallet behind one router."""
 
     def __init__(
-        self, router: Router, journal: Journal, catalogue: CatalogueCopy, settings: SessionsSettings, limits: Limits
+        self,
+        router: Router,
+        journal: Journal,
+        catalogue: CatalogueCopy,
+        settings: SessionsSettings,
+        limits: Limits,
+        till: Till,
     ) -> None:
         self._router = router
+        self._till = till
         self._journal = journal
         self._catalogue = catalogue
         self._settings = settings
         self._limits = limits
 
     async def prepare(self, operation: OperationDocument) -> OperationDocument:
-        """Choose a bid, have its provider approve, write everything down. No money moves. Raises `ApiError`."""
+        """Choose a bid, have its provider approve, write everything down. No money moves. Raises `ApiError`, `Crowded`."""
         try:
             bids = await self._bids_for(operation)
             supply, budget = await self._router.supply_and_budget()
@@ -55,6 +67,7 @@ class Handshake:
         if bids and not within:
             raise self._limits.too_dear(min(bid.price for bid in bids))
         refused: list[StakeRefused] = []
+        is_crowded = False
         for bid in within[:MAX_BIDS_TRIED]:
             try:
                 cost = quote(price=bid.price, duration=operation.duration, supply=supply, budget=budget)
@@ -63,6 +76,9 @@ class Handshake:
                 raise ApiError("open_failed") from None
             if cost.stake > balance:
                 needed.append(cost)
+                continue
+            if not await self._set_aside(operation, cost):
+                is_crowded = True
                 continue
             try:
                 prepared = await self._approve_and_record(operation, bid, cost, reasons)
@@ -74,10 +90,19 @@ class Handshake:
                 return prepared
         if refused and not reasons:
             raise refused[0]
+        if is_crowded and not reasons:
+            raise Crowded
         if needed and not reasons:
             cheapest = min(needed, key=lambda cost: cost.stake)
             raise ApiError("insufficient_balance", details={"required_stake": str(cheapest.stake)})
         raise ApiError("no_provider_available", retry_after=10, details={"reasons": reasons})
+
+    async def _set_aside(self, operation: OperationDocument, cost: Quote) -> bool:
+        try:
+            return await self._till.set_aside(operation, most_tagged(cost.stake))
+        except ROUTER_ERRORS as error:
+            log.warning("purse not read", router=self._router.name, problem=str(error)[:200])
+            raise ApiError("service_unavailable", retry_after=5) from None
 
     async def _bids_for(self, operation: OperationDocument) -> list[Bid]:
         if operation.wanted_bid is not None:

@@ -39,6 +39,7 @@ from morpheus_sessions.documents import (
 from morpheus_sessions.idempotency import keep
 from morpheus_sessions.journal import Journal, SlotTaken
 from morpheus_sessions.limits import Limits
+from morpheus_sessions.queueing import stand_in_line
 
 _SHOWN_FIRST = (Slot.CURRENT.value, Slot.NEXT.value, SessionState.PARKED.value, SessionState.CLOSING.value)
 
@@ -102,11 +103,14 @@ class Intake:
         replaces: Replaces | None,
         automation: AutomationWord | None = None,
         idempotency: Idempotency | None = None,
+        patience: float | None = None,
     ) -> SessionDocument:
-        """Write an open and its session. `automation`: the decision that asks for it, None if its user does.
+        """Write an open and its session. `automation`: the decision that asks for it, None if its user does. `patience`: how
+        long its caller waits for it (seconds).
 
         `stake` (wei) is what the cheapest bid takes that could serve it; it is set aside. Raises `SlotTaken`,
-        `AlreadyAsked`, `invalid_api_key` if the key was revoked meanwhile, and what `Limits.admit` refuses.
+        `AlreadyAsked`, `invalid_api_key` if the key was revoked meanwhile, `session_queue_full`, and what `Limits.admit`
+        refuses.
         """
         bounds = await self._limits.bounds()
         now = utc_now()
@@ -117,6 +121,9 @@ class Intake:
             await pass_guard(key_id, user_id, session)
             await _expect_beside(replaces, key_id, session)
             counted_at = await self._limits.admit(session, bounds, user_id=user_id, stake=stake)
+            place = await stand_in_line(
+                session, user_id=user_id, now=counted_at, patience=patience, is_automatic=automation is not None
+            )
             opening = SessionDocument(
                 state=SessionState.OPENING,
                 slot=slot,
@@ -149,6 +156,10 @@ class Intake:
                 duration=duration,
                 replaces=replaces,
                 counted_at=counted_at,
+                place=place.place,
+                queued_at=place.queued_at,
+                patience_until=place.patience_until,
+                required_stake=Decimal(stake),
                 created_at=now,
                 updated_at=now,
             ).insert(session=session)

@@ -300,16 +300,6 @@ class Journal:
 
     # opening
 
-    async def take(self, wallet: str, router: str) -> OperationDocument | None:
-        """Bind the oldest unbound open or approve to a wallet and return it; a close waits for its session's wallet."""
-        document = await OperationDocument.get_pymongo_collection().find_one_and_update(
-            {"state": OperationState.PENDING.value, "wallet": None, "kind": {"$ne": OperationKind.CLOSE.value}},
-            {"$set": {"wallet": wallet, "router": router, "updated_at": utc_now()}},
-            sort=[("created_at", ASCENDING)],
-            return_document=ReturnDocument.AFTER,
-        )
-        return None if document is None else _operation(document)
-
     async def next_counter(self, wallet: str, router: str) -> int:
         """Return the next number for the tag of a stake of this wallet."""
         document: Any = await WalletDocument.get_pymongo_collection().find_one_and_update(

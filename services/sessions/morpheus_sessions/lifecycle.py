@@ -104,6 +104,7 @@ class Lifecycle:
             duration=command.duration,
             price=price,
             idempotency=command.idempotency,
+            patience=command.wait if command.patience is None else command.patience,
         )
         if command.idempotency is not None and session.operation_id != command.operation_id:
             await self._intake.join(command.idempotency, first=command.operation_id, session=session)
@@ -125,12 +126,14 @@ class Lifecycle:
         even_if_usable: bool = False,
         automation: AutomationWord | None = None,
         idempotency: Idempotency | None = None,
+        patience: float | None = None,
     ) -> SessionDocument:
         """Return the session that serves this wish: the current one, one that is opening, or a new one now queued.
 
         `old_becomes`: what happens to a current session that does not fit, once the new one is on chain.
         `price` (wei a second): that of the bid, if one was asked for. `even_if_usable`: open another although the current one
-        fits (it is quarantined). `automation`: the decision that asks for it, None if its user does.
+        fits (it is quarantined). `automation`: the decision that asks for it, None if its user does. `patience`: how long its
+        caller waits (seconds), None if that is not to matter.
         """
         model = self._catalogue.model(model_id)
         if automation is not None:
@@ -172,6 +175,7 @@ class Lifecycle:
                     replaces=replaces,
                     automation=automation,
                     idempotency=idempotency,
+                    patience=patience,
                 )
             except SlotTaken:
                 continue

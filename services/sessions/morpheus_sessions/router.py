@@ -19,6 +19,8 @@ from morpheus_sessions.settings import RouterSettings
 log = get_logger(__name__)
 
 PAGE: Final = 100
+PROBE_SECONDS: Final = 5.0
+"""A router under load may take seconds to say who it is."""
 ZERO_ADDRESS: Final = "0x" + "0" * 40
 ALREADY_CLOSED: Final = "SessionAlreadyClosed"
 SESSION_NOT_FOUND: Final = "session not found"
@@ -109,6 +111,15 @@ class Approval:
         return "Approval(…)"
 
 
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whose a router is: its wallet, its chain, and the contract that takes the stakes (addresses in lower case)."""
+
+    wallet: str
+    chain: int
+    diamond: str
+
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -151,14 +162,31 @@ class Router:
     # reading
 
     @_as_contract_says
+    async def current_wallet(self) -> str:
+        """Return the wallet the router has now. Needs our credentials."""
+        return str((await self._get("/wallet", timeout=PROBE_SECONDS))["address"]).lower()
+
+    @_as_contract_says
+    async def who(self) -> Identity:
+        """Return the router's wallet, chain and contract as they are now."""
+        wallet = await self.current_wallet()
+        config = await self._get("/config", timeout=PROBE_SECONDS)
+        return Identity(
+            wallet=wallet,
+            chain=int(config["DerivedConfig"]["ChainID"]),
+            diamond=str(config["Config"]["Marketplace"]["DiamondContractAddress"]).lower(),
+        )
+
+    def adopt(self, identity: Identity) -> None:
+        """Work with this wallet from now on."""
+        self.chain = identity.chain
+        self.diamond = identity.diamond
+        # last: whoever sees a wallet sees all of it
+        self.wallet = identity.wallet
+
     async def identify(self) -> None:
         """Learn the router's wallet, chain and contract."""
-        wallet = str((await self._get("/wallet"))["address"]).lower()
-        config = await self._get("/config")
-        self.chain = int(config["DerivedConfig"]["ChainID"])
-        self.diamond = str(config["Config"]["Marketplace"]["DiamondContractAddress"]).lower()
-        # last: whoever sees a wallet sees all of it
-        self.wallet = wallet
+        self.adopt(await self.who())
 
     async def is_healthy(self) -> bool:
         """Tell whether the router answers and its store works. Says nothing of wallet or chain."""
@@ -320,9 +348,10 @@ class Router:
         # it is closed, whatever the answer looks like
         return str(answer["tx"]) if isinstance(answer, dict) and "tx" in answer else None
 
-    async def _get(self, path: str, params: dict[str, Any] | None = None) -> Any:
+    async def _get(self, path: str, params: dict[str, Any] | None = None, *, timeout: float | None = None) -> Any:
+        limit = httpx2.Timeout(timeout or self._read_timeout, connect=3.0)
         try:
-            answer = await self.http.get(path, params=params, headers=trace_headers())
+            answer = await self.http.get(path, params=params, headers=trace_headers(), timeout=limit)
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             raise RouterUnreachable(type(error).__name__) from None
         except httpx2.HTTPError as error:

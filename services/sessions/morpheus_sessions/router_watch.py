@@ -1,35 +1,37 @@
-"""Whether a proxy-router answers, known without asking: what a `ping` is answered from."""
+"""Whether the proxy-routers answer, known without asking: what a `ping` is answered from, and who is given opens."""
 
 import asyncio
-import time
 
-from morpheus_sessions.router import Router
+from morpheus_sessions.fleet import Fleet, Member
 
-CHECK_SECONDS = 1.0
-FRESH_SECONDS = 5.0
-"""A router under load may take seconds for its health check."""
+LOOK_SECONDS = 1.0
 
 
 class RouterWatch:
-    """Asks the routers again and again, and remembers when one last answered."""
+    """Looks at every router again and again."""
 
-    def __init__(self, routers: list[Router]) -> None:
-        self._routers = routers
-        self._answered_at = float("-inf")
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
 
     @property
     def healthy(self) -> bool:
-        """Tell whether at least one router answered lately."""
-        return time.monotonic() - self._answered_at < FRESH_SECONDS
+        """Tell whether at least one router can be given an open."""
+        return self.fleet.is_healthy
+
+    @property
+    def degraded(self) -> bool:
+        """Tell whether some can, and some cannot."""
+        return self.fleet.is_healthy and not self.fleet.is_whole
 
     async def check(self) -> None:
-        """Ask all once."""
-        asked_at = time.monotonic()
-        if any(await asyncio.gather(*(router.is_healthy() for router in self._routers))):
-            self._answered_at = asked_at
+        """Look at all once."""
+        await asyncio.gather(*(member.look() for member in self.fleet.members))
 
     async def run(self) -> None:
-        """Ask until cancelled."""
+        """Look until cancelled: one that is slow keeps no other waiting."""
+        await asyncio.gather(*(self._watch(member) for member in self.fleet.members))
+
+    async def _watch(self, member: Member) -> None:
         while True:
-            await self.check()
-            await asyncio.sleep(CHECK_SECONDS)
+            await member.look()
+            await asyncio.sleep(LOOK_SECONDS)

@@ -61,6 +61,11 @@ class SessionsSettings(StoreSettings):
     key_check_seconds: float = Field(60.0, gt=0, description="how often auth is asked about the keys of open sessions")
     own_close_after: float = Field(600.0, gt=0, description="we close an expired session ourselves after this")
     handshakes_at_once: int = Field(4, ge=1, description="session requests to providers in parallel, per wallet")
+    least_gas: int = Field(
+        10**14,
+        ge=0,
+        description="a wallet with less ETH than this, in wei, is given no opens: it could not pay for them",
+    )
     first_byte_timeout: float = Field(120.0, gt=0, description="limit of a provider's first byte")
     chunk_timeout: float = Field(90.0, gt=0, description="limit of the silence between two chunks")
     answer_timeout: float = Field(900.0, gt=0, description="limit of a whole answer")

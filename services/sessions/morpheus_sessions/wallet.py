@@ -19,13 +19,15 @@ from pymongo.errors import PyMongoError
 from morpheus_sessions.approving import Approving
 from morpheus_sessions.catalogue import CatalogueCopy
 from morpheus_sessions.closing import Closing
-from morpheus_sessions.documents import OperationDocument, OperationKind, OperationState, SessionDocument
-from morpheus_sessions.handshake import Handshake
+from morpheus_sessions.documents import OperationDocument, OperationKind, OperationState, SessionDocument, wei
+from morpheus_sessions.fleet import Fleet, Member
+from morpheus_sessions.handshake import Crowded, Handshake
 from morpheus_sessions.journal import Journal, StateChanged
 from morpheus_sessions.limits import Limits
 from morpheus_sessions.opening import Opening
+from morpheus_sessions.queueing import declined_by, in_line, is_anyone_serving, put_back, serve
 from morpheus_sessions.reconcile import Reconciler
-from morpheus_sessions.router import ROUTER_ERRORS, Router
+from morpheus_sessions.router import ROUTER_ERRORS
 from morpheus_sessions.settings import SessionsSettings
 from morpheus_sessions.turn import NotOurTurn, Turn
 
@@ -34,6 +36,9 @@ log = get_logger(__name__)
 POLL_SECONDS = 0.25
 LEASE_RETRY_SECONDS = 1.0
 NOT_OUR_TURN_SECONDS = 1.0
+CROWDED_SECONDS = 0.5
+OF_THIS_WALLET = ("insufficient_balance", "stake_capacity")
+"""Refusals that another wallet may not give."""
 ASKED_SECONDS = 1.0
 """How often a loop looks whether an operator asks for a pass."""
 
@@ -43,24 +48,27 @@ class WalletLoop:
 
     def __init__(
         self,
-        router: Router,
+        member: Member,
+        fleet: Fleet,
         journal: Journal,
         leases: Leases,
         catalogue: CatalogueCopy,
         settings: SessionsSettings,
         turn: Turn,
         released: Callable[[SessionDocument], Awaitable[bool]],
-        routers_by_wallet: dict[str, str],
         limits: Limits,
     ) -> None:
-        self._router = router
+        self._member = member
+        self._fleet = fleet
+        self._router = router = member.router
         self._journal = journal
         self._leases = leases
         self._settings = settings
         self._turn = turn
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._routers_by_wallet = routers_by_wallet
-        self._handshake = Handshake(router, journal, catalogue, settings, limits)
+        self._free_at = 0.0
+        self._seconds_per_open: float | None = None
+        self._handshake = Handshake(router, journal, catalogue, settings, limits, member.till)
         self._opening = Opening(router, journal, settings, turn)
         self._closing = Closing(router, journal, settings, turn, released)
         self._approving = Approving(router, journal, catalogue, settings, turn)
@@ -87,6 +95,7 @@ class WalletLoop:
             try:
                 if await self._hold():
                     self._turn.held_until = asked_at + self._leases.seconds
+                    await self._say_whether_it_serves()
                 else:
                     self._turn.held_until = float("-inf")
             except (PyMongoError, *ROUTER_ERRORS) as error:
@@ -94,13 +103,14 @@ class WalletLoop:
             await asyncio.sleep(self._leases.seconds / 5 if self._turn.holds else LEASE_RETRY_SECONDS)
 
     async def _hold(self) -> bool:
-        if not self._router.wallet:
-            await self._router.identify()
-        first = self._routers_by_wallet.setdefault(self._router.wallet, self._router.name)
-        if first != self._router.name:
-            log.critical("two routers have one wallet; the second is not used", first=first, second=self._router.name)
+        if not self._member.is_fit:
+            await self._member.look()
+        if not self._member.is_fit:
             return False
         return await self._leases.acquire(self._lease) is not None
+
+    async def _say_whether_it_serves(self) -> None:
+        await serve(self._router.wallet, is_serving=self._member.may_open(0), seconds_per_open=self._seconds_per_open)
 
     async def _let_go(self) -> None:
         if not self._turn.holds:
@@ -167,11 +177,41 @@ class WalletLoop:
         for operation in await self._journal.unfinished(self._router.wallet):
             if operation.id not in self._running:
                 self._start(operation)
-        while len(self._running) < self._settings.handshakes_at_once:
-            taken = await self._journal.take(self._router.wallet, self._router.name)
-            if taken is None:
+        try:
+            await self._take_from_the_line()
+        except ROUTER_ERRORS as error:
+            self._member.breaker.failed()
+            log.warning("purse not read: no open is taken", router=self._router.name, problem=str(error)[:200])
+        await self._refuse_what_nobody_can_carry_out()
+
+    async def _take_from_the_line(self) -> None:
+        while len(self._running) < self._settings.handshakes_at_once and self._member.may_open(len(self._running)):
+            head = await self._member.till.take(self._router.wallet, self._router.name, in_hand=len(self._running))
+            if head.left is not None:
+                await self._try_to_fail(head.left, ApiError("open_failed", "Nobody waited for the session any more."))
+            elif head.taken is not None:
+                self._start(head.taken)
+            else:
                 return
-            self._start(taken)
+
+    async def _refuse_what_nobody_can_carry_out(self) -> None:
+        for operation in await declined_by(self._router.wallet):
+            if not self._fleet.is_anyone_left(besides=operation.declined):
+                details = {"required_stake": str(wei(operation.required_stake) or 0)}
+                await self._try_to_fail(operation, ApiError("insufficient_balance", details=details))
+        if self._member.may_come or self._fleet.is_anyone_left(besides=()) or await is_anyone_serving():
+            return
+        # what waited for hours would be opened when nobody thinks of it any more
+        for operation in await in_line():
+            await self._try_to_fail(operation, ApiError("service_unavailable", retry_after=5))
+
+    async def _try_to_fail(self, operation: OperationDocument, error: ApiError) -> None:
+        try:
+            await self._journal.fail_open(operation, error)
+        except StateChanged:
+            # somebody has come to wait for it, or another wallet has it
+            return
+        log.info("session not opened", operation_id=operation.id, code=error.code)
 
     def _start(self, operation: OperationDocument) -> None:
         task = asyncio.create_task(self._carry_out(operation))
@@ -205,11 +245,41 @@ class WalletLoop:
         await reached(Step.OPEN_TAKEN, operation.id)
         try:
             ready = await self._handshake.prepare(operation)
-        except ApiError as error:
-            log.info("session not opened", operation_id=operation.id, code=error.code)
-            await self._journal.fail_open(operation, error)
+        except Crowded:
+            await put_back(operation, declined=False, retry_in=CROWDED_SECONDS)
             return
-        await self._opening.send(ready)
+        except ApiError as error:
+            await self._not_opened(operation, error)
+            return
+        self._member.breaker.succeeded()
+        loop = asyncio.get_running_loop()
+        began = max(loop.time(), self._free_at)
+        try:
+            await self._opening.send(ready)
+        finally:
+            self._member.till.forget()
+        self._free_at = loop.time()
+        self._note_seconds(max(0.0, self._free_at - began))
+
+    def _note_seconds(self, took: float) -> None:
+        known = self._seconds_per_open
+        self._seconds_per_open = took if known is None else known + (took - known) / 5
+
+    async def _not_opened(self, operation: OperationDocument, error: ApiError) -> None:
+        """Leave an open that was not sent to another wallet, if its trouble is this one's own; else it has failed."""
+        declined = error.code in OF_THIS_WALLET
+        if error.code == "service_unavailable":
+            self._member.breaker.failed()
+        elif declined:
+            self._member.breaker.succeeded()
+        besides = [*operation.declined, self._router.wallet]
+        if (declined or error.code == "service_unavailable") and self._fleet.is_anyone_left(besides=besides):
+            log.info("open left to another wallet", operation_id=operation.id, code=error.code)
+            await put_back(operation, declined=declined)
+            self._journal.wake()
+            return
+        log.info("session not opened", operation_id=operation.id, code=error.code)
+        await self._journal.fail_open(operation, error)
 
     async def _try_to_postpone(self, operation: OperationDocument, retry_in: float, *, counted: bool = True) -> None:
         try:

@@ -60,6 +60,7 @@ from morpheus_sessions.capital import Capital
 from morpheus_sessions.catalogue import CatalogueCopy
 from morpheus_sessions.chat import Chat
 from morpheus_sessions.documents import DOCUMENTS
+from morpheus_sessions.fleet import Fleet, Member
 from morpheus_sessions.holds import Holds
 from morpheus_sessions.intake import Intake
 from morpheus_sessions.journal import Journal
@@ -71,6 +72,7 @@ from morpheus_sessions.operator_rpc import subscribe_operator
 from morpheus_sessions.ownership import Ownership
 from morpheus_sessions.pinging import Pinging
 from morpheus_sessions.purse import PurseReader
+from morpheus_sessions.queueing import Till
 from morpheus_sessions.quotes import Quotes
 from morpheus_sessions.release import Release
 from morpheus_sessions.router import Router
@@ -195,16 +197,19 @@ async def serve(settings: SessionsSettings) -> AsyncIterator[Parts]:
         routers = {item.name: Router(item, read_timeout=settings.router_read_timeout) for item in settings.routers}
         for router in routers.values():
             stack.push_async_callback(router.aclose)
-        reader = next(iter(routers.values()))
+        purses = {name: PurseReader(router) for name, router in routers.items()}
+        fleet = Fleet(
+            Member(router, Till(purses[name], least_gas=settings.least_gas)) for name, router in routers.items()
+        )
         connection = raw_connection(store.broker)
         jetstream = connection.jetstream()
         heartbeat = Heartbeat(store.database, store.holder)
         holds = Holds(settings.hold_rule, timedelta(seconds=settings.abandoned_at_risk))
         journal = Journal(store.client, store.relay, holds=holds)
-        catalogue = CatalogueCopy(reader, seconds=settings.catalogue_seconds)
-        capital = Capital(list(routers.values()), {name: PurseReader(item) for name, item in routers.items()})
+        catalogue = CatalogueCopy(fleet.reader, seconds=settings.catalogue_seconds)
+        capital = Capital(list(routers.values()), purses)
         limits = Limits(settings, capital)
-        lifecycle = Lifecycle(journal, Intake(store.client, journal, limits), catalogue, reader, limits)
+        lifecycle = Lifecycle(journal, Intake(store.client, journal, limits), catalogue, fleet.reader, limits)
         ownership = Ownership(store.database, heartbeat, quarantine=settings.quarantine)
         chat = Chat(
             connection=connection,
@@ -227,25 +232,24 @@ async def serve(settings: SessionsSettings) -> AsyncIterator[Parts]:
             release=release,
             journal=journal,
             database=store.watch,
-            routers=RouterWatch(list(routers.values())),
+            routers=RouterWatch(fleet),
             capital=capital,
             worker=settings.worker_id,
         )
         keys = KeyWatch(RpcClient(connection), journal, store.leases, seconds=settings.key_check_seconds)
-        routers_by_wallet: dict[str, str] = {}
         loops = [
             WalletLoop(
-                router,
+                member,
+                fleet,
                 journal,
                 store.leases,
                 catalogue,
                 settings,
-                Turn(router, store.database, store.holder, longest_call=settings.chain_timeout),
+                Turn(member.router, store.database, store.holder, longest_call=settings.chain_timeout),
                 release.is_released,
-                routers_by_wallet,
                 limits,
             )
-            for router in routers.values()
+            for member in fleet.members
         ]
 
         async def revoked(msg: Msg) -> None:

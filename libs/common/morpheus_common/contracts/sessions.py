@@ -95,7 +95,7 @@ class OpenSession(Message):
     `operation_id` is made by the gateway before its first publish and the same on every repeat: a repeat joins the
     operation. `joins` is the operation that an earlier answer to this command named, if that was another's. `duration`
     in seconds. `wait` is how long the caller waits for the chain (seconds); then the answer has neither session nor
-    error, and the open goes on.
+    error, and the open goes on. `patience` is how long it waits in all, repeats included; None: as long as `wait`.
     """
 
     operation_id: str
@@ -106,6 +106,7 @@ class OpenSession(Message):
     bid_id: ChainId | None = None
     duration: int = Field(ge=300)
     wait: float = Field(ge=0, le=300)
+    patience: float | None = Field(None, ge=0)
     joins: str | None = None
     idempotency: Idempotency | None = None
 

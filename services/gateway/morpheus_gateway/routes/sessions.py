@@ -133,6 +133,7 @@ def _command(
         bid_id=bid_id,
         duration=duration,
         wait=context.settings.open_wait,
+        patience=context.settings.open_wait,
         idempotency=wish,
     )
 

@@ -1,0 +1,144 @@
+"""Several routers, one wallet each: who is used, who is not, and what happens when one goes."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from morpheus_common.errors import ApiError
+
+from tests.service.sessions.fleet import all_ended, coming_and_going, fleet
+from tests.service.sessions.house import House, until
+
+QUICK: dict[str, Any] = {"retry_seconds": 0.2}
+
+
+async def test_two_routers_with_one_wallet_are_one_router(house: House) -> None:
+    async with fleet(house, 2, wallet_seed=101) as two, house.worker(**two.settings()) as parts:
+        for number in range(4):
+            assert (await two.ask(f"k{number}")).session is not None
+
+        async def told() -> bool:
+            return any("wallet is that of" in state for state in parts.routers.fleet.states.values())
+
+        await until(told)
+        states = parts.routers.fleet.states
+        (used,) = [name for name, state in states.items() if state == "ok"]
+        assert sorted(await two.opened()) == [0, 4]
+        assert {item["router"] for item in await house.operations(kind="open")} == {used}
+
+
+async def test_a_router_that_comes_back_with_another_wallet_is_not_used_for_opens(house: House) -> None:
+    async with fleet(house, 2) as two:
+        async with house.worker(**two.settings()) as parts:
+            await until(lambda: _all_ok(parts))
+        # the names of the two are exchanged: each has another's wallet
+        exchanged = two.settings(r1={"url": two.simulators[1].url}, r2={"url": "http://127.0.0.1:9"})
+        async with house.worker(**exchanged) as parts:
+
+            async def refused() -> bool:
+                return "stands for the wallet" in parts.routers.fleet.states["r1"]
+
+            await until(refused)
+            assert not parts.routers.healthy
+            outcome = await two.ask("k1", wait=1.5)
+            assert outcome.session is None
+        assert await two.opened() == [0, 0]
+
+
+async def _all_ok(parts: Any) -> bool:
+    return set(parts.routers.fleet.states.values()) == {"ok"}
+
+
+async def test_a_wallet_that_is_changed_under_a_running_worker_is_seen(house: House) -> None:
+    async with fleet(house, 2) as two, house.worker(**two.settings()) as parts:
+        await until(lambda: _all_ok(parts))
+        two.simulators[0]._router.simulator.node.wallet = "0x" + "77" * 20
+
+        async def refused() -> bool:
+            return "stands for the wallet" in parts.routers.fleet.states["r1"]
+
+        await until(refused)
+        for number in range(3):
+            assert (await two.ask(f"k{number}")).session is not None
+        assert await two.opened() == [0, 3]
+        assert parts.routers.degraded
+
+
+async def test_a_router_that_is_away_from_the_start_takes_no_other_down(house: House) -> None:
+    async with fleet(house, 3) as three:
+        # the first is the one whose marketplace is read
+        settings = three.settings(r1={"url": "http://127.0.0.1:9"})
+        async with house.worker(**settings) as parts:
+            for number in range(4):
+                assert (await three.ask(f"k{number}")).session is not None
+
+            async def seen() -> bool:
+                return parts.routers.fleet.states == {"r1": "away", "r2": "ok", "r3": "ok"}
+
+            await until(seen)
+            assert parts.routers.healthy
+            assert parts.routers.degraded
+        opened = await three.opened()
+    assert opened[0] == 0
+    assert sum(opened) == 4
+
+
+async def test_a_router_that_refuses_our_credentials_is_given_no_opens(house: House) -> None:
+    async with fleet(house, 2) as two, house.worker(**two.settings(r2={"password": "wrong"})) as parts:
+        for number in range(4):
+            assert (await two.ask(f"k{number}")).session is not None
+        assert await two.opened() == [4, 0]
+        assert parts.routers.fleet.states == {"r1": "ok", "r2": "away"}
+
+
+async def test_a_router_that_goes_away_leaves_its_share_to_the_others_and_gets_it_again(house: House) -> None:
+    async with fleet(house, 1) as one, coming_and_going(wallet_seed=200) as gone:
+        two = one.settings()
+        both = one.settings()["proxy_routers"][:-1]
+        both += f', {{"name": "r2", "url": "{gone.url}", "user": "admin", "password": "correct"}}]'
+        two = {"proxy_routers": both}
+        async with house.worker(**two, handshakes_at_once=1) as parts:
+            await until(lambda: _all_ok(parts))
+            await gone.go()
+            # nothing fails, however soon after it: what it had in hand and did not send is put back in line
+            outcomes = await asyncio.gather(*(one.ask(f"k{number}", user=f"u{number}") for number in range(6)))
+            assert [outcome.error for outcome in outcomes] == [None] * 6
+            assert await one.opened() == [6]
+            assert parts.routers.degraded
+
+            await gone.come()
+            await until(lambda: _all_ok(parts))
+            # the other is busy: the one that is back is tried, and is whole again
+            await one.simulators[0].arm("open", "hang", when="before", count=1)
+            hanging = await one.queue(["h1"], user="h")
+
+            async def struck() -> bool:
+                return bool(await one.simulators[0].struck("open")) or bool(
+                    await house.operations(key_id="h1", state="done")
+                )
+
+            await until(struck)
+            outcomes = await asyncio.gather(*(one.ask(f"n{number}", user=f"u{number}") for number in range(3)))
+            assert [outcome.error for outcome in outcomes] == [None] * 3
+            assert await house.operations(router="r2", state="done")
+            assert not parts.routers.degraded
+            await one.simulators[0].disarm()
+            await all_ended(house, hanging, within=20)
+
+
+async def test_without_any_router_opens_fail_soon_until_one_is_back(house: House) -> None:
+    async with coming_and_going(wallet_seed=201) as gone:
+        settings = house.settings(router_url=gone.url).proxy_routers.get_secret_value()
+        async with house.worker(proxy_routers=settings, lease_seconds=5.0) as parts:
+            await house.gateway.open("k0")
+            await gone.go()
+            for key in ("k1", "k2"):
+                with pytest.raises(ApiError) as caught:
+                    await house.gateway.open(key)
+                assert caught.value.code == "service_unavailable"
+            assert not parts.routers.healthy
+            assert await house.operations(state="pending") == []
+
+            await gone.come()
+            await until(lambda: _all_ok(parts))
+            await house.gateway.open("k1")
