@@ -92,7 +92,7 @@ class Purses:
     def __init__(self, router: LedgerRouter) -> None:
         self._router = router
 
-    async def read(self, *, at_most: float = 0.0) -> Purse:
+    async def read(self, *, at_most: float = 0.0) -> Purse:  # noqa: ARG002 - nothing is kept
         balance = self._router.in_wallet
         return Purse(mor=balance, gas=10**18, allowance=balance)
 
@@ -103,14 +103,14 @@ class Purses:
 class OpenHanded(Till):
     """A wallet that leaves nothing to the idle: there is none but it, and no time to wait."""
 
-    async def take(self, wallet: str, router: str, *, in_hand: int) -> Head:
+    async def take(self, wallet: str, router: str, *, in_hand: int) -> Head:  # noqa: ARG002 - as its base
         return await super().take(wallet, router, in_hand=0)
 
 
 class Unbroken(Breaker):
     """The circuit to a router: it closes and opens in real time, and here time does not pass by itself."""
 
-    def may_open(self, running: int) -> bool:
+    def may_open(self, running: int) -> bool:  # noqa: ARG002 - as its base
         return True
 
     def failed(self) -> None:
