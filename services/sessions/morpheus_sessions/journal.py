@@ -4,6 +4,7 @@ Nothing here talks to a router, and nothing else writes these collections (but o
 """
 
 import asyncio
+import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -42,6 +43,7 @@ from morpheus_sessions.holds import Hold, Holds
 from morpheus_sessions.limits import Bounds, Limits
 from morpheus_sessions.listing import Listing
 from morpheus_sessions.router import Approval, Bid, ChainSession
+from morpheus_sessions.stake import TAG_COUNTERS
 from morpheus_sessions.waiting import Waiting
 
 log = get_logger(__name__)
@@ -120,6 +122,7 @@ class Journal:
         self._outbox = outbox
         self._waiting = waiting or Waiting()
         self._listeners: list[asyncio.Event] = []
+        self._leapt: set[str] = set()
 
     def listen(self) -> asyncio.Event:
         """Return an event that is set whenever an operation is queued by this process. One for each loop."""
@@ -301,10 +304,16 @@ class Journal:
     # opening
 
     async def next_counter(self, wallet: str, router: str) -> int:
-        """Return the next number for the tag of a stake of this wallet."""
+        """Return the next number for the tag of a stake of this wallet.
+
+        Each process begins with a leap: where records were lost, or a back-up was restored, the numbers after the last one
+        that is known are those of sessions on chain.
+        """
+        step = 1 if wallet in self._leapt else random.randrange(1, TAG_COUNTERS)  # noqa: S311 - to be apart, not secret
+        self._leapt.add(wallet)
         document: Any = await WalletDocument.get_pymongo_collection().find_one_and_update(
             {"_id": wallet},
-            {"$inc": {"counter": 1}, "$set": {"router": router}},
+            {"$inc": {"counter": step}, "$set": {"router": router}},
             upsert=True,
             return_document=ReturnDocument.AFTER,
         )

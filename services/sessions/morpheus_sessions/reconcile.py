@@ -96,7 +96,7 @@ def plan(
         owner = opened.get(fingerprint(seen))
         if seen.id in matching:
             findings.append(_known(seen, ours[seen.id], now, own_close_after))
-        elif (operation := sent.get(fingerprint(seen))) is not None:
+        elif (operation := sent.get(fingerprint(seen))) is not None and not _was_before(seen, operation):
             findings.append(Finding(Act.ADOPT, f"opened by operation {operation.id}", seen, operation=operation))
         elif owner is None or owner.id in moved or owner.chain_session in matching | records.standing:
             findings.append(_unknown(seen, deployment))
@@ -156,6 +156,11 @@ def _known(seen: ChainSession, session: SessionDocument, now: datetime, own_clos
     if session.state is SessionState.ACTIVE:
         return Finding(Act.PARK_EXPIRED, "its time is over", seen, session)
     return None
+
+
+def _was_before(seen: ChainSession, operation: OperationDocument) -> bool:
+    """Tell whether a session was on chain before an open was sent: its own open is one that no record tells of."""
+    return operation.sent_at is not None and seen.opened_at < operation.sent_at.timestamp() - SLACK_SECONDS
 
 
 def _just_closed(session: SessionDocument, now: datetime) -> bool:

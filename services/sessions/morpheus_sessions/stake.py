@@ -16,7 +16,8 @@ MAX_CHAIN_SECONDS: Final = 7 * 86_400
 TAG_SPACE: Final = 10**9
 """The last nine digits of a stake are ours: three for the deployment, six for a counter. A thousand-millionth of a MOR
 at most is added by that."""
-_COUNTER_SPACE: Final = 10**6
+TAG_COUNTERS: Final = 10**6
+"""So many stakes differ by their counter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ def tagged(stake: int, *, deployment: int, counter: int) -> int:
         msg = "a deployment number has one to three digits"
         raise ValueError(msg)
     rounded = -(-stake // TAG_SPACE) * TAG_SPACE
-    return rounded + deployment * _COUNTER_SPACE + counter % _COUNTER_SPACE
+    return rounded + deployment * TAG_COUNTERS + counter % TAG_COUNTERS
 
 
 def most_tagged(stake: int) -> int:
@@ -65,4 +66,4 @@ def most_tagged(stake: int) -> int:
 
 def deployment_of(stake: int) -> int:
     """Return the deployment number in the tag of a stake; 0 for one without a tag."""
-    return stake % TAG_SPACE // _COUNTER_SPACE
+    return stake % TAG_SPACE // TAG_COUNTERS

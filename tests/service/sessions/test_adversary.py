@@ -270,3 +270,20 @@ async def test_a_provider_that_knows_no_session_does_not_get_a_stake_with_each_p
         # another key has not made that experience
         await house.simulator.disarm()
         assert (await house.gateway.chat(key="k2")).ended
+
+
+async def test_after_a_loss_of_records_no_stake_is_tagged_as_one_on_chain_is(house: House) -> None:
+    async with house.worker(reconcile_seconds=3600):
+        lost = await house.gateway.open("k1")
+    for name in ("sessions", "operations", "wallets", "key_guards"):
+        await house.database[name].delete_many({})
+    async with house.worker(reconcile_seconds=0.1):
+        found = await house.gateway.open("k2", bid_id=lost.bid_id)
+        assert found.session_id != lost.session_id
+        assert found.stake != lost.stake
+        assert {item["Id"] for item in await house.simulator.open_sessions()} == {lost.session_id, found.session_id}
+
+        async def named() -> bool:
+            return [item["_id"] async for item in house.database["findings"].find()] == [lost.session_id]
+
+        await until(named)

@@ -106,6 +106,12 @@ def test_another_stake_or_bid_is_not_what_an_open_of_ours_opened(field: dict[str
     assert acts(on_chain(**field), operations=[sent(OperationState.UNKNOWN)]) == [Act.REPORT_LOST]
 
 
+def test_what_was_on_chain_before_an_open_was_sent_is_not_its_session() -> None:
+    operation = sent(OperationState.SENT, sent_at=NOW)
+    (finding,) = planned(on_chain(opened_at=int(NOW.timestamp()) - 2 * 3_600), operations=[operation])
+    assert finding.act is Act.REPORT_LOST
+
+
 @pytest.mark.parametrize("stake", [11_400_000_000_000_000_000, tagged(10**18, deployment=8, counter=1)])
 def test_without_our_tag_it_is_foreign(stake: int) -> None:
     assert acts(on_chain(stake=stake)) == [Act.REPORT_FOREIGN]
