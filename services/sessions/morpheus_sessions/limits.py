@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from bson import Decimal128
+from morpheus_common.contracts.sessions import StakeAtRisk
 from morpheus_common.errors import ApiError
 from pymongo import DESCENDING, ReturnDocument
 from pymongo.asynchronous.client_session import AsyncClientSession
@@ -137,6 +138,11 @@ class Limits:
         capital = await self._capital.by_wallet() if is_share else {}
         total = sum(capital.values())
         return Bounds(share_of(per_user, total), share_of(in_all, total), per_router, capital)
+
+    async def standing(self, user_id: str, now: datetime) -> StakeAtRisk:
+        """Return what a user has at risk at a time of the database's, and the limit of it."""
+        risk = await at_risk(now, user_id=user_id)
+        return StakeAtRisk(at_risk=risk.user, limit=(await self.bounds()).user)
 
     async def admit(self, tx: AsyncClientSession, bounds: Bounds, *, user_id: str, stake: int) -> datetime:
         """Let an open of a user that needs `stake` wei be written in this transaction; return the database's time.

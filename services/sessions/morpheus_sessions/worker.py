@@ -24,6 +24,7 @@ from morpheus_common.contracts.sessions import (
     CLOSE_SESSION,
     GET_OPERATION,
     GET_SESSION,
+    GET_STAKE_AT_RISK,
     LIST_SESSIONS,
     OPEN_SESSION,
     QUOTE_SESSION,
@@ -36,6 +37,7 @@ from morpheus_common.contracts.sessions import (
     CurrentSession,
     GetOperation,
     GetSession,
+    GetStakeAtRisk,
     KeySessions,
     ListKeySessions,
     OpenOutcome,
@@ -43,6 +45,7 @@ from morpheus_common.contracts.sessions import (
     OperationRow,
     QuoteSession,
     SessionQuote,
+    StakeAtRisk,
 )
 from morpheus_common.logs import get_logger
 from morpheus_common.service import background
@@ -101,6 +104,7 @@ class Parts:
     database: DatabaseWatch
     routers: RouterWatch
     capital: Capital
+    limits: Limits
     worker: str
 
 
@@ -134,6 +138,10 @@ def subscribe_rpc(broker: NatsBroker, parts: Parts) -> None:
     @broker.subscriber(QUOTE_SESSION.subject, queue=User.SESSIONS, max_workers=RPC_WORKERS)
     async def quote_session(question: QuoteSession) -> SessionQuote:
         return await parts.quotes.quote(question)
+
+    @broker.subscriber(GET_STAKE_AT_RISK.subject, queue=User.SESSIONS, max_workers=RPC_WORKERS)
+    async def get_stake_at_risk(question: GetStakeAtRisk) -> StakeAtRisk:
+        return await parts.limits.standing(question.user_id, await parts.journal.now())
 
     @broker.subscriber(GET_OPERATION.subject, queue=User.SESSIONS, max_workers=RPC_WORKERS)
     async def get_operation(question: GetOperation) -> OperationRow:
@@ -234,6 +242,7 @@ async def serve(settings: SessionsSettings) -> AsyncIterator[Parts]:
             database=store.watch,
             routers=RouterWatch(fleet),
             capital=capital,
+            limits=limits,
             worker=settings.worker_id,
         )
         keys = KeyWatch(RpcClient(connection), journal, store.leases, seconds=settings.key_check_seconds)

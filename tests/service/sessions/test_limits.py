@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 from morpheus_common.contracts.automation import Decision
+from morpheus_common.contracts.sessions import GET_STAKE_AT_RISK, GetStakeAtRisk
 from morpheus_common.errors import ApiError
 from morpheus_common.ids import uuid7
 from morpheus_sessions.holds import next_midnight
 from morpheus_sessions.limits import at_risk
+from morpheus_sessions.worker import Parts
 
 from tests.service.sessions.house import House, until
 
@@ -27,6 +29,14 @@ async def refusal(house: House, key: str, **wish: Any) -> ApiError:
     return caught.value
 
 
+async def knows_the_market(parts: Parts) -> bool:
+    """A worker that has just come up takes questions, and may refuse them for a moment."""
+    try:
+        return bool(parts.catalogue.copy.offers)
+    except ApiError:
+        return False
+
+
 async def staked(house: House) -> int:
     return sum(int(session["Stake"]) for session in await house.simulator.open_sessions())
 
@@ -41,7 +51,8 @@ async def risk_of(house: House, user: str = "u1") -> int:
 async def test_two_hundred_parallel_opens_of_a_user_stay_within_the_stake_limit(house: House) -> None:
     limit = 60 * MOR
     more = {"stake_limit_per_user": str(limit), "lease_seconds": 60.0}
-    async with house.process("w2", **more), house.worker("w1", **more):
+    async with house.process("w2", **more), house.worker("w1", **more) as parts:
+        await until(lambda: knows_the_market(parts))
         codes = await asyncio.gather(*(house.gateway.attempt_open(f"k{number}") for number in range(200)))
         on_chain = await staked(house)
         assert on_chain == await risk_of(house)
@@ -208,6 +219,15 @@ async def test_what_appears_after_it_was_given_up_counts_once_again(house: House
 
 async def _is_back(house: House) -> bool:
     return bool((await house.only_session(key_id="k1"))["state"] != "abandoned")
+
+
+async def test_a_user_is_told_what_is_at_risk_and_the_limit(house: House) -> None:
+    async with house.worker(**TWO):
+        await house.gateway.open("k1")
+        await house.gateway.open("k2", user="u2")
+        told = await house.gateway.rpc.call(GET_STAKE_AT_RISK, GetStakeAtRisk(user_id="u1"))
+        (mine, _) = await house.sessions()
+    assert (told.at_risk, told.limit) == (int(mine["stake"].to_decimal()), 25 * MOR)
 
 
 # what is decided when the exact stake is known

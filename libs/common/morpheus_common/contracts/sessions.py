@@ -258,6 +258,19 @@ class ApproveOutcome(Message):
     replayed: bool = False
 
 
+class GetStakeAtRisk(Message):
+    """Ask how much stake of a user is at risk."""
+
+    user_id: str
+
+
+class StakeAtRisk(Message):
+    """Of one user, in wei: what is locked or may be, and how much that may be at most."""
+
+    at_risk: Wei
+    limit: Wei
+
+
 class OperationKind(StrEnum):
     """What an operation does on chain."""
 
@@ -325,6 +338,7 @@ GET_SESSION = REGISTRY.rpc(User.SESSIONS, "get_current", GetSession, CurrentSess
 LIST_SESSIONS = REGISTRY.rpc(User.SESSIONS, "list", ListKeySessions, KeySessions, callers=GATEWAY_ONLY)
 # four reads of the router, one after the other where one needs the other
 QUOTE_SESSION = REGISTRY.rpc(User.SESSIONS, "quote", QuoteSession, SessionQuote, callers=GATEWAY_ONLY, timeout=20.0)
+GET_STAKE_AT_RISK = REGISTRY.rpc(User.SESSIONS, "get_stake_at_risk", GetStakeAtRisk, StakeAtRisk, callers=GATEWAY_ONLY)
 GET_OPERATION = REGISTRY.rpc(User.SESSIONS, "get_operation", GetOperation, OperationRow, callers=GATEWAY_ONLY)
 
 _DESCRIPTIONS = {
