@@ -1,6 +1,8 @@
 """Settings that would lose money or prompts are refused at start."""
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -91,3 +93,15 @@ def test_production_takes_the_stake_limits_from_the_environment(monkeypatch: pyt
 def test_a_stake_limit_that_makes_no_sense_is_refused(limit: str) -> None:
     with pytest.raises(ValidationError):
         settings(stake_limit_per_user=limit)
+
+
+def test_the_readme_names_the_limits_with_their_defaults() -> None:
+    readme = (Path(__file__).resolve().parents[3] / "README.md").read_text()
+    rows = dict(re.findall(r"^\| (`[A-Z_`, ]+`) \| ([^|]+) \|", readme, re.MULTILINE))
+    told = {name: cell for names, cell in rows.items() for name in re.findall(r"[A-Z_]+", names)}
+    limits = [name for name in SessionsSettings.model_fields if re.search(r"limit|opens_per|allowance|hold_rule", name)]
+    assert {name.upper() for name in limits} <= told.keys()
+    for name in limits:
+        default = SessionsSettings.model_fields[name].default
+        shown = {None: "none", 10**24: "10²⁴"}.get(default, str(default))
+        assert shown in told[name.upper()], name
