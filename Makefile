@@ -1,6 +1,6 @@
 # `make` needs nothing but python3 (3.11, 3.12 or 3.13); it installs the rest into .venv.
 .DEFAULT_GOAL := help
-.PHONY: help install run test faults faults-full state-machine lint format contracts lock clean
+.PHONY: help install run test fleet faults faults-full state-machine lint format contracts lock clean
 
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 # The first Python that fits, that of .venv if there is one; `make PYTHON=/path/to/python …` chooses another.
@@ -31,6 +31,9 @@ faults: install ## Kill, pause, cut off and deafen processes at every step of op
 
 faults-full: install ## The same with every fault, outcome and wish at every step: hours
 	@$(BIN)/python -m tests.faults --select full --stacks 4 --seed $(or $(SEED),1)
+
+fleet: install ## Open 1,000 sessions of 1,000 keys over four routers, with two and with four workers
+	@FLEET_OPENS=$(or $(OPENS),1000) FLEET_WORKERS=$(or $(WORKERS),2,4) $(BIN)/python -m pytest -q -s tests/service/sessions/test_fleet_load.py
 
 state-machine: install ## Run random orders of commands, faults and crashes for long: make state-machine EXAMPLES=20000 SEED=7
 	@$(BIN)/python -m tests.state_machine --processes 2 --examples $(or $(EXAMPLES),4000) --seed $(or $(SEED),1)

@@ -120,10 +120,12 @@ class Member:
 
 
 class Fleet:
-    """All routers, in the order of PROXY_ROUTERS."""
+    """All routers, in the order of PROXY_ROUTERS. `led`: those whose wallets this worker leads."""
 
     def __init__(self, members: Iterable[Member]) -> None:
         self.members = list(members)
+        self.led: set[str] = set()
+        self.competing = asyncio.Lock()
         self.reader: Router = FleetReader(self.members)
 
     @property

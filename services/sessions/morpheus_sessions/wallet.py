@@ -35,6 +35,9 @@ log = get_logger(__name__)
 
 POLL_SECONDS = 0.25
 LEASE_RETRY_SECONDS = 1.0
+HEAD_START_SECONDS = 0.3
+"""A worker waits so long for each wallet it leads before it competes for another."""
+LONGEST_HEAD_START_SECONDS = 0.6
 NOT_OUR_TURN_SECONDS = 1.0
 CROWDED_SECONDS = 0.5
 OF_THIS_WALLET = ("insufficient_balance", "stake_capacity")
@@ -89,25 +92,39 @@ class WalletLoop:
 
     async def _keep_lease(self) -> None:
         # a task of its own: nothing slow may come between two renewals
-        loop = asyncio.get_running_loop()
         while True:
-            asked_at = loop.time()
             try:
-                if await self._hold():
+                asked_at = await self._hold()
+                if asked_at is None:
+                    self._turn.held_until = float("-inf")
+                    self._fleet.led.discard(self._router.name)
+                else:
                     self._turn.held_until = asked_at + self._leases.seconds
                     await self._say_whether_it_serves()
-                else:
-                    self._turn.held_until = float("-inf")
             except (PyMongoError, *ROUTER_ERRORS) as error:
                 log.warning("lease of the wallet not renewed", router=self._router.name, problem=str(error)[:200])
             await asyncio.sleep(self._leases.seconds / 5 if self._turn.holds else LEASE_RETRY_SECONDS)
 
-    async def _hold(self) -> bool:
+    async def _hold(self) -> float | None:
+        """Take or renew the lease; return when it was asked for (the loop's time), None if it is not ours."""
         if not self._member.is_fit:
             await self._member.look()
         if not self._member.is_fit:
-            return False
-        return await self._leases.acquire(self._lease) is not None
+            return None
+        if self._turn.holds:
+            return await self._acquire()
+        async with self._fleet.competing:
+            # who leads few wallets gets the next: workers that start together share them
+            leads = len(self._fleet.led - {self._router.name})
+            await asyncio.sleep(min(LONGEST_HEAD_START_SECONDS, HEAD_START_SECONDS * leads))
+            return await self._acquire()
+
+    async def _acquire(self) -> float | None:
+        asked_at = asyncio.get_running_loop().time()
+        if await self._leases.acquire(self._lease) is None:
+            return None
+        self._fleet.led.add(self._router.name)
+        return asked_at
 
     async def _say_whether_it_serves(self) -> None:
         await serve(self._router.wallet, is_serving=self._member.may_open(0), seconds_per_open=self._seconds_per_open)

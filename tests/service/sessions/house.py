@@ -156,6 +156,11 @@ class Simulator:
     async def open_sessions(self) -> list[dict[str, Any]]:
         return [session for session in await self.sessions() if not session["ClosedAt"]]
 
+    def race(self, seconds: float) -> None:
+        """Have transactions that overlap collide: a nonce is read so long (chain time) before it is used."""
+        races = self._router.simulator.node.sender.races
+        races.enabled, races.seconds = True, seconds
+
     async def prompts(self) -> int:
         return int((await self.state())["counters"].get("prompts", 0))
 
