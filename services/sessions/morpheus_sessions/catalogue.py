@@ -43,6 +43,7 @@ class CatalogueCopy:
         self._router = router
         self._seconds = seconds
         self._copy: Copy | None = None
+        self._known = asyncio.Event()
 
     @property
     def copy(self) -> Copy:
@@ -93,6 +94,14 @@ class CatalogueCopy:
         """Return a provider by its address."""
         return self.copy.providers.get(address)
 
+    async def first_reading(self, *, within: float) -> None:
+        """Wait for the first reading, at most `within` seconds: a worker that takes questions before it refuses them."""
+        try:
+            async with asyncio.timeout(within):
+                await self._known.wait()
+        except TimeoutError:
+            log.warning("no catalogue yet; questions are answered without", router=self._router.name)
+
     async def run(self) -> None:
         """Refresh until cancelled; soon after a failure of the first reading, with jitter later."""
         while True:
@@ -135,6 +144,7 @@ class CatalogueCopy:
         if self._copy is None or self._copy.version != version:
             log.info("catalogue changed", models=len(rows), offered=len(offered))
         self._copy = Copy(version, rows, providers, offered, supply, budget, time.monotonic())
+        self._known.set()
 
 
 def _model_type(text: str) -> ModelType:

@@ -90,6 +90,10 @@ RPC_WORKERS = 128
 """Handlers that wait for the chain hold their place for up to 100 s."""
 
 
+FIRST_READING_SECONDS = 3.0
+"""So long a worker that comes up waits for its first catalogue; a router that is away is no reason not to come up."""
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What the subscribers call."""
@@ -288,6 +292,7 @@ async def serve(settings: SessionsSettings) -> AsyncIterator[Parts]:
                 *readers,
             )
         )
+        await catalogue.first_reading(within=FIRST_READING_SECONDS)
         await stack.enter_async_context(store.answering())
         subscriptions = await subscribe_chat(connection, parts)
         yield parts

@@ -11,7 +11,6 @@ from morpheus_common.errors import ApiError
 from morpheus_common.ids import uuid7
 from morpheus_sessions.holds import next_midnight
 from morpheus_sessions.limits import at_risk
-from morpheus_sessions.worker import Parts
 
 from tests.service.sessions.house import House, until
 
@@ -29,14 +28,6 @@ async def refusal(house: House, key: str, **wish: Any) -> ApiError:
     return caught.value
 
 
-async def knows_the_market(parts: Parts) -> bool:
-    """A worker that has just come up takes questions, and may refuse them for a moment."""
-    try:
-        return bool(parts.catalogue.copy.offers)
-    except ApiError:
-        return False
-
-
 async def staked(house: House) -> int:
     return sum(int(session["Stake"]) for session in await house.simulator.open_sessions())
 
@@ -51,8 +42,7 @@ async def risk_of(house: House, user: str = "u1") -> int:
 async def test_two_hundred_parallel_opens_of_a_user_stay_within_the_stake_limit(house: House) -> None:
     limit = 60 * MOR
     more = {"stake_limit_per_user": str(limit), "lease_seconds": 60.0}
-    async with house.process("w2", **more), house.worker("w1", **more) as parts:
-        await until(lambda: knows_the_market(parts))
+    async with house.process("w2", **more), house.worker("w1", **more):
         codes = await asyncio.gather(*(house.gateway.attempt_open(f"k{number}") for number in range(200)))
         on_chain = await staked(house)
         assert on_chain == await risk_of(house)

@@ -6,8 +6,10 @@ from contextlib import AsyncExitStack
 import pytest
 from morpheus_common.bus.frames import Kind
 from morpheus_common.contracts.automation import Decision
-from morpheus_common.contracts.sessions import SessionState
+from morpheus_common.contracts.sessions import CATALOGUE, CatalogueQuestion, SessionState
+from morpheus_common.errors import ApiError
 from morpheus_common.ids import uuid7
+from morpheus_sessions.worker import serve
 
 from tests.service.sessions.house import House, until
 
@@ -167,3 +169,16 @@ async def nobody_takes_prompts(house: House) -> bool:
         await house.gateway.connection.publish("chat.start.v1", b"", reply=attempt.inbox)
         frame = await attempt.next(0.2)
     return frame is not None and frame.kind is Kind.NOBODY
+
+
+async def test_a_worker_that_comes_up_takes_no_question_before_it_knows_the_market(house: House) -> None:
+    await house.simulator.arm("models", "delay", seconds=1.0)
+    async with serve(house.settings("w1")) as parts:
+        assert parts.catalogue.copy.models
+
+
+async def test_a_worker_comes_up_while_its_router_is_away(house: House) -> None:
+    async with serve(house.settings("w1", router_url="http://127.0.0.1:9")):
+        with pytest.raises(ApiError) as caught:
+            await house.gateway.rpc.call(CATALOGUE, CatalogueQuestion())
+    assert caught.value.code == "service_unavailable"
