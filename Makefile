@@ -32,8 +32,10 @@ faults: install ## Kill, pause, cut off and deafen processes at every step of op
 faults-full: install ## The same with every fault, outcome and wish at every step: hours
 	@$(BIN)/python -m tests.faults --select full --stacks 4 --seed $(or $(SEED),1)
 
+fleet: OPENS ?= 1000
+fleet: WORKERS ?= 2,4
 fleet: install ## Open 1,000 sessions of 1,000 keys over four routers, with two and with four workers
-	@FLEET_OPENS=$(or $(OPENS),1000) FLEET_WORKERS=$(or $(WORKERS),2,4) $(BIN)/python -m pytest -q -s tests/service/sessions/test_fleet_load.py
+	@FLEET_OPENS=$(OPENS) FLEET_WORKERS=$(WORKERS) $(BIN)/python -m pytest -q -s tests/service/sessions/test_fleet_load.py
 
 state-machine: install ## Run random orders of commands, faults and crashes for long: make state-machine EXAMPLES=20000 SEED=7
 	@$(BIN)/python -m tests.state_machine --processes 2 --examples $(or $(EXAMPLES),4000) --seed $(or $(SEED),1)

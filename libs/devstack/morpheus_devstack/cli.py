@@ -46,6 +46,10 @@ def up(
     data: Data = DATA,
     port: Annotated[int, typer.Option(help="the gateway's port; 0 takes free ports for everything")] = 8000,
     simulator_port: Annotated[int, typer.Option(help="the simulated router's port")] = 8082,
+    routers: Annotated[
+        int,
+        typer.Option(min=1, max=16, help="simulated routers, with a wallet each, on ports from --simulator-port on"),
+    ] = 1,
     fresh: Annotated[bool, typer.Option("--fresh", help="delete the data of the last run first")] = False,
     router: Annotated[
         str | None,
@@ -66,7 +70,9 @@ def up(
     """Start the whole system, show one streamed answer, and run until Ctrl-C or SIGTERM."""
     from morpheus_devstack.stack import Options, run
 
-    options = Options(_folder(data), port, simulator_port, fresh, router, llm, supervise)
+    if router is not None and routers != 1:
+        raise StackError("--routers simulates some, --router uses one that is there: choose one of the two.")
+    options = Options(_folder(data), port, simulator_port, fresh, router, llm, supervise, routers)
     with Progress() as progress:
 
         async def when_ready(stack: "Stack") -> None:

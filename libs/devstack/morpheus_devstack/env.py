@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from morpheus_common.bus.names import User
 
@@ -19,22 +19,24 @@ STORES = (User.AUTH, User.SESSIONS, User.AUTOMATION)
 
 @dataclass(frozen=True)
 class Router:
-    """A proxy-router and our credentials for it."""
+    """A proxy-router and our credentials for it. `name` is what PROXY_ROUTERS calls it: it stands for a wallet for ever."""
 
     url: str
     user: str
     password: str
+    name: str = "router"
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where the parts of a stack are, and the secrets that open them."""
+    """Where the parts of a stack are, and the secrets that open them. `more_routers`: those besides the first."""
 
     gateway_port: int
     nats: NatsServer
     mongo: MongoServer
     router: Router
     secrets: StackSecrets
+    more_routers: tuple[Router, ...] = ()
 
     @property
     def gateway_url(self) -> str:
@@ -73,9 +75,7 @@ class Places:
         elif service is User.AUTH:
             own |= {"AUTH_PEPPERS": f"1:{self.secrets.auth_pepper}", "AUTH_KEYRING": f"1:{self.secrets.auth_key}"}
         elif service is User.SESSIONS:
-            router = {"name": "router", "url": self.router.url}
-            router |= {"user": self.router.user, "password": self.router.password}
-            own["PROXY_ROUTERS"] = json.dumps([router])
+            own["PROXY_ROUTERS"] = json.dumps([asdict(router) for router in (self.router, *self.more_routers)])
         return {**os.environ, **own}
 
     def of_stack(self) -> dict[str, str]:

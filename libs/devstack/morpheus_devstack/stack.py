@@ -1,6 +1,7 @@
 """The stack: what is started in which order, and ended in which."""
 
 import asyncio
+import hashlib
 import importlib
 import os
 import signal
@@ -9,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import httpx2
 from morpheus_common.bus.names import ACCOUNT, User
@@ -29,13 +31,21 @@ ROUTER_USER = "admin"
 BLOCK_SECONDS = 0.5
 """The simulated chain's time between blocks. Base has 2 s; at home nobody wants to wait four for the first answer."""
 SIMULATOR = "simulator"
-DRAIN_ORDER = (("gateway",), ("auth", "sessions", "automation"), (SIMULATOR,), ("nats-server", "mongod"))
+MOST_ROUTERS = 16
+DRAIN_ORDER = (
+    ("gateway",),
+    ("auth", "sessions", "automation"),
+    (SIMULATOR, *(f"{SIMULATOR}-{number}" for number in range(2, MOST_ROUTERS + 1))),
+    ("nats-server", "mongod"),
+)
 """Who asks goes before who is asked."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a stack is wanted. A port of 0 takes free ports for everything."""
+    """How a stack is wanted. A port of 0 takes free ports for everything. `routers`: how many are simulated, with a wallet
+    each, on ports from `simulator_port` on.
+    """
 
     folder: StackFolder
     port: int = 8000
@@ -44,6 +54,7 @@ class Options:
     router_url: str | None = None
     llm_url: str | None = None
     supervise: bool = True
+    routers: int = 1
 
 
 class Stack:
@@ -79,8 +90,8 @@ class Stack:
         await apply_module
         await self.apply()
         self._say("streams and indexes are as they should be")
-        if SIMULATOR in self._processes:
-            await self._until(SIMULATOR, self._simulator_is_ready)
+        for command, router in zip(self._simulator(), self._routers, strict=False):
+            await self._until(command.name, partial(_listens, router))
         for service in User:
             if service in {User.GATEWAY, *STORES}:
                 await self._start(self._service(service))
@@ -147,22 +158,27 @@ class Stack:
     def _simulator(self) -> list[Command]:
         if self.options.router_url is not None:
             return []
-        port = self.places.router.url.rpartition(":")[2]
-        argv = [sys.executable, "-m", "proxy_router_sim", "--port", port, "--user", ROUTER_USER]
-        argv += ["--block-time", str(BLOCK_SECONDS), "--state", str(self._folder.path / "simulator.json")]
+        return [self._simulate(number, router) for number, router in enumerate(self._routers, 1)]
+
+    @property
+    def _routers(self) -> tuple[Router, ...]:
+        return (self.places.router, *self.places.more_routers)
+
+    def _simulate(self, number: int, router: Router) -> Command:
+        name = SIMULATOR if number == 1 else f"{SIMULATOR}-{number}"
+        argv = [sys.executable, "-m", "proxy_router_sim", "--port", str(_port(router)), "--user", ROUTER_USER]
+        argv += ["--block-time", str(BLOCK_SECONDS), "--state", str(self._folder.path / f"{name}.json")]
+        # one marketplace, a wallet each
+        argv += ["--wallet-seed", str(number)]
         if self.options.llm_url is not None:
             argv += ["--llm", self.options.llm_url]
-        env = {**os.environ, "PROXY_ROUTER_PASSWORD": self.places.router.password}
-        return [Command(SIMULATOR, argv, self._folder.log(SIMULATOR), env)]
+        env = {**os.environ, "PROXY_ROUTER_PASSWORD": router.password}
+        return Command(name, argv, self._folder.log(name), env)
 
     def _service(self, service: User) -> Command:
         argv = (sys.executable, "-m", f"morpheus_{service}")
         grace = DRAIN_SECONDS + 5.0
         return Command(service, argv, self._folder.log(service), self.places.of_service(service), grace)
-
-    async def _simulator_is_ready(self) -> bool:
-        port = int(self.places.router.url.rpartition(":")[2])
-        return await poll(lambda: accepts_connections(port), seconds=READY_SECONDS)
 
     async def _gateway_is_ready(self) -> bool:
         """Wait until the gateway takes traffic and has heard from every service.
@@ -183,6 +199,14 @@ class Stack:
             return await poll(answers, seconds=READY_SECONDS, every=0.05)
 
 
+def _port(router: Router) -> int:
+    return int(router.url.rpartition(":")[2])
+
+
+async def _listens(router: Router) -> bool:
+    return await poll(lambda: accepts_connections(_port(router)), seconds=READY_SECONDS)
+
+
 def _places(options: Options) -> Places:
     """Decide where everything goes. Raises `StackError` when a port that was asked for is taken."""
     folder = options.folder
@@ -191,29 +215,41 @@ def _places(options: Options) -> Places:
     nats_port = remembered_or_free(int(before.get("NATS_PORT", 0)))
     mongo_port = remembered_or_free(int(before.get("MONGO_PORT", 0)))
     if options.port == 0:
-        gateway_port, simulator_port = free_ports(2)
+        gateway_port, *simulator_ports = free_ports(1 + options.routers)
     else:
-        gateway_port, simulator_port = options.port, options.simulator_port
+        gateway_port = options.port
+        simulator_ports = [options.simulator_port + number for number in range(options.routers)]
         require_free(gateway_port, whose="gateway", way_out="--port chooses another one, 0 any free one")
     if options.router_url is not None:
-        router = _real_router(options.router_url)
+        routers = [_real_router(options.router_url)]
     else:
         if options.port != 0:
             way_out = "--simulator-port chooses another one, --port 0 any free one for everything"
-            require_free(simulator_port, whose="simulated router", way_out=way_out)
-        router = Router(f"http://{LOOPBACK}:{simulator_port}", ROUTER_USER, secrets.router_password)
+            for port in simulator_ports:
+                require_free(port, whose="simulated router", way_out=way_out)
+        routers = [
+            Router(f"http://{LOOPBACK}:{port}", ROUTER_USER, secrets.router_password, _router_name(number))
+            for number, port in enumerate(simulator_ports, 1)
+        ]
     return Places(
         gateway_port=gateway_port,
         nats=NatsServer(folder.path / "nats", nats_port, folder.log("nats-server")),
         mongo=MongoServer(folder.path / "mongo", mongo_port, folder.log("mongod"), secrets.mongo_passwords["root"]),
-        router=router,
+        router=routers[0],
         secrets=secrets,
+        more_routers=tuple(routers[1:]),
     )
 
 
+def _router_name(number: int) -> str:
+    return "router" if number == 1 else f"router-{number}"
+
+
 def _real_router(url: str) -> Router:
+    # a name stands for a wallet for ever, and behind another address is another wallet
+    name = f"router-{hashlib.sha256(url.rstrip('/').encode()).hexdigest()[:8]}"
     try:
-        return Router(url.rstrip("/"), os.environ["PROXY_ROUTER_USER"], os.environ["PROXY_ROUTER_PASSWORD"])
+        return Router(url.rstrip("/"), os.environ["PROXY_ROUTER_USER"], os.environ["PROXY_ROUTER_PASSWORD"], name)
     except KeyError as error:
         raise StackError(
             "A real proxy-router asks for credentials: set PROXY_ROUTER_USER and PROXY_ROUTER_PASSWORD."

@@ -27,14 +27,18 @@ _ROUTER = "proxy_router"
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """State of one part. `latency_ms` is None where nobody was asked or nobody answered."""
+    """State of one part. `latency_ms` is None where nobody was asked or nobody answered. `in_part`: it works, and some of it
+    does not.
+    """
 
     healthy: bool = False
     latency_ms: float | None = None
+    in_part: bool = False
 
     def shown(self) -> dict[str, Any]:
         """Return it as `/health` shows it."""
-        return {"status": "healthy" if self.healthy else "unhealthy", "latency_ms": self.latency_ms}
+        status = "unhealthy" if not self.healthy else "degraded" if self.in_part else "healthy"
+        return {"status": status, "latency_ms": self.latency_ms}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,7 @@ class _Pong:
 
     state: Component = field(default_factory=Component)
     lacks: frozenset[str] = frozenset()
+    degraded: frozenset[str] = frozenset()
     bus_answered: bool = True
 
 
@@ -68,7 +73,8 @@ class Health:
         """`ok`, `degraded` or `unavailable`."""
         if not self.can_serve:
             return "unavailable"
-        return "ok" if all(component.healthy for component in self._components.values()) else "degraded"
+        every = self._components.values()
+        return "ok" if all(component.healthy and not component.in_part for component in every) else "degraded"
 
     def shown(self) -> dict[str, Any]:
         """Return the body of `/health`. Its timestamp is when the asking began: what died later is not in it yet."""
@@ -101,7 +107,9 @@ class Health:
             ),
             "bus": _bus(connection, pongs),
             **{service: pong.state for service, pong in services.items()},
-            _ROUTER: Component(sessions.state.healthy and _ROUTER not in sessions.lacks),
+            _ROUTER: Component(
+                sessions.state.healthy and _ROUTER not in sessions.lacks, in_part=_ROUTER in sessions.degraded
+            ),
         }
 
 
@@ -123,7 +131,7 @@ async def _ping(rpc: RpcClient, service: User) -> _Pong:
     except ApiError as error:
         return _Pong(bus_answered=error.code != "service_timeout")
     lacks = frozenset(name for name, works in answer.components.items() if not works)
-    return _Pong(Component(True, _since(started)), lacks)
+    return _Pong(Component(True, _since(started)), lacks, frozenset(answer.degraded))
 
 
 def _since(started: float) -> float:

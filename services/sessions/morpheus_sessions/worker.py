@@ -154,7 +154,8 @@ def subscribe_rpc(broker: NatsBroker, parts: Parts) -> None:
     @broker.subscriber(PING[User.SESSIONS].subject, queue=User.SESSIONS)
     async def ping(_: Empty) -> Health:
         components = {"database": parts.database.healthy, "proxy_router": parts.routers.healthy}
-        return Health(version=__version__, worker=parts.worker, components=components)
+        degraded = ["proxy_router"] if parts.routers.degraded else []
+        return Health(version=__version__, worker=parts.worker, components=components, degraded=degraded)
 
 
 async def subscribe_chat(connection: Client, parts: Parts) -> list[Subscription]:
