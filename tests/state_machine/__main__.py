@@ -11,45 +11,16 @@ import time
 import traceback
 from collections.abc import Sequence
 
-from hypothesis import HealthCheck, Phase, reproduce_failure, settings
-from hypothesis import __version__ as hypothesis_version
-from hypothesis.stateful import get_state_machine_test
-
+from tests.state_machine.examining import examine
 from tests.state_machine.house import house
 from tests.state_machine.invariants import Violation
-from tests.state_machine.machine import Machine
 
 
 def run(*, examples: int, rules: int, seed: int, shrink: bool, blob: str | None, verbose: bool) -> int:
     """Run the machine and tell how it went."""
     began = time.monotonic()
     with house() as stage:
-
-        class Bound(Machine):
-            house = stage
-            _hypothesis_internal_use_seed = seed
-
-        phases = [Phase.generate, Phase.shrink] if shrink else [Phase.generate]
-        test = get_state_machine_test(
-            Bound,
-            settings=settings(
-                max_examples=examples,
-                stateful_step_count=rules,
-                database=None,
-                deadline=None,
-                phases=phases if blob is None else [Phase.explicit],
-                print_blob=True,
-                report_multiple_bugs=False,
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
-        if blob is not None:
-            test = reproduce_failure(hypothesis_version, blob.encode())(test)
-        problem: BaseException | None = None
-        try:
-            test()
-        except Exception as error:  # noqa: BLE001 - whatever ends a run is told below
-            problem = error
+        problem = examine(stage, examples=examples, rules=rules, seed=seed, shrink=shrink, blob=blob)
         took = time.monotonic() - began
         told = f"seed {seed}: {stage.examples} examples, {stage.rules} rules, {stage.gates} gates in {took:.0f} s"
     if verbose:

@@ -69,9 +69,11 @@ class House:
         await wallets.update_many({"read_to": {"$type": "number"}}, {"$inc": {"read_to": -seconds}})
 
     async def count_events(self) -> None:
-        """Add the events of an example to what was seen."""
+        """Add the events of an example to what was seen, and the chain calls that overlapped."""
         for row in (await self.records()).outbox:
             self.seen["event: " + row["subject"].split(".")[3]] += 1
+        for row in await self.database.get_collection("wallets").find({}).to_list():
+            self.seen["overlaps"] += row.get("overlaps", 0)
 
     async def records(self) -> Records:
         """Read all that is stored."""

@@ -80,6 +80,8 @@ class World:
     async def check(self) -> None:
         """Raise `Violation` if something is broken."""
         for problem in self.house.listener.unexpected:
+            if isinstance(problem, Violation):
+                raise problem
             raise Violation(f"unexpected: {shown(problem)}") from problem
         at_any_time(await self.house.records(), self.ledger)
 
