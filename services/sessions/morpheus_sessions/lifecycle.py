@@ -7,6 +7,7 @@ from morpheus_common.contracts.sessions import (
     AutomationWord,
     CloseResult,
     CloseSession,
+    Failure,
     GetOperation,
     Idempotency,
     KeySessions,
@@ -249,12 +250,17 @@ class Lifecycle:
         if operation.key_id != command.key_id:
             raise ApiError("operation_not_found")
         session = None
+        error = failure(operation)
         if operation.state is OperationState.DONE:
             session = await self._journal.session(operation.session)
+        if session is not None and not session.wanted:
+            # it is on chain, and closed as soon as it was: of no use to whoever asked for it
+            told = ApiError("open_failed", "The session was closed before it was open.")
+            session, error = None, Failure(code=told.code, message=told.message)
         return OpenOutcome(
             operation_id=operation_id,
             session=None if session is None else session.row(),
-            error=failure(operation),
+            error=error,
             replayed=replayed,
         )
 

@@ -16,9 +16,10 @@ log = get_logger(__name__)
 
 
 class Quotes:
-    """Answers what a session would cost. Asks the first router, and all for what their wallets hold."""
+    """Answers what a session would cost. `reader` tells of market and chain, each of `routers` what its wallet holds."""
 
-    def __init__(self, routers: Sequence[Router], journal: Journal, catalogue: CatalogueCopy) -> None:
+    def __init__(self, reader: Router, routers: Sequence[Router], journal: Journal, catalogue: CatalogueCopy) -> None:
+        self._reader = reader
         self._routers = routers
         self._journal = journal
         self._catalogue = catalogue
@@ -31,7 +32,7 @@ class Quotes:
         """
         try:
             bids = await self._bids_for(question)
-            supply, budget = await self._routers[0].supply_and_budget()
+            supply, budget = await self._reader.supply_and_budget()
         except ROUTER_ERRORS as error:
             log.warning("no quote: the router does not answer", problem=str(error)[:200])
             raise ApiError("service_unavailable", retry_after=5) from None
@@ -58,14 +59,14 @@ class Quotes:
 
     async def _bids_for(self, question: QuoteSession) -> list[Bid]:
         if question.bid_id is not None:
-            bid = await self._routers[0].bid(question.bid_id)
+            bid = await self._reader.bid(question.bid_id)
             if bid is None:
                 raise ApiError("bid_not_found", param="bid_id")
             return [bid]
         if question.model_id is None:
             raise ApiError("missing_required_parameter", param="model_id")
         self._catalogue.model(question.model_id)
-        bids = await self._routers[0].rated_bids(question.model_id)
+        bids = await self._reader.rated_bids(question.model_id)
         # as an open would: no bid of our own, none of a provider that locks stakes for longer than sessions last
         unfit = {router.wallet for router in self._routers}
         for router in self._routers:

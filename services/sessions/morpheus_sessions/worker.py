@@ -240,7 +240,7 @@ async def serve(settings: SessionsSettings) -> AsyncIterator[Parts]:
             catalogue=catalogue,
             lifecycle=lifecycle,
             approvals=Approvals(store.client, journal, limit=settings.approval_limit),
-            quotes=Quotes(list(routers.values()), journal, catalogue),
+            quotes=Quotes(fleet.reader, list(routers.values()), journal, catalogue),
             chat=chat,
             release=release,
             journal=journal,

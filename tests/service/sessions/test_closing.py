@@ -127,7 +127,8 @@ async def test_a_session_that_is_still_opening_is_closed_once_it_is_open(house: 
         assert not closed.confirmed
 
         await house.simulator.disarm()
-        await opening
+        with pytest.raises(ApiError):
+            await opening
         await house.session_is("closed")
         assert await house.gateway.current() is None
     state = await house.simulator.state()
