@@ -19,7 +19,7 @@ from morpheus_devstack.folder import StackFolder
 
 if TYPE_CHECKING:
     from morpheus_common.bus.rpc import RpcClient
-    from morpheus_common.contracts.operator import OnChain, OperatedSession, Planned
+    from morpheus_common.contracts.operator import OnChain, OperatedSession, OperatedWallet, Planned
 
     from morpheus_devstack.audit import Audit
 
@@ -59,6 +59,25 @@ def list_sessions(
     columns = "STATE", "SLOT", "MOR", "WEI", "ROUTER", "WALLET", "AGE", "LEFT", "KEY", "MODEL", "SESSION"
     _write_table(columns, [_session_cells(row, now) for row in rows])
     write_out(f"{_count(len(rows), 'session')}, {mor(sum(row.stake or 0 for row in rows))} MOR.\n")
+
+
+@app.command()
+def routers(data: Data = None, as_json: AsJson = False) -> None:
+    """Show the proxy-routers: state, wallet, chain, height and free MOR, as one session worker sees them."""
+    found = _ask(data, _wallets)
+    if as_json:
+        _write_json({**item.model_dump(mode="json"), "mor": mor(item.balance)} for item in found)
+        return
+    cells = [
+        [
+            item.router,
+            item.state if item.problem is None or item.state != "ok" else item.problem,
+            *("" if told is None else str(told) for told in (item.wallet, item.chain, item.height)),
+            mor(item.balance),
+        ]
+        for item in found
+    ]
+    _write_table(("ROUTER", "STATE", "WALLET", "CHAIN", "HEIGHT", "MOR"), cells)
 
 
 @app.command()
@@ -230,6 +249,13 @@ async def _routers(rpc: "RpcClient", router: str | None) -> list[str]:
     if router is not None and router not in names:
         raise StackError(f"No router is called {router}; there are: {', '.join(names)}.")
     return names if router is None else [router]
+
+
+async def _wallets(rpc: "RpcClient") -> "list[OperatedWallet]":
+    from morpheus_common.contracts.base import Empty
+    from morpheus_common.contracts.operator import WALLETS
+
+    return (await rpc.call(WALLETS, Empty())).wallets
 
 
 async def _plans(rpc: "RpcClient", router: str | None) -> "list[Planned]":

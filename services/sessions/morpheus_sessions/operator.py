@@ -51,6 +51,7 @@ from morpheus_sessions.documents import (
     SessionDocument,
     wei,
 )
+from morpheus_sessions.fleet import Fleet
 from morpheus_sessions.journal import AlreadyAdopted, Journal
 from morpheus_sessions.listing import opened_by
 from morpheus_sessions.operator_plan import Waiting, plan_of
@@ -77,7 +78,9 @@ class Operator:
         routers: Mapping[str, Router],
         reconcilers: Mapping[str, Reconciler],
         settings: SessionsSettings,
+        fleet: Fleet,
     ) -> None:
+        self._fleet = fleet
         self._journal = journal
         self._catalogue = catalogue
         self._routers = routers
@@ -95,6 +98,7 @@ class Operator:
             router=router.name,
             deployment=self._settings.deployment_number,
             pass_seconds=self._settings.reconcile_seconds,
+            state=self._fleet.states[router.name],
         )
         try:
             await _identify(router)

@@ -14,6 +14,7 @@ from typing import Any
 
 from bson import Decimal128
 from morpheus_common.errors import ApiError
+from morpheus_common.logs import get_logger
 from pymongo import ASCENDING, ReturnDocument
 from pymongo.asynchronous.client_session import AsyncClientSession
 
@@ -28,12 +29,12 @@ from morpheus_sessions.documents import (
 from morpheus_sessions.purse import Purse, PurseReader
 from morpheus_sessions.waiting import PATIENCE_SECONDS
 
+log = get_logger(__name__)
+
 LOOKED_AT = 16
 """Operations at the head of the line that a wallet looks at: those it cannot carry out now must not keep it from others."""
 HEAD_START_SECONDS = 0.3
 """A wallet that has an open in hand leaves a new one to the idle for so long, and for as long again with each more."""
-SERVING_SECONDS = 10.0
-"""A wallet whose loop has not said for so long that it takes opens is not counted on."""
 LONGEST_RETRY_SECONDS = 300
 DECLINED_LOOKED_AT = 50
 
@@ -115,9 +116,9 @@ def opens_a_second(seconds_per_open: Iterable[float | None]) -> float:
     return sum(known) / len(known) * len(every) if known else 0.0
 
 
-async def serve(wallet: str, *, is_serving: bool, seconds_per_open: float | None) -> None:
-    """Say that a wallet takes opens, or that it does not, and how long it is busy with one."""
-    until = {"$dateAdd": {"startDate": "$$NOW", "unit": "second", "amount": int(SERVING_SECONDS) if is_serving else 0}}
+async def serve(wallet: str, *, seconds: float, seconds_per_open: float | None) -> None:
+    """Say that a wallet takes opens for so many seconds (0: that it does not), and how long it is busy with one."""
+    until = {"$dateAdd": {"startDate": "$$NOW", "unit": "millisecond", "amount": int(seconds * 1000)}}
     changes: dict[str, Any] = {"serving_until": until}
     if seconds_per_open is not None:
         changes["seconds_per_open"] = seconds_per_open
@@ -210,6 +211,7 @@ class Till:
                     return Head(left=_operation(item))
                 needs = _wei(item.get("required_stake"))
                 if self._lacks(purse, needs):
+                    log.warning("left to another wallet", wallet=wallet, mor=purse.mor, gas=purse.gas, needs=needs)
                     await _decline(item["_id"], wallet)
                 elif needs <= spare and item["waited"] >= 1000 * HEAD_START_SECONDS * in_hand:
                     taken = await _bind(item, wallet, router)

@@ -127,7 +127,8 @@ class WalletLoop:
         return asked_at
 
     async def _say_whether_it_serves(self) -> None:
-        await serve(self._router.wallet, is_serving=self._member.may_open(0), seconds_per_open=self._seconds_per_open)
+        seconds = self._leases.seconds if self._member.may_open(0) else 0.0
+        await serve(self._router.wallet, seconds=seconds, seconds_per_open=self._seconds_per_open)
 
     async def _let_go(self) -> None:
         if not self._turn.holds:

@@ -111,6 +111,7 @@ class FakeService:
         self.asked: defaultdict[str, list[Any]] = defaultdict(list)
         self.request_ids: list[str | None] = []
         self.lacks: set[str] = set()
+        self.degraded: list[str] = []
 
     async def answer(self, rpc: Rpc[Any, Any], handler: Answerer) -> None:
         new = rpc.subject not in self.handlers
@@ -141,7 +142,7 @@ class FakeService:
     async def answer_pings(self) -> None:
         async def pong(_: Empty) -> Message:
             works = {"database": True, "proxy_router": True} | dict.fromkeys(self.lacks, False)
-            return Health(version="0.1.0", worker="w", components=works)
+            return Health(version="0.1.0", worker="w", components=works, degraded=self.degraded)
 
         await self.answer(PING[self.service], pong)
 

@@ -197,6 +197,14 @@ async def test_a_router_that_is_away_degrades_but_does_not_stop(house: House) ->
     assert (await house.http.get("/ready")).status_code == 200
 
 
+async def test_a_fleet_of_which_some_are_away_is_degraded(house: House) -> None:
+    house.sessions.degraded.append("proxy_router")
+    body = await _health_when(house, "degraded")
+    assert body["components"]["proxy_router"]["status"] == "degraded"
+    assert body["components"]["sessions"]["status"] == "healthy"
+    assert (await house.http.get("/ready")).status_code == 200
+
+
 async def test_losing_a_service_flips_ready_and_never_live(house: House) -> None:
     async def fail(_: object) -> Any:
         raise ApiError("internal_error")

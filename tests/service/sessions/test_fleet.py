@@ -8,6 +8,7 @@ from morpheus_common.errors import ApiError
 
 from tests.service.sessions.fleet import all_ended, coming_and_going, fleet
 from tests.service.sessions.house import House, until
+from tests.service.sessions.test_operator import sessions
 
 QUICK: dict[str, Any] = {"retry_seconds": 0.2}
 
@@ -89,6 +90,11 @@ async def test_a_router_that_refuses_our_credentials_is_given_no_opens(house: Ho
             assert (await two.ask(f"k{number}")).session is not None
         assert await two.opened() == [4, 0]
         assert parts.routers.fleet.states == {"r1": "ok", "r2": "away"}
+        said = await sessions(house, "routers", "--json")
+    assert said.code == 0, said.err
+    assert [(line["router"], line["state"]) for line in said.lines] == [("r1", "ok"), ("r2", "away")]
+    assert said.lines[0]["wallet"]
+    assert said.lines[1]["problem"]
 
 
 async def test_a_router_that_goes_away_leaves_its_share_to_the_others_and_gets_it_again(house: House) -> None:

@@ -24,7 +24,8 @@ class OperatedWallet(Message):
 
     `wallet`, `chain`, `height` (of the router's node) and `balance` are None while the router does not answer;
     `problem` says why. `deployment` is our number in the tag of a stake. `pass_seconds`: how often the wallet's loop holds
-    records and chain side by side by itself.
+    records and chain side by side by itself. `state`: what the answering worker knows of it, `ok`, `away`, or why it is not
+    used.
     """
 
     router: str
@@ -35,6 +36,7 @@ class OperatedWallet(Message):
     deployment: int
     pass_seconds: float
     problem: str | None = None
+    state: str = ""
 
 
 class OperatedWallets(Message):
