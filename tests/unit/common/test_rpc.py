@@ -22,7 +22,7 @@ from nats.errors import TimeoutError as NatsTimeoutError
 from structlog.testing import capture_logs
 
 PINGING = PING["auth"]  # type: ignore[index]  # a StrEnum's members are strings
-HEALTH = {"version": "1", "worker": "w1", "components": {"database": True}}
+HEALTH = {"version": "1", "worker": "w1", "components": {"database": True}, "degraded": []}
 
 
 class Bus:
