@@ -16,6 +16,7 @@ from tests.state_machine.world import TO_THE_END, World
 
 RULES = 30
 WITHOUT_LEASE = 25
+REPLAYED = next(mutant for mutant in MUTANTS if mutant.name == "the id on chain is not unique")
 
 
 @pytest.fixture
@@ -33,6 +34,18 @@ def test_a_mistake_is_found(mutable: House, monkeypatch: pytest.MonkeyPatch, mut
     problem = examine(mutable, examples=mutant.examples, rules=RULES, seed=mutant.seed)
     assert isinstance(problem, Violation), problem
     assert str(problem).startswith(mutant.breaks)
+
+
+def test_what_is_found_is_found_again_with_the_same_seed(mutable: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    REPLAYED.plant(monkeypatch, mutable)
+
+    def found() -> tuple[int, int, str]:
+        examples, rules = mutable.examples, mutable.rules
+        problem = examine(mutable, examples=REPLAYED.examples, rules=RULES, seed=REPLAYED.seed)
+        assert isinstance(problem, Violation), problem
+        return mutable.examples - examples, mutable.rules - rules, str(problem).partition(":")[0]
+
+    assert found() == found()
 
 
 def test_without_the_lease_random_orders_lose_and_double_nothing(
