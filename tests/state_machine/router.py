@@ -138,9 +138,6 @@ class LedgerRouter(Router):
     async def identify(self) -> None:
         """It is known."""
 
-    async def is_healthy(self) -> bool:
-        return not self.is_away
-
     @property
     def in_wallet(self) -> int:
         """Its MOR, in wei, without asking."""

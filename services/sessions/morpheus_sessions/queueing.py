@@ -54,10 +54,10 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What a wallet is to do next: `taken` is bound to it now; `left` nobody waits for any more."""
+    """What a wallet is to do next: `taken` is bound to it now; for `left` nobody waits any more."""
 
     taken: OperationDocument | None = None
-    left: OperationDocument | None = None
+    left: tuple[OperationDocument, ...] = ()
 
 
 async def stand_in_line(
@@ -203,21 +203,22 @@ class Till:
         waiting = await self._head(wallet)
         if not waiting:
             return Head()
+        left = tuple(_operation(item) for item in waiting if item["is_left"])
         async with self._turn:
             purse = await self._purse.read()
             spare = purse.mor - await self._under_way(wallet)
             for item in waiting:
                 if item["is_left"]:
-                    return Head(left=_operation(item))
+                    continue
                 needs = _wei(item.get("required_stake"))
-                if self._lacks(purse, needs):
+                if item["kind"] == OperationKind.OPEN.value and self._lacks(purse, needs):
                     log.warning("left to another wallet", wallet=wallet, mor=purse.mor, gas=purse.gas, needs=needs)
                     await _decline(item["_id"], wallet)
                 elif needs <= spare and item["waited"] >= 1000 * HEAD_START_SECONDS * in_hand:
                     taken = await _bind(item, wallet, router)
                     if taken is not None:
-                        return Head(taken=taken)
-        return Head()
+                        return Head(taken, left)
+        return Head(left=left)
 
     def _lacks(self, purse: Purse, needs: int) -> bool:
         return needs > purse.mor or purse.gas < self._least_gas

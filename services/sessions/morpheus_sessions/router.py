@@ -188,14 +188,6 @@ class Router:
         """Learn the router's wallet, chain and contract."""
         self.adopt(await self.who())
 
-    async def is_healthy(self) -> bool:
-        """Tell whether the router answers and its store works. Says nothing of wallet or chain."""
-        try:
-            answer = await self.http.get("/healthcheck", timeout=3.0)
-        except httpx2.HTTPError:
-            return False
-        return answer.status_code == 200
-
     @_as_contract_says
     async def balance(self) -> int:
         """Return the wallet's MOR in wei."""

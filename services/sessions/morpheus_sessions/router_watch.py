@@ -23,10 +23,6 @@ class RouterWatch:
         """Tell whether some can, and some cannot."""
         return self.fleet.is_healthy and not self.fleet.is_whole
 
-    async def check(self) -> None:
-        """Look at all once."""
-        await asyncio.gather(*(member.look() for member in self.fleet.members))
-
     async def run(self) -> None:
         """Look until cancelled: one that is slow keeps no other waiting."""
         await asyncio.gather(*(self._watch(member) for member in self.fleet.members))

@@ -152,6 +152,9 @@ class WalletLoop:
             except PyMongoError as error:
                 log.warning("wallet loop waits", router=self._router.name, problem=type(error).__name__)
                 await asyncio.sleep(1.0)
+            except Exception:
+                # the outermost edge of the loop: what one operation or one answer brings about must not end all wallets' loops
+                log.exception("the line was not looked at; it is again as always", router=self._router.name)
             try:
                 async with asyncio.timeout(POLL_SECONDS):
                     await queued.wait()
@@ -205,12 +208,11 @@ class WalletLoop:
     async def _take_from_the_line(self) -> None:
         while len(self._running) < self._settings.handshakes_at_once and self._member.may_open(len(self._running)):
             head = await self._member.till.take(self._router.wallet, self._router.name, in_hand=len(self._running))
-            if head.left is not None:
-                await self._try_to_fail(head.left, ApiError("open_failed", "Nobody waited for the session any more."))
-            elif head.taken is not None:
-                self._start(head.taken)
-            else:
+            for operation in head.left:
+                await self._try_to_fail(operation, ApiError("open_failed", "Nobody waited for the session any more."))
+            if head.taken is None:
                 return
+            self._start(head.taken)
 
     async def _refuse_what_nobody_can_carry_out(self) -> None:
         for operation in await declined_by(self._router.wallet):
