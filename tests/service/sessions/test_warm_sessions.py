@@ -20,13 +20,13 @@ PER_SECOND = {
     ("find", "sessions", "owner refresh"): 1 / 5,
     ("find", "sessions", None): 1 / 15,
     ("find", "wallets", None): 1 / 15,
-    ("update", "wallets", None): 1 / 15,
+    ("update", "wallets", None): 1 / 15 + 1 / 3,
     ("delete", "findings", None): 1 / 15,
     ("update", "workers", None): 1 / 5,
     ("findAndModify", "leases", None): 2 * 3 / 15,
     ("find", "outbox", None): 1 / 0.25,
-    ("find", "operations", None): 1 / 0.25,
-    ("findAndModify", "operations", None): 1 / 0.25,
+    ("find", "operations", None): 2 / 0.25,
+    ("aggregate", "operations", None): 1 / 0.25,
     ("ping", None, None): 1,
 }
 """Everything a worker may ask of its database while warm sessions are prompted (command, collection, comment): beats of
