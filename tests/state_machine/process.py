@@ -176,7 +176,7 @@ class Process:
         self.turn = Turn(around.router, around.database, holder, longest_call=settings.chain_timeout)
         self.turn._lock = OneAtATime()  # type: ignore[assignment]  # waits where the test sees it
         till = OpenHanded(cast("PurseReader", Purses(around.router)), least_gas=0)
-        member = Member(around.router, till, Unbroken())
+        member = Member(around.router, till, Unbroken(), deployment=settings.deployment_number)
         # who it is was asked before any of the rules began
         member._is_known = member._was_known = True
         self.loop = DrivenLoop(

@@ -369,11 +369,15 @@ class WalletDocument(Document):
 
 
 class RouterDocument(Document):
-    """What a router was known as when it was first asked: the name in PROXY_ROUTERS, its wallet, its chain."""
+    """What a router was known as when it was first asked: the name in PROXY_ROUTERS, its wallet, its chain.
+
+    `deployment` is the number in the tags of the stakes that we send from that wallet.
+    """
 
     id: str  # type: ignore[assignment]  # the name
     wallet: str
     chain: int
+    deployment: int
 
     class Settings:
         """Where and how it is stored."""

@@ -1,7 +1,8 @@
 """The fleet: which routers there are, which of them may be given opens, and why not the others.
 
-A router's name keeps its wallet and chain for ever: sessions remember their router by its name, and what a stranger's
-wallet opens is not ours. What is wrong with one router keeps that one out and touches no other.
+A router's name keeps its wallet, chain and deployment number for ever: sessions remember their router by its name, and
+what a stranger's wallet opens, or another number tags, is not ours. What is wrong with one router keeps that one out
+and touches no other.
 """
 
 import asyncio
@@ -24,9 +25,10 @@ CREDENTIALS_REFUSED = (401, 403)
 class Member:
     """One router of the fleet. `problem`: why it is not used at all, None if nothing is known against it."""
 
-    def __init__(self, router: Router, till: Till, breaker: Breaker | None = None) -> None:
+    def __init__(self, router: Router, till: Till, breaker: Breaker | None = None, *, deployment: int) -> None:
         self.router = router
         self.till = till
+        self._deployment = deployment
         self._looking = asyncio.Lock()
         self.breaker = breaker or Breaker()
         self.problem: str | None = None
@@ -101,7 +103,13 @@ class Member:
         try:
             await routers.update_one(
                 {"_id": self.router.name},
-                {"$setOnInsert": {"wallet": identity.wallet, "chain": identity.chain}},
+                {
+                    "$setOnInsert": {
+                        "wallet": identity.wallet,
+                        "chain": identity.chain,
+                        "deployment": self._deployment,
+                    }
+                },
                 upsert=True,
             )
         except DuplicateKeyError:
@@ -116,6 +124,13 @@ class Member:
             )
         if known["chain"] != identity.chain:
             return f"This name stands for a wallet on chain {known['chain']}, the router is on {identity.chain}."
+        # records of before the number was kept have none
+        number = known.get("deployment", self._deployment)
+        if number != self._deployment:
+            return (
+                f"The stakes on its wallet are tagged with deployment {number}: what carries another number is not ours to"
+                f" close. Set DEPLOYMENT_NUMBER to {number} again."
+            )
         return None
 
 

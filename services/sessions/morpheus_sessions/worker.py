@@ -212,7 +212,8 @@ async def serve(settings: SessionsSettings) -> AsyncIterator[Parts]:
             stack.push_async_callback(router.aclose)
         purses = {name: PurseReader(router) for name, router in routers.items()}
         fleet = Fleet(
-            Member(router, Till(purses[name], least_gas=settings.least_gas)) for name, router in routers.items()
+            Member(router, Till(purses[name], least_gas=settings.least_gas), deployment=settings.deployment_number)
+            for name, router in routers.items()
         )
         connection = raw_connection(store.broker)
         jetstream = connection.jetstream()

@@ -46,6 +46,22 @@ async def test_a_router_that_comes_back_with_another_wallet_is_not_used_for_open
         assert await two.opened() == [0, 0]
 
 
+async def test_another_deployment_number_would_make_our_stakes_a_strangers_and_is_refused(house: House) -> None:
+    async with fleet(house, 1) as one:
+        async with house.worker(**one.settings()):
+            assert (await one.ask("k1")).session is not None
+        async with house.worker(**one.settings(), deployment_number=8) as parts:
+
+            async def refused() -> bool:
+                return "Set DEPLOYMENT_NUMBER to 7 again" in parts.routers.fleet.states["r1"]
+
+            await until(refused)
+            assert (await one.ask("k2", wait=1.5)).session is None
+        async with house.worker(**one.settings()):
+            assert (await one.ask("k3")).session is not None
+            assert (await house.gateway.close("k1")).confirmed
+
+
 async def _all_ok(parts: Any) -> bool:
     return set(parts.routers.fleet.states.values()) == {"ok"}
 
