@@ -1,6 +1,6 @@
 # `make` needs nothing but python3 (3.11, 3.12 or 3.13); it installs the rest into .venv.
 .DEFAULT_GOAL := help
-.PHONY: help install run test fleet faults faults-full state-machine lint format contracts lock clean
+.PHONY: help install run test .test-services .test-rest fleet faults faults-full state-machine lint format contracts lock clean
 
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 # The first Python that fits, that of .venv if there is one; `make PYTHON=/path/to/python …` chooses another.
@@ -23,8 +23,15 @@ install: ## Make .venv as the lock files say (nothing to do: well under a second
 run: install ## Start the whole system on this machine and show one streamed answer (Ctrl-C stops it)
 	@$(BIN)/morpheus up
 
-test: install ## Run all tests
-	@$(BIN)/python -m pytest
+test: install ## Run all tests, the services' beside the rest
+	@$(MAKE) --no-print-directory -j2 .test-services .test-rest
+
+.test-services:
+	@$(BIN)/python -m pytest tests/service
+
+# whatever there is but those
+.test-rest:
+	@$(BIN)/python -m pytest $(filter-out tests/service/ tests/__pycache__/,$(wildcard tests/*/))
 
 faults: install ## Kill, pause, cut off and deafen processes at every step of opening and closing (FAULTS=short: in 100 s)
 	@$(BIN)/python -m tests.faults --select $(or $(FAULTS),pairs) --stacks 3 --seed $(or $(SEED),1)
