@@ -1,12 +1,13 @@
 # `make` needs nothing but python3 (3.11, 3.12 or 3.13); it installs the rest into .venv.
 .DEFAULT_GOAL := help
-.PHONY: help install run test .test-services .test-rest fleet faults faults-full state-machine lint format contracts lock clean
+.PHONY: help install run test .test-sessions .test-rest fleet faults faults-full state-machine lint format contracts lock clean
 
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 # The first Python that fits, that of .venv if there is one; `make PYTHON=/path/to/python …` chooses another.
 PYTHON ?= $(shell for p in .venv/bin/python python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c '$(SUPPORTED)' 2>/dev/null && { echo "$$p"; break; }; done)
 BIN := .venv/bin
+SESSIONS_TESTS := tests/service/sessions
 UV_COMPILE = $(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
 	--custom-compile-command 'make lock' --build-constraints requirements/bootstrap.lock $(UPGRADE)
 LOCAL_PACKAGES := $(foreach name,proxy-router-sim morpheus-common morpheus-devstack morpheus-gateway morpheus-auth \
@@ -23,15 +24,14 @@ install: ## Make .venv as the lock files say (nothing to do: well under a second
 run: install ## Start the whole system on this machine and show one streamed answer (Ctrl-C stops it)
 	@$(BIN)/morpheus up
 
-test: install ## Run all tests, the services' beside the rest
-	@$(MAKE) --no-print-directory -j2 .test-services .test-rest
+test: install ## Run all tests, those of the sessions service beside the rest
+	@$(MAKE) --no-print-directory -j2 .test-sessions .test-rest
 
-.test-services:
-	@$(BIN)/python -m pytest tests/service
+.test-sessions:
+	@$(BIN)/python -m pytest $(SESSIONS_TESTS)
 
-# whatever there is but those
 .test-rest:
-	@$(BIN)/python -m pytest $(filter-out tests/service/ tests/__pycache__/,$(wildcard tests/*/))
+	@$(BIN)/python -m pytest tests --ignore $(SESSIONS_TESTS)
 
 faults: install ## Kill, pause, cut off and deafen processes at every step of opening and closing (FAULTS=short: in 100 s)
 	@$(BIN)/python -m tests.faults --select $(or $(FAULTS),pairs) --stacks 3 --seed $(or $(SEED),1)

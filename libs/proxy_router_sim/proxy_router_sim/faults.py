@@ -10,14 +10,19 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
+from proxy_router_sim.behaviour import Answers
 from proxy_router_sim.errors import BadRequestError, ConnectionCutError, ModelError, RouterError
-from proxy_router_sim.models import Chunk
+from proxy_router_sim.models import DONE, Chunk
 
 CALL_ACTIONS = frozenset({"delay", "hang", "drop", "error_before", "error_after"})
 """Strike a whole call, of any route."""
 TRANSACTION_ACTIONS = frozenset({"revert", "never_mined", "mined_late", "escalated"})
 """Decide what becomes of a transaction, and so how the call that waits for it ends."""
-CHAT_ACTIONS = frozenset({"truncate", "cut", "raw_error", "model_error", "stall", "no_done", "no_usage"})
+SPOILING_ACTIONS: Final[frozenset[str]] = frozenset(Answers) - {Answers.WELL, Answers.TRUNCATED}
+"""What one answer of chat can suffer of what a provider's answers can: see ``behaviour.py``."""
+CHAT_ACTIONS = SPOILING_ACTIONS | {
+    "truncate", "cut", "raw_error", "model_error", "stall", "no_done", "no_usage", "control", "unstreamed"
+}  # fmt: skip
 """Strike an answer of chat at a chunk."""
 
 
@@ -36,6 +41,8 @@ class Stage(StrEnum):
     """The transaction is mined; the caller has no answer (an open waits for one block more here)."""
 
 
+HANDSHAKE: Final = "handshake"
+"""Kind of the question to a provider for a session, by whichever route it is opened."""
 CLOSING_REPORT: Final = "closing_report"
 """Kind of the question to a provider for its closing report, by whomever the session is closed."""
 AUTO_CLOSE: Final = "auto_close"
@@ -47,7 +54,7 @@ STAGES: Final[dict[str, frozenset[Stage]]] = {
     "approve": frozenset({Stage.IN_MEMPOOL, Stage.MINED}),
 }
 """The stages of each kind of call that sends transactions."""
-OTHER_KINDS: Final = frozenset({CLOSING_REPORT, AUTO_CLOSE})
+OTHER_KINDS: Final = frozenset({HANDSHAKE, CLOSING_REPORT, AUTO_CLOSE})
 """Kinds that are no route's."""
 
 _STAGE_TEXT = {
@@ -70,9 +77,15 @@ _DEFAULT_TEXT = {
     ("open", "error_after"): "failed to get session: session not found",
     ("close", "error_before"): "failed to get session report from user: 429 Too Many Requests",
     ("close", "error_after"): "failed to wait for transaction to be mined: context deadline exceeded",
+    ("wallet", "error_before"): "wallet not set",
 }
-"""Texts of contract section 6 that suit the moment."""
+"""Texts of contract sections 2.2 and 6 that suit the moment."""
+_DEFAULT_STATUS = {"models": 400, "providers": 400}
+"""These lists answer 400 whatever fails (contract section 0); everything else 500."""
+_CONTROL_TEXT = "provider failed, failover enabled"
 _CHAT_TEXT = "provider request failed: invalid response: read tcp 10.77.0.1:51000->10.77.0.11:3333: i/o timeout"
+_ENDS = frozenset({"truncate", "cut", "raw_error", "model_error"})
+"""Of CHAT_ACTIONS those after which no more of the answer comes."""
 _MODEL_ERROR = {"error": {"message": "Rate limit reached", "type": "rate_limit_error", "code": "rate_limit_exceeded"}}
 
 
@@ -122,7 +135,7 @@ class Fault:
         if self.stage is not None:
             default = _STAGE_TEXT.get((self.kind, Stage(self.stage)), default)
         text = self.params.get("text", default)
-        return RouterError(str(text), int(self.params.get("status", 500)))
+        return RouterError(str(text), int(self.params.get("status", _DEFAULT_STATUS.get(self.kind, 500))))
 
     async def wait(self) -> None:
         """Wait ``seconds`` of wall time, or without them until the fault is removed."""
@@ -145,6 +158,7 @@ class Fault:
             "kind": self.kind,
             "action": self.action,
             "count": self.count,
+            "probability": self.probability,
             "struck": self.struck,
             "waiting": self.waiting,
             "params": self.params,
@@ -326,17 +340,21 @@ async def strike_stream(chunks: AsyncGenerator[Chunk, None], fault: Fault) -> As
     passed = 0
     async with aclosing(chunks):
         async for chunk in chunks:
-            if fault.action == "no_done" and isinstance(chunk, str):
+            if fault.action == "no_done" and chunk == DONE:
                 return
             if fault.action == "no_usage" and not isinstance(chunk, str) and chunk.get("usage"):
                 continue
             if passed == fault.chunk:
                 match fault.action:
                     case "truncate":
+                        await _wait_before_it(fault)
                         return
                     case "stall":
                         await fault.wait()
+                    case "control":
+                        yield str(fault.params.get("text", _CONTROL_TEXT))
                     case _:
+                        await _wait_before_it(fault)
                         _raise(fault)
             yield chunk
             passed += 1
@@ -348,9 +366,17 @@ async def strike_whole(fault: Fault) -> None:
         case "stall":
             await fault.wait()
         case "truncate":
+            await _wait_before_it(fault)
             raise RouterError("provider request failed: provider closed connection without sending any data")
         case _:
+            await _wait_before_it(fault)
             _raise(fault)
+
+
+async def _wait_before_it(fault: Fault) -> None:
+    """A provider that hangs is an error only after a while (contract section 4)."""
+    if fault.action in _ENDS and fault.seconds is not None:
+        await fault.wait()
 
 
 def _raise(fault: Fault) -> None:
@@ -361,4 +387,7 @@ def _raise(fault: Fault) -> None:
             raise fault.error()
         case "model_error":
             status, newer = int(fault.params.get("status", 429)), bool(fault.params.get("pass_status"))
-            raise ModelError(fault.params.get("body", _MODEL_ERROR), status, pass_status=newer)
+            body = fault.params.get("body", _MODEL_ERROR)
+            if isinstance(body, str):
+                body = {"error": {"message": body, "type": "upstream_error"}}
+            raise ModelError(body, status, pass_status=newer)

@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Protocol
 
 import aiohttp
 
@@ -17,8 +17,8 @@ from proxy_router_sim.errors import ModelError, RouterError
 from proxy_router_sim.ethereum import hash_id
 
 DONE: Final = "[DONE]"
-Chunk = dict[str, Any] | Literal["[DONE]"]
-"""A JSON object of the model's stream, or its end mark."""
+Chunk = dict[str, Any] | str
+"""A JSON object of the model's stream, or a line that is none: its end mark, or words of the router itself."""
 
 _MAX_CHUNKS = 200
 """A long echo goes out in bigger pieces, so that it costs no more frames than a long answer."""

@@ -11,10 +11,10 @@ from proxy_router_sim.clock import Clock
 from proxy_router_sim.closer import AutoCloser
 from proxy_router_sim.errors import RouterError
 from proxy_router_sim.ethereum import Approval, checksum, sign
-from proxy_router_sim.faults import AUTO_CLOSE, CALL_ACTIONS, CLOSING_REPORT, Faults, Stage, Strikes
+from proxy_router_sim.faults import AUTO_CLOSE, CALL_ACTIONS, CLOSING_REPORT, HANDSHAKE, Faults, Stage, Strikes
 from proxy_router_sim.ledger import Ledger
 from proxy_router_sim.marketplace import Bid, Marketplace, Model
-from proxy_router_sim.provider import HandshakeError, ProviderNetwork
+from proxy_router_sim.provider import HUNG_UP, HandshakeError, ProviderNetwork, no_capacity
 from proxy_router_sim.sender import ALLOWANCE, APPROVE, CLOSE, OPEN, WITHDRAW, Sender
 from proxy_router_sim.store import KnownProvider, NodeStore
 from proxy_router_sim.transactions import Approve, CloseSession, IncreaseAllowance, OpenSession, WithdrawStakes
@@ -83,8 +83,10 @@ class ConsumerNode:
 
     async def initiate(self, *, user: str, provider: str, bid_id: str, endpoint: str) -> tuple[str, Approval, str]:
         """First step of an open: the provider's key, approval and signature. Its key and address are remembered."""
+        asked = self.clock.now()
+        await self._strike_handshake(f"{provider} {bid_id} {endpoint}", asked)
         answering, approval, signature = await self.providers.handshake(
-            user=user, provider=provider, bid_id=bid_id, endpoint=endpoint, now=self.clock.now()
+            user=user, provider=provider, bid_id=bid_id, endpoint=endpoint, now=asked
         )
         self.counters["initiated"] += 1
         known = KnownProvider(answering.public_key, endpoint)
@@ -92,6 +94,21 @@ class ConsumerNode:
             self.store.providers.put(provider, known)
             self._save()
         return answering.public_key, approval, signature
+
+    async def _strike_handshake(self, about: str, asked: float) -> None:
+        """Let a fault make a provider late, full (or whatever its text says), or hang up. Raises HandshakeError."""
+        fault = self.faults.take(HANDSHAKE, CALL_ACTIONS, about)
+        if fault is None:
+            return
+        try:
+            if fault.action in {"delay", "hang"}:
+                await fault.wait()
+            elif fault.action == "drop":
+                raise HandshakeError(HUNG_UP)
+            else:
+                raise HandshakeError(str(fault.params.get("text", no_capacity(int(asked * 1000)))))
+        finally:
+            self.faults.done(fault)
 
     async def open_with_approval(
         self, *, approval: str, signature: str, stake: int, direct_payment: bool, strikes: Strikes, purse: Purse

@@ -1,12 +1,21 @@
 """The providers as the node meets them over the network: handshake, ping, closing report, and the prompt's door."""
 
 import asyncio
+from typing import Final
 
 from proxy_router_sim.behaviour import Behaviour
 from proxy_router_sim.chain import CHAIN_ID, Session
 from proxy_router_sim.errors import RouterError
 from proxy_router_sim.ethereum import Approval, checksum, hash_id, sign
 from proxy_router_sim.marketplace import Marketplace, Provider
+
+HUNG_UP: Final = "provider request failed: code: 400, msg: <nil>, error: failed to decode response: EOF"
+"""What a handshake says of a provider that ends the connection."""
+
+
+def no_capacity(milliseconds: int) -> str:
+    """What a handshake says of a provider that is full, with the unix time at which it said so."""
+    return f"response error: error: no capacity, result: {{{milliseconds} 0x00}}"
 
 
 class HandshakeError(RouterError):
@@ -42,14 +51,12 @@ class ProviderNetwork:
         behaviour = self._behaviours[answering.address]
         await behaviour.answer_handshake()
         if behaviour.hangs_up:
-            raise HandshakeError(
-                "provider request failed: code: 400, msg: <nil>, error: failed to decode response: EOF"
-            )
+            raise HandshakeError(HUNG_UP)
         if answering.address != provider:
             raise HandshakeError("received invalid signature from provider")
         milliseconds = int(now * 1000)
         if behaviour.full:
-            raise HandshakeError(f"response error: error: no capacity, result: {{{milliseconds} 0x00}}")
+            raise HandshakeError(no_capacity(milliseconds))
         bid = self._marketplace.bids.get(bid_id)
         if bid is None or not bid.active or bid.provider != provider:
             raise HandshakeError(f"response error: error: bid not found, result: {{{milliseconds} 0x00}}")

@@ -21,6 +21,8 @@ class NodeStore:
         self.providers: Table[KnownProvider] = Table(asdict, lambda row: KnownProvider(**row))
         self.sessions: Table[bool] = Table(as_is, as_is)
         """Ids of the sessions that the node opened itself, or found on chain when it started."""
+        self.failure: str | None = None
+        """What the health check says of a storage that fails."""
 
     def wipe(self) -> None:
         """Forget everything."""

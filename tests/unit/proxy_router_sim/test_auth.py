@@ -2,7 +2,9 @@ import base64
 
 import aiohttp
 import pytest
+from proxy_router_sim.app import ROUTES
 from proxy_router_sim.auth import User
+from proxy_router_sim.routes.route import Route
 
 from tests.unit.proxy_router_sim.harness import Router
 
@@ -56,6 +58,17 @@ async def test_health_needs_no_credentials(router: Router) -> None:
         assert set(health) == {"status", "version", "uptime", "components"}
 
 
+async def test_health_is_degraded_while_the_storage_fails(router: Router) -> None:
+    assert (await router.post("/sim/storage", {"failure": 1}))[0] == 400
+    await router.post("/sim/storage", {"failure": "disk full"})
+    async with router.http.get("/healthcheck") as response:
+        health = await response.json()
+        assert (response.status, health["status"]) == (503, "degraded")
+        assert health["components"] == {"badgerdb": "unhealthy: disk full"}
+    await router.post("/sim/storage", {"failure": None})
+    assert (await router.get("/healthcheck"))["status"] == "healthy"
+
+
 @pytest.mark.parametrize(
     ("method", "path"), [("GET", "/nothing"), ("POST", "/wallet"), ("GET", "/blockchain/models/0x1")]
 )
@@ -71,6 +84,29 @@ async def test_the_request_id_comes_back_or_is_made(router: Router) -> None:
         assert response.headers["X-Request-Id"] == "mine-1"
     async with router.http.get("/nothing") as response:
         assert len(bytes.fromhex(response.headers["X-Request-Id"])) == 4
+
+
+GATEWAY = frozenset(
+    "open_session,close_session,get_sessions,get_bids,get_models,get_providers,get_balance,get_allowance,get_budget,"
+    "get_supply,get_latest_block,get_wallet,chat,embeddings,audio_transcription,audio_speech,initiate_session".split(
+        ","
+    )
+)
+"""The minimal set of proxy-router contract section 1, and initiate_session of section 2.6b."""
+
+
+@pytest.mark.parametrize("route", [route for route in ROUTES if route.permission], ids=lambda r: f"{r.method} {r.path}")
+async def test_the_permissions_of_a_gateway_open_its_routes_and_no_others(router: Router, route: Route) -> None:
+    await router.post("/auth/users", {"username": "gateway", "password": "x", "perms": sorted(GATEWAY)})
+    path = route.path.format(id="ab" * 32, address="0x" + "ab" * 20, username="gateway")
+    async with router.http.request(
+        route.method, path, headers={"Authorization": basic("gateway:x")}, data=b""
+    ) as response:
+        assert (response.status == 403) == (route.permission not in GATEWAY)
+
+
+def test_every_permission_of_a_gateway_has_a_route() -> None:
+    assert {route.permission for route in ROUTES} >= GATEWAY
 
 
 @pytest.mark.parametrize("line", ["", "name", "name:password", "name::chat", ":password:chat", "a:b:c:d"])

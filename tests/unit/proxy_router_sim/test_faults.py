@@ -155,6 +155,84 @@ async def test_a_models_error_is_400_or_the_models_own_status_in_newer_routers(r
     assert b'}\n\n{"providerModelError":' in await router.stream(opened)
 
 
+async def test_a_models_error_that_is_no_json_is_wrapped(router: Router) -> None:
+    opened = await router.open()
+    await router.arm("chat", "model_error", body="bad gateway")
+    wrapped = {"error": {"message": "bad gateway", "type": "upstream_error"}}
+    assert await router.chat(opened) == (400, {"providerModelError": wrapped})
+
+
+async def test_words_of_the_router_are_a_frame_that_is_no_json(router: Router) -> None:
+    opened = await router.open()
+    await router.arm("chat", "control", at=2)
+    stream = await router.stream(opened)
+    frames = stream.split(b"\n\n")
+    assert frames[2] == b"data: provider failed, failover enabled"
+    whole = await router.stream(opened)
+    assert len(frames) == len(whole.split(b"\n\n")) + 1
+    assert stream.endswith(b"data: [DONE]\n\n")
+
+
+async def test_a_model_that_cannot_stream_is_one_frame_without_end_mark(router: Router) -> None:
+    opened = await router.open()
+    await router.arm("chat", "unstreamed")
+    [answer] = chunks_of(stream := await router.stream(opened))
+    assert b"[DONE]" not in stream
+    assert answer["object"] == "chat.completion"
+    assert answer["choices"][0]["message"]["content"].startswith("You asked: hello.")
+    assert "usage_from_provider" in answer
+
+
+@pytest.mark.parametrize("action", ["half_utf8", "invalid_json"])
+async def test_one_answer_can_be_garbage_and_the_next_is_well(router: Router, action: str) -> None:
+    opened = await router.open()
+    await router.arm("chat", action, at=1)
+    frames = (await router.stream(opened)).split(b"\n\n")
+    with pytest.raises(ValueError, match="decode|delimiter|Unterminated|Expecting"):
+        json.loads(frames[1].removeprefix(b"data: "))
+    assert frames[-2] == b"data: [DONE]"
+    assert len(chunks_of(await router.stream(opened))) == len(frames) - 2
+
+
+@pytest.mark.parametrize("action", ["raw_error", "model_error", "cut", "truncate"])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_provider_that_hangs_is_an_error_after_a_while(router: Router, action: str, *, stream: bool) -> None:
+    opened = await router.open()
+    await router.arm("chat", action, seconds=600)
+    asking = asyncio.create_task(router.chat(opened, stream=stream))
+    await until(lambda: router.faults.view()["waiting"])
+    assert not asking.done()
+    async with router.http.delete("/sim/faults"):
+        pass
+    if action == "cut":
+        with pytest.raises(aiohttp.ClientError):
+            await asking
+    else:
+        assert (await asking)[0] in {400, 500}
+
+
+async def test_a_stream_runs_on_when_its_session_is_closed_or_ends(router: Router) -> None:
+    opened = await router.open()
+    await router.arm("chat", "stall", at=1)
+    asking = asyncio.create_task(router.stream(opened))
+    await until(lambda: router.faults.view()["waiting"])
+    assert (await router.post(f"/blockchain/sessions/{opened}/close"))[0] == 200
+    await router.post("/sim/advance", {"seconds": 7200})
+    async with router.http.delete("/sim/faults"):
+        assert (await asking).endswith(b"data: [DONE]\n\n")
+    assert (await router.chat(opened))[1] == {"error": "provider request failed: provider error: session expired"}
+
+
+@pytest.mark.parametrize(("kind", "status"), [("models", 400), ("providers", 400), ("bid", 500), ("balance", 500)])
+async def test_lists_of_models_and_providers_fail_with_400_and_the_rest_with_500(
+    router: Router, kind: str, status: int
+) -> None:
+    paths = {"bid": f"/blockchain/bids/{router.bid().id}"}
+    await router.arm(kind, "error_before")
+    async with router.http.get(paths.get(kind, f"/blockchain/{kind}")) as response:
+        assert response.status == status
+
+
 async def test_advancing_moves_blocks_and_time(router: Router) -> None:
     before = await router.get("/sim/state")
     status, after = await router.post("/sim/advance", {"seconds": 600})

@@ -183,3 +183,51 @@ def test_every_kind_of_answer_can_be_wished_for() -> None:
         behaviour = Behaviour()
         behaviour.change({"answers": str(answers)})
         assert behaviour.answers is answers
+
+
+@pytest.mark.parametrize(
+    ("action", "params", "error"),
+    [
+        ("error_before", {}, "response error: error: no capacity, result: {"),
+        ("error_before", {"text": "provider request failed: away"}, "provider request failed: away"),
+        ("drop", {}, "provider request failed: code: 400, msg: <nil>, error: failed to decode response: EOF"),
+    ],
+)
+async def test_one_handshake_can_fail_and_the_next_is_well(
+    router: Router, action: str, params: dict[str, Any], error: str
+) -> None:
+    bid = router.bid()
+    await router.arm("handshake", action, match=bid.provider, **params)
+    status, body = await router.initiate(bid)
+    assert status == 500
+    assert body["error"].startswith(error)
+    assert (await router.initiate(bid))[0] == 200
+
+
+async def test_a_handshake_that_fails_sends_an_open_by_model_to_the_next_bid(router: Router) -> None:
+    bids = [bid for bid, _ in router.simulator.node.marketplace.rated_bids(router.bid().model_id)]
+    await router.arm("handshake", "error_before", match=bids[0].id)
+    status, opened = await router.post(f"/blockchain/models/{bids[0].model_id}/session", {"sessionDuration": 3600})
+    assert status == 200
+    session = await router.get(f"/blockchain/sessions/{opened['sessionID']}")
+    assert session["session"]["BidID"] == bids[1].id
+
+
+async def test_a_handshake_that_hangs_is_answered_hours_later_and_its_approval_opens(router: Router) -> None:
+    bid = router.bid()
+    await router.arm("handshake", "hang")
+    asking = asyncio.create_task(router.initiate(bid))
+    await until(lambda: router.faults.view()["waiting"] == {"handshake": {"before": 1}})
+    router.simulator.clock.advance(5 * 3600)
+    async with router.http.delete("/sim/faults"):
+        status, agreed = await asking
+    assert status == 200
+    body = {"approval": agreed["approval"], "approvalSig": agreed["approvalSig"], "stake": str(HOUR_STAKE)}
+    assert (await router.post("/blockchain/sessions", body))[0] == 200
+
+
+async def test_chance_makes_some_providers_full(router: Router) -> None:
+    wish = {"kind": "handshake", "action": "error_before", "probability": 0.5}
+    status, armed = await router.post("/sim/faults", wish)
+    assert (status, armed["probability"], armed["count"]) == (201, 0.5, None)
+    assert {(await router.initiate(router.bid()))[0] for _ in range(40)} == {200, 500}

@@ -2,6 +2,7 @@
 
 import secrets
 import time
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from typing import Any
 
@@ -9,12 +10,13 @@ from aiohttp import web
 
 from proxy_router_sim import gojson, params, sse
 from proxy_router_sim.answers import content_text
-from proxy_router_sim.behaviour import Behaviour
+from proxy_router_sim.behaviour import Answers, Behaviour
 from proxy_router_sim.chats import Chat
 from proxy_router_sim.errors import BadRequestError, ConnectionCutError, ModelError, RouterError
 from proxy_router_sim.ethereum import hash_id
-from proxy_router_sim.faults import CHAT_ACTIONS, Fault, strike_stream, strike_whole
+from proxy_router_sim.faults import CHAT_ACTIONS, SPOILING_ACTIONS, Fault, strike_stream, strike_whole
 from proxy_router_sim.marketplace import Model
+from proxy_router_sim.models import Chunk, LanguageModel
 from proxy_router_sim.routes.route import CHATS, CONTENT_TYPE, FAULTS, FORMS, SIMULATOR, Route, described
 
 _DROPPED_WHEN_ZERO = frozenset(
@@ -70,6 +72,8 @@ async def chat(request: web.Request) -> web.StreamResponse:
                 raise ModelError(_unsupported(model, "Chat Completions"))
             provider = request.app[SIMULATOR].node.session_of_prompt(session_id).provider
             behaviour = request.app[SIMULATOR].providers.behaviour(provider)
+            if fault is not None and fault.action in SPOILING_ACTIONS:
+                behaviour = Behaviour(answers=Answers(fault.action), at=fault.chunk)
             chats, asked, meter = request.app[CHATS], int(time.time()), sse.UsageMeter(messages)
             answer = _streamed if streamed else _whole
             response = await answer(request, prompt, meter, model, behaviour, fault)
@@ -119,7 +123,9 @@ async def _streamed(
     fault: Fault | None,
 ) -> web.StreamResponse:
     chunks = request.app[SIMULATOR].model.stream(prompt, model.name)
-    if fault is not None:
+    if fault is not None and fault.action == "unstreamed":
+        chunks = _unstreamed(request.app[SIMULATOR].model, prompt, model.name)
+    elif fault is not None:
         chunks = strike_stream(chunks, fault)
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     response.enable_chunked_encoding()
@@ -146,6 +152,11 @@ async def _streamed(
     if not response.prepared:
         raise RouterError(_SILENCE)
     return response
+
+
+async def _unstreamed(model: LanguageModel, prompt: dict[str, Any], name: str) -> AsyncGenerator[Chunk, None]:
+    """What a model makes of a streaming prompt that does not stream: its whole answer, and no end mark."""
+    yield await model.complete(prompt, name)
 
 
 async def embeddings(request: web.Request) -> web.Response:

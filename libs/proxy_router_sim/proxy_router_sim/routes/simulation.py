@@ -111,6 +111,15 @@ async def wipe_storage(request: web.Request) -> web.Response:
     return json_response({"wiped": True})
 
 
+async def fail_storage(request: web.Request) -> web.Response:
+    """Have the health check tell of a storage that fails, or with null of one that is well. Nothing else changes."""
+    failure = (await params.json_body(request)).get("failure")
+    if not (failure is None or isinstance(failure, str)):
+        raise BadRequestError("failure is a text, or null for none")
+    request.app[SIMULATOR].store.failure = failure
+    return json_response({"failure": failure})
+
+
 async def withdraw(request: web.Request) -> web.Response:
     """What the wallet's owner can only do past the router: withdrawUserStakes on the diamond."""
     node = request.app[SIMULATOR].node
@@ -127,5 +136,6 @@ ROUTES = [
     Route("POST", "/sim/bids", set_bid, "sim", None),
     Route("POST", "/sim/balance", set_balance, "sim", None),
     Route("POST", "/sim/wipe", wipe_storage, "sim", None),
+    Route("POST", "/sim/storage", fail_storage, "sim", None),
     Route("POST", "/sim/withdraw", withdraw, "sim", None),
 ]

@@ -25,9 +25,17 @@ def _uptime(seconds: int) -> str:
 
 
 async def healthcheck(request: web.Request) -> web.Response:
-    uptime = _uptime(int(time.monotonic() - request.app[SIMULATOR].started))
-    components = {"badgerdb": "healthy, size=0.1MB"}
-    return json_response({"status": "healthy", "version": VERSION, "uptime": uptime, "components": components})
+    """The node's storage is all it looks at: not the chain, not the providers."""
+    simulator = request.app[SIMULATOR]
+    failure = simulator.store.failure
+    components = {"badgerdb": "healthy, size=0.1MB" if failure is None else f"unhealthy: {failure}"}
+    health = {
+        "status": "healthy" if failure is None else "degraded",
+        "version": VERSION,
+        "uptime": _uptime(int(time.monotonic() - simulator.started)),
+        "components": components,
+    }
+    return json_response(health, 200 if failure is None else 503)
 
 
 async def config(request: web.Request) -> web.Response:
