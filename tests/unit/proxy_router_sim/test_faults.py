@@ -188,7 +188,7 @@ async def test_one_answer_can_be_garbage_and_the_next_is_well(router: Router, ac
     opened = await router.open()
     await router.arm("chat", action, at=1)
     frames = (await router.stream(opened)).split(b"\n\n")
-    with pytest.raises(ValueError, match="decode|delimiter|Unterminated|Expecting"):
+    with pytest.raises(ValueError, match=r"decode|delimiter|Unterminated|Expecting"):
         json.loads(frames[1].removeprefix(b"data: "))
     assert frames[-2] == b"data: [DONE]"
     assert len(chunks_of(await router.stream(opened))) == len(frames) - 2

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from proxy_router_sim.app import ROUTES
 from proxy_router_sim.behaviour import Answers, Behaviour
+from proxy_router_sim.faults import CALL_ACTIONS, CHAT_ACTIONS, OTHER_KINDS, TRANSACTION_ACTIONS, Stage
 from proxy_router_sim.forms import Errors
 
 from tests.contract.target import simulator
@@ -74,6 +75,11 @@ def test_every_behaviour_and_version_is_described() -> None:
     shown = set(re.findall(r"`(\w+)`", section("Providers that misbehave")))
     assert fields | set(Answers) <= shown
     assert set(Errors) <= set(re.findall(r"^\| `(\w+)` \|", section("Versions of errors"), flags=re.MULTILINE))
+
+
+def test_every_fault_is_described() -> None:
+    shown = set(re.findall(r"`(\w+)`", section("Faults") + section("Chain faults")))
+    assert shown >= CALL_ACTIONS | CHAT_ACTIONS | TRANSACTION_ACTIONS | OTHER_KINDS | set(Stage)
 
 
 def test_links_within_lead_somewhere() -> None:
