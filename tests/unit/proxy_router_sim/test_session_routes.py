@@ -1,4 +1,5 @@
 import asyncio
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ import aiohttp
 import pytest
 from proxy_router_sim.clock import VirtualClock
 from proxy_router_sim.ethereum import ZERO_ADDRESS
+from proxy_router_sim.marketplace import Bid
 from proxy_router_sim.simulator import Settings, build
 
 from tests.unit.proxy_router_sim.harness import HOUR_STAKE, NOON, USERS, Router, running, until
@@ -117,6 +119,39 @@ async def test_opening_says_why_it_cannot(router: Router) -> None:
     assert "ERC20: transfer amount exceeds balance" in (await router.post(path, {"sessionDuration": 3600}))[1]["error"]
     await router.post("/sim/balance", {"eth": "1"})
     assert "insufficient funds for gas" in (await router.post(path, {"sessionDuration": 3600}))[1]["error"]
+
+
+def make_own(router: Router, bid: Bid) -> None:
+    """Let the wallet be the provider of a bid."""
+    router.simulator.node.marketplace.bids[bid.id] = dataclasses.replace(bid, provider=router.wallet)
+
+
+async def test_own_bids_are_refused_by_bid_and_skipped_by_model(
+    router: Router, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    market = router.simulator.node.marketplace
+    rated = [bid for bid, _ in market.rated_bids(router.bid().model_id)]
+    own = dataclasses.replace(market.providers[rated[0].provider], address=router.wallet)
+    monkeypatch.setitem(market.providers, router.wallet, own)
+    make_own(router, rated[0])
+    body = {"sessionDuration": 3600}
+    refused = await router.post(f"/blockchain/bids/{rated[0].id}/session", body)
+    assert refused == (500, {"error": "cannot open session with own bid"})
+    path = f"/blockchain/models/{rated[0].model_id}/session"
+    session = await router.get(f"/blockchain/sessions/{(await router.post(path, body))[1]['sessionID']}")
+    assert session["session"]["BidID"] == rated[1].id
+    for bid in rated[1:]:
+        make_own(router, bid)
+    assert await router.post(path, body) == (500, {"error": "no provider accepting session: null"})
+
+
+async def test_an_open_by_model_that_fails_in_its_transaction_tries_no_other_bid(router: Router) -> None:
+    await router.arm("open", "revert")
+    path = f"/blockchain/models/{router.bid().model_id}/session"
+    status, body = await router.post(path, {"sessionDuration": 3600})
+    assert (status, "parse session receipt failed" in body["error"]) == (500, True)
+    state = await router.get("/sim/state")
+    assert (state["counters"]["initiated"], state["opens_total"]) == (1, 0)
 
 
 async def test_a_missing_duration_drops_the_connection(router: Router) -> None:
