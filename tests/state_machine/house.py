@@ -22,7 +22,7 @@ from pydantic import SecretStr
 
 from tests import servers
 from tests.state_machine.actors import current, gate
-from tests.state_machine.invariants import Records
+from tests.state_machine.invariants import Records, Violation
 from tests.state_machine.process import Listener, ReadBack, settings_of
 
 T = TypeVar("T")
@@ -43,6 +43,8 @@ class House:
         self.examples = 0
         self.rules = 0
         self.gates = 0
+        self.violation: Violation | None = None
+        """The first that was found. Hypothesis runs its example again, and tells of nothing else if that ends otherwise."""
         self.seen: Counter[str] = Counter()
         """How often each step was passed, each fault struck and each event was written."""
 

@@ -14,6 +14,7 @@ from morpheus_common.steps import Step
 
 from tests.state_machine.actors import IN_TRANSACTION
 from tests.state_machine.house import House
+from tests.state_machine.invariants import Violation
 from tests.state_machine.ledger import BUDGET, FINAL_BLOCKS, Fate
 from tests.state_machine.router import BIDS, FAULTS, MODELS, Call, Trouble
 from tests.state_machine.world import KEYS, MORTAL, TO_THE_END, World
@@ -97,8 +98,10 @@ class Machine(RuleBasedStateMachine):
     def _do(self, work: Coroutine[Any, Any, None]) -> None:
         try:
             self.house.run(work)
-        except BaseException:
+        except BaseException as problem:
             self.broken = True
+            if isinstance(problem, Violation):
+                self.house.violation = self.house.violation or problem
             raise
 
     def _then_check(self, work: Coroutine[Any, Any, None]) -> None:

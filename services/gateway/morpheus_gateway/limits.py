@@ -66,7 +66,8 @@ class SlidingWindow:
 
 def go_duration(seconds: float) -> str:
     """Return a duration as Go writes it: `850ms`, `1.5s`, `6m0s`."""
-    milliseconds = max(0, math.ceil(seconds * 1000))
+    # what a sum of floats has too much at its last digits is no millisecond
+    milliseconds = max(0, math.ceil(round(seconds * 1000, 3)))
     if milliseconds < 1000:
         return f"{milliseconds}ms" if milliseconds else "0s"
     minutes, rest = divmod(milliseconds, 60_000)
