@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from tests.faults.controller import Arrival, Controller, Trap
+from tests.faults.controller import Arrival, Concerns, Controller, Trap
 from tests.service.sessions.house import House, until
 from tests.service.sessions.test_operator import audit
 
@@ -18,8 +18,13 @@ CLOSING = ("K5", "K9")
 PATIENCE = 40.0
 
 
-async def anything(_: Arrival) -> bool:
-    return True
+def carrying_out(house: House, key: str, kind: str) -> Concerns:
+    """Whether a worker is at a step of a key's own operation: one that was resumed may still be on its way with another."""
+
+    async def concerns(arrival: Arrival) -> bool:
+        return arrival.subject in {row["_id"] for row in await house.operations(key_id=key, kind=kind)}
+
+    return concerns
 
 
 async def another_has_the_wallet(house: House, worker: str) -> bool:
@@ -54,13 +59,13 @@ async def test_a_worker_paused_past_its_lease_and_resumed_costs_at_most_gas(hous
         for number in range(workers):
             await stack.enter_async_context(house.process(f"w{number + 1}", **more))
         for step in OPENING:
-            trap = controller.set_trap(step, anything)
+            trap = controller.set_trap(step, carrying_out(house, f"k-{step}", "open"))
             opening = asyncio.create_task(house.gateway.ask_open(f"k-{step}", wait=PATIENCE))
             await paused(house, trap, f"k-{step}", "open")
             controller.remove(trap)
             await opening
         for step, key in zip(CLOSING, OPENING, strict=False):
-            trap = controller.set_trap(step, anything)
+            trap = controller.set_trap(step, carrying_out(house, f"k-{key}", "close"))
             closing = asyncio.create_task(house.gateway.close(f"k-{key}", wait=PATIENCE))
             await paused(house, trap, f"k-{key}", "close")
             controller.remove(trap)
