@@ -68,3 +68,13 @@ def test_a_session_that_goes_back_to_its_first_id_leaves_none_open(world: World,
         moved += [session != first for session in world.ledger.sessions]
     assert moved == [True, False]
     run(world.come_to_rest())
+
+
+def test_a_session_that_is_undone_and_cannot_be_paid_again_leaves_its_key_usable(world: World, run: Run) -> None:
+    run(world.open(world.process(0), "k1", "small", None))
+    run(world.work())
+    world.ledger.undo(2, Fate.NEXT)
+    world.fund(0)
+    world.ledger.mine(1)
+    assert not world.ledger.open_sessions()
+    run(world.come_to_rest())

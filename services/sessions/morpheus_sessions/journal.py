@@ -543,6 +543,7 @@ class Journal:
                 "ends_at": _from_unix(found.ends_at),
                 "seen_block": block,
             }
+            await self._free_id(found, session)
             opened = await self._change(
                 operation.session, (SessionState.OPENING, SessionState.ABANDONED), changes, "opened", now, session
             )
@@ -569,6 +570,20 @@ class Journal:
         self._tell(operation.id)
         self.wake()
         return opened
+
+    async def _free_id(self, found: ChainSession, tx: AsyncClientSession) -> None:
+        """Take a chain session's id from a session of another open that is over, or was given up: its block was undone,
+        and the next open was given the id. Should it be mined again, it is known by what its open sent.
+        """
+        await SessionDocument.get_pymongo_collection().update_many(
+            {
+                "chain_session": found.id,
+                "state": {"$nin": [state.value for state in OPEN_STATES]},
+                "$or": [{"bid_id": {"$ne": found.bid_id}}, {"stake": {"$ne": Decimal128(str(found.stake))}}],
+            },
+            {"$set": {"chain_session": None}},
+            session=tx,
+        )
 
     async def _steps_aside(
         self, waiting: Mapping[str, Any], operation: OperationDocument, now: datetime, session: AsyncClientSession
