@@ -304,7 +304,7 @@ async def test_a_close_without_a_report_is_named_and_holds_nobody_up_for_ever(ho
 
 
 async def test_sessions_of_keys_that_auth_does_not_know_any_more_are_closed(house: House) -> None:
-    ended = {"k1"}
+    ended: set[str] = set()
 
     async def answer(msg: Msg) -> None:
         asked = json.loads(msg.data)["key_ids"]
@@ -314,6 +314,7 @@ async def test_sessions_of_keys_that_auth_does_not_know_any_more_are_closed(hous
     async with house.worker(key_check_seconds=0.3):
         await house.gateway.open("k1")
         kept = await house.gateway.open("k2")
+        ended.add("k1")
         closed = await house.session_is("closed")
         assert (closed["key_id"], closed["reason"]) == ("k1", "key_revoked")
         assert [item["Id"] for item in await house.simulator.open_sessions()] == [kept.session_id]
