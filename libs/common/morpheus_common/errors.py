@@ -80,6 +80,13 @@ _KINDS = (
     ErrorKind("refresh_token_reused", 401, _INVALID, False, "This refresh token was used before. Log in again."),
     ErrorKind("insufficient_balance", 402, "insufficient_quota", False, "The gateway's wallet lacks the MOR to stake."),
     ErrorKind("insufficient_scope", 403, "permission_error", False, "This API key lacks the scope for this call."),
+    ErrorKind(
+        "reauthentication_required",
+        403,
+        "permission_error",
+        False,
+        "This needs a login of the last hour. Log in again and repeat the request.",
+    ),
     ErrorKind("model_not_allowed", 403, "permission_error", False, "This API key may not use that model."),
     ErrorKind("key_limit_reached", 403, "permission_error", False, "You have as many active API keys as are allowed."),
     ErrorKind(

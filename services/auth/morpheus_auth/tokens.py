@@ -174,7 +174,7 @@ class Logins:
         )
         if login is None or not await is_active_user(user_id):
             raise ApiError("invalid_token")
-        return Caller(user_id=user_id)
+        return Caller(user_id=user_id, login_id=login_id)
 
     def _make_tokens(self, login: LoginDocument, now: datetime) -> Tokens:
         access_token = self.access_tokens.make(

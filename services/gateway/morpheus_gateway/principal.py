@@ -1,5 +1,6 @@
 """From the `Authorization` header to the caller a route may serve."""
 
+import time
 from collections.abc import Awaitable, Callable
 from typing import Annotated
 
@@ -10,7 +11,10 @@ from morpheus_common.errors import ApiError
 from morpheus_gateway import api_keys
 from morpheus_gateway.callers import CallerCache
 from morpheus_gateway.context import Context, ContextOf
-from morpheus_gateway.tokens import TokenVerifier
+from morpheus_gateway.tokens import LEEWAY_SECONDS, Login, TokenVerifier
+
+RECENT_SECONDS = 3_600
+"""What cannot be undone needs a login no older than this: a stolen access token is not enough for it."""
 
 _KEY_WANTED = "This endpoint wants an API key (sk-…). Make one with POST /api/v1/auth/keys."
 _TOKEN_WANTED = "This endpoint wants an access token. Get one with POST /api/v1/auth/login."  # noqa: S105 - no password
@@ -60,11 +64,14 @@ def key_of(caller: Caller) -> tuple[str, str]:
     return caller.key_id, caller.key_prefix
 
 
-async def _token_caller(request: Request, verifier: TokenVerifier, logins: CallerCache) -> Caller:
+async def _login(request: Request, verifier: TokenVerifier) -> Login:
     credential = read_credential(request)
     if credential.startswith("sk-"):
         raise ApiError("wrong_credential_kind", _TOKEN_WANTED)
-    login = await verifier.verify(credential)
+    return await verifier.verify(credential)
+
+
+async def _caller_of(login: Login, logins: CallerCache) -> Caller:
     return await logins.check(f"{login.user_id} {login.login_id}")
 
 
@@ -80,7 +87,16 @@ def note_caller(request: Request, caller: Caller) -> None:
 
 async def by_token(request: Request, context: ContextOf) -> Caller:
     """The user of a presented access token."""
-    return _noted(request, await _token_caller(request, context.tokens, context.logins))
+    return _noted(request, await _caller_of(await _login(request, context.tokens), context.logins))
+
+
+async def by_recent_token(request: Request, context: ContextOf) -> Caller:
+    """The user of a presented access token whose login is of the last hour. Raises `reauthentication_required` (403)."""
+    login = await _login(request, context.tokens)
+    caller = _noted(request, await _caller_of(login, context.logins))
+    if time.time() - login.authenticated_at > RECENT_SECONDS + LEEWAY_SECONDS:
+        raise ApiError("reauthentication_required")
+    return caller
 
 
 async def by_key(request: Request, context: ContextOf) -> Caller:
@@ -113,6 +129,7 @@ def by_either(scope: Scope) -> Callable[[Request, Context], Awaitable[Caller]]:
 
 
 TokenCaller = Annotated[Caller, Depends(by_token)]
+RecentCaller = Annotated[Caller, Depends(by_recent_token)]
 KeyCaller = Annotated[Caller, Depends(by_key)]
 SessionsCaller = Annotated[Caller, Depends(by_key_with(Scope.SESSIONS))]
 AutomationCaller = Annotated[Caller, Depends(by_either(Scope.AUTOMATION))]

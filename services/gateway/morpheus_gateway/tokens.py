@@ -11,15 +11,16 @@ LEEWAY_SECONDS = 30
 MAX_LENGTH = 8_192
 _FORBIDDEN_HEADERS = frozenset({"jku", "jwk", "x5u", "x5c", "crit"})
 """A token never says where its key is, nor asks for rules we do not know."""
-_REQUIRED_CLAIMS = ["iss", "aud", "sub", "sid", "iat", "nbf", "exp", "jti"]
+_REQUIRED_CLAIMS = ["iss", "aud", "sub", "sid", "iat", "nbf", "exp", "jti", "auth_time"]
 
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """What a verified token says: a user and the login it came from."""
+    """What a verified token says: a user, the login it came from, and when that user proved who he is (Unix seconds)."""
 
     user_id: str
     login_id: str
+    authenticated_at: float
 
 
 class TokenVerifier:
@@ -63,7 +64,8 @@ class TokenVerifier:
             raise ApiError("token_expired") from None
         except jwt.InvalidTokenError:
             raise ApiError("invalid_token") from None
-        login_id = claims["sid"]
-        if not isinstance(login_id, str):
+        login_id, authenticated_at = claims["sid"], claims["auth_time"]
+        # a bool is an int to Python, and no time
+        if not isinstance(login_id, str) or type(authenticated_at) not in {int, float}:
             raise ApiError("invalid_token")
-        return Login(claims["sub"], login_id)
+        return Login(claims["sub"], login_id, authenticated_at)

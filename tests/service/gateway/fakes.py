@@ -193,6 +193,7 @@ class FakeAuth(FakeService):
             "nbf": now,
             "exp": now + 600,
             "jti": uuid7(),
+            "auth_time": now,
         } | claims
         payload = {name: value for name, value in payload.items() if value is not None}
         head = {"typ": "at+jwt", "kid": self.kid} | (headers or {})

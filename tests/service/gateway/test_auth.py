@@ -122,8 +122,13 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"iat": NOW + 3600}, {}, "invalid_token"),
     ({"iss": "someone"}, {}, "invalid_token"),
     ({"aud": "someone"}, {}, "invalid_token"),
-    *(({claim: None}, {}, "invalid_token") for claim in ("iss", "aud", "sub", "sid", "iat", "nbf", "exp", "jti")),
+    *(
+        ({claim: None}, {}, "invalid_token")
+        for claim in ("iss", "aud", "sub", "sid", "iat", "nbf", "exp", "jti", "auth_time")
+    ),
     ({"sid": 7}, {}, "invalid_token"),
+    ({"auth_time": "now"}, {}, "invalid_token"),
+    ({"auth_time": True}, {}, "invalid_token"),
     ({}, {"typ": "JWT"}, "invalid_token"),
     ({}, {"kid": "unknown"}, "invalid_token"),
     ({}, {"jku": "https://example.org/keys"}, "invalid_token"),

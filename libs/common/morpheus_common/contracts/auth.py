@@ -144,9 +144,12 @@ class KeyIds(Message):
 
 
 class Caller(Message):
-    """Who is asking. `key_id`, `key_prefix`, `scopes` and `allowed_models` are there for API keys only."""
+    """Who is asking. `key_id`, `key_prefix`, `scopes` and `allowed_models` are there for API keys only, `login_id` for
+    access tokens only.
+    """
 
     user_id: str
+    login_id: str | None = None
     key_id: str | None = None
     key_prefix: str | None = None
     scopes: list[Scope] = Field(default_factory=list)
