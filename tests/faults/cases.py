@@ -176,12 +176,16 @@ def _in_router() -> Iterator[Point]:
     yield Point(
         "O27", "next active, not cut over", Journey.SWITCH, step="O19", after_mining=True, cannot=_ONLY_ON_CHAIN
     )
-    kept, wiped = Twist.ROUTER_RESTARTED, Twist.ROUTER_WIPED
-    yield opens("O28a", "router restarted at O7", step="O7", twist=kept)
-    yield opens("O28b", "router restarted at O11", hold=before, twist=wiped)
-    yield opens("O28c", "router restarted at O12", hold=after, twist=kept)
-    yield opens("O28d", "router restarted at O13", hold=mempool, twist=wiped)
-    yield opens("O28e", "router restarted at O15", hold=mined, twist=kept, cannot=unmined)
+    restarts: tuple[tuple[str, dict[str, object]], ...] = (
+        ("O7", {"step": "O7"}),
+        ("O11", {"hold": before}),
+        ("O12", {"hold": after}),
+        ("O13", {"hold": mempool}),
+        ("O15", {"hold": mined, "cannot": unmined}),
+    )
+    for letters, twist in (("abcde", Twist.ROUTER_RESTARTED), ("fghij", Twist.ROUTER_WIPED)):
+        for letter, (at, place) in zip(letters, restarts, strict=True):
+            yield opens(f"O28{letter}", f"{twist}, at {at}", twist=twist, **place)
     yield opens("O29", "waiter gone before O7", step="O6", twist=Twist.CLIENT_GONE)
     yield opens("O30", "midnight before it is mined", step="O8", twist=Twist.MIDNIGHT, moves_time=True)
     yield closes("K6", "provider's report hangs", hold=Hold("close", "report"))

@@ -8,6 +8,7 @@ from tests.faults.cases import (
     POINTS,
     Fault,
     Outcome,
+    Twist,
     Wish,
     by_id,
     every_case,
@@ -28,7 +29,16 @@ def test_every_step_of_the_code_is_swept_with_every_fault(step: Step) -> None:
 
 def test_the_moments_in_the_router_are_swept() -> None:
     assert set(BY_NUMBER) >= ROUTER_SIDE
-    assert {"O24a", "O24b", "O24c", "O28a", "O28e"} <= set(BY_NUMBER)
+    assert {"O24a", "O24b", "O24c"} <= set(BY_NUMBER)
+
+
+def test_the_router_restarts_with_and_without_its_storage_at_each_moment_of_an_open() -> None:
+    restarts = [point for point in POINTS if point.number.startswith("O28")]
+    places = {(point.step, point.hold) for point in restarts}
+    assert len(places) == 5
+    assert {(point.step, point.hold, point.twist) for point in restarts} == {
+        (*place, twist) for place in places for twist in (Twist.ROUTER_RESTARTED, Twist.ROUTER_WIPED)
+    }
 
 
 def test_a_point_is_reached_in_one_way() -> None:

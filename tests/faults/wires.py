@@ -15,8 +15,8 @@ _FLAGS_BYTES = 4
 _BODY_SECTION = b"\x00"
 _CHUNK = 65_536
 
-JOURNAL = frozenset({"sessions", "operations", "key_guards"})
-"""Collections of the sessions service whose writes are the journal's."""
+JOURNAL = frozenset({"sessions", "operations", "key_guards", "outbox"})
+"""Collections of the sessions service whose writes are the journal's, or mark its events as published."""
 _WRITES = frozenset({"insert", "update", "findAndModify", "delete"})
 
 
