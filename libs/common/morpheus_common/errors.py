@@ -57,6 +57,14 @@ _KINDS = (
         "This API key has no active session. Open one with POST /api/v1/session/modelsession, or let the gateway do it: "
         'PUT /api/v1/automation/settings {"is_enabled": true}.',
     ),
+    ErrorKind(
+        "attestation_unsupported",
+        400,
+        _INVALID,
+        False,
+        "This model promises a provider whose hardware is attested (tag `tee`). Sessions of this gateway are not attested, so "
+        "it opens none. Choose a model without that tag.",
+    ),
     ErrorKind("direct_payment_unsupported", 400, _INVALID, False, "directPayment is not offered; send false."),
     ErrorKind("email_taken", 409, _INVALID, False, "An account with this e-mail exists. Log in instead."),
     ErrorKind("operation_not_found", 404, _INVALID, False, "This API key has no operation with that id."),

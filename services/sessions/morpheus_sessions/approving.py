@@ -87,14 +87,24 @@ class Approving:
             return
         if operation.sent_at is not None and not await self._may_send_again(operation):
             return
+        sent, tx = operation, None
         async with self._turn.call(operation.id):
-            # inside the turn: no open of ours takes from it between here and there
-            amount = max(asked, self.least, await self._allowances.read(spender))
-            block = await self._router.latest_block()
-            sent = await self._journal.record_approve(operation, block)
-            tx = await self._call(spender, amount, sent)
+            # inside the turn: no open of ours takes from it between here and there, and no other approve was faster
+            now = await self._allowances.read(spender)
+            if now < asked:
+                block = await self._router.latest_block()
+                sent = await self._journal.record_approve(operation, block)
+                tx = await self._call(spender, self._rounded(max(asked, self.least, now)), sent)
         if not await self._is_done(sent, asked, tx=tx):
             await self._journal.postpone(sent, retry_in=LOOK_AGAIN_SECONDS)
+
+    def _rounded(self, amount: int) -> int:
+        """Return an amount (wei) rounded up to whole floats, so that small steps are one transaction; never past what any
+        user may ask for.
+        """
+        least = self.least
+        rounded = -(-amount // least) * least if least else amount
+        return max(amount, min(rounded, self._settings.approval_limit))
 
     async def _may_send_again(self, operation: OperationDocument) -> bool:
         """Tell whether an approve that was sent is to be sent again; if not now, it is looked at later, or has ended."""

@@ -18,6 +18,8 @@ from morpheus_sessions.stake import most_tagged, quote
 log = get_logger(__name__)
 
 BIDS_AT_ONCE = 8
+ATTESTED_TAG = "tee"
+"""Tags a model whose providers prove what hardware they run on (proxy-router contract, section 2.4)."""
 FIRST_RETRY_SECONDS = 0.5
 
 
@@ -145,6 +147,11 @@ class CatalogueCopy:
             log.info("catalogue changed", models=len(rows), offered=len(offered))
         self._copy = Copy(version, rows, providers, offered, supply, budget, time.monotonic())
         self._known.set()
+
+
+def is_attested(model: CatalogueModel) -> bool:
+    """Tell whether a model promises attestation, which a session opened in two steps does not have."""
+    return any(tag.lower() == ATTESTED_TAG for tag in model.tags)
 
 
 def _model_type(text: str) -> ModelType:

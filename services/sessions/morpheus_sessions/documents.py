@@ -203,7 +203,7 @@ class OperationDocument(Document):
     `request`: the command of a user that began it, if it is not the operation's own id. `amount` (wei) is what an approve
     asks for at least, `tx` its transaction; it belongs to no session, and neither `session` nor `model_id` is set.
     `counted_at`: when a user's open was written (database time), for the limits of opens in a time.
-    While an open waits for a wallet: `place` is its place in line, `queued_at` when it
+    While an open or an approve waits for a wallet: `place` is its place in line, `queued_at` when it
     came (database time), `patience_until` when the last who waits for it will
     have left (database time; None: it is carried out whoever waits), `declined` the wallets that cannot carry it out,
     `required_stake` what the cheapest provider would take, `needs` what is set aside for it in the wallet that took it.
@@ -258,6 +258,11 @@ class OperationDocument(Document):
                 [("user_id", ASCENDING), ("counted_at", DESCENDING)],
                 name="opens_of_a_user",
                 partialFilterExpression={"counted_at": {"$gt": LONG_AGO}},
+            ),
+            IndexModel(
+                [("user_id", ASCENDING), ("queued_at", DESCENDING)],
+                name="approves_of_a_user",
+                partialFilterExpression={"kind": OperationKind.APPROVE.value},
             ),
             IndexModel(
                 [("wallet", ASCENDING), ("bid_id", ASCENDING), ("stake", ASCENDING)],

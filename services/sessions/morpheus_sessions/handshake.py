@@ -1,5 +1,8 @@
 """Step one of an open: choose a bid, have its provider approve, write everything down. No money moves."""
 
+import time
+from collections import OrderedDict
+
 from morpheus_common.errors import ApiError
 from morpheus_common.logs import get_logger
 from morpheus_common.steps import Step, reached
@@ -24,6 +27,10 @@ from morpheus_sessions.stake import Quote, most_tagged, quote, tagged
 log = get_logger(__name__)
 
 MAX_BIDS_TRIED = 5
+"""So many bids that the wallet could pay for are tried for one open; those that it could not do not count."""
+COLD_SECONDS = 60.0
+"""A provider that did not take a session is asked after all others for so long: cheap bids that refuse hide no model."""
+MAX_COLD = 10_000
 TAG_TRIES = 3
 DISOWNED_TIMES = 3
 """A provider that did not know so many sessions of a key, which it is still paid for, gets no more of it for now."""
@@ -51,6 +58,7 @@ class Handshake:
         self._catalogue = catalogue
         self._settings = settings
         self._limits = limits
+        self._cold: OrderedDict[str, float] = OrderedDict()
 
     async def prepare(self, operation: OperationDocument) -> OperationDocument:
         """Choose a bid, have its provider approve, write everything down. No money moves. Raises `ApiError`, `Crowded`."""
@@ -68,7 +76,8 @@ class Handshake:
             raise self._limits.too_dear(min(bid.price for bid in bids))
         refused: list[StakeRefused] = []
         is_crowded = False
-        for bid in within[:MAX_BIDS_TRIED]:
+        tried = 0
+        for bid in sorted(within, key=lambda bid: self._is_cold(bid.provider)):
             try:
                 cost = quote(price=bid.price, duration=operation.duration, supply=supply, budget=budget)
             except ValueError as error:
@@ -77,6 +86,9 @@ class Handshake:
             if cost.stake > balance:
                 needed.append(cost)
                 continue
+            if tried == MAX_BIDS_TRIED:
+                break
+            tried += 1
             if not await self._set_aside(operation, cost):
                 is_crowded = True
                 continue
@@ -88,6 +100,7 @@ class Handshake:
                 continue
             if prepared is not None:
                 return prepared
+            self._note_refusal(bid.provider)
         if refused and not reasons:
             raise refused[0]
         if is_crowded and not reasons:
@@ -96,6 +109,15 @@ class Handshake:
             cheapest = min(needed, key=lambda cost: cost.stake)
             raise ApiError("insufficient_balance", details={"required_stake": str(cheapest.stake)})
         raise ApiError("no_provider_available", retry_after=10, details={"reasons": reasons})
+
+    def _is_cold(self, provider: str) -> bool:
+        return time.monotonic() < self._cold.get(provider, float("-inf"))
+
+    def _note_refusal(self, provider: str) -> None:
+        self._cold[provider] = time.monotonic() + COLD_SECONDS
+        self._cold.move_to_end(provider)
+        if len(self._cold) > MAX_COLD:
+            self._cold.popitem(last=False)
 
     async def _set_aside(self, operation: OperationDocument, cost: Quote) -> bool:
         try:

@@ -22,7 +22,7 @@ from morpheus_common.contracts.sessions import (
 from morpheus_common.errors import ApiError
 from morpheus_common.steps import Step, reached
 
-from morpheus_sessions.catalogue import CatalogueCopy
+from morpheus_sessions.catalogue import CatalogueCopy, is_attested
 from morpheus_sessions.documents import (
     LIVE_STATES,
     OperationKind,
@@ -40,6 +40,8 @@ from morpheus_sessions.router import Bid, Router, RouterRefused, RouterUnclear, 
 
 TRIES = 5
 """How often an open looks again after somebody else took the slot."""
+BID_SECONDS = 4.0
+"""A caller asks in pieces of five seconds: within one it has to learn that the router says nothing of a bid."""
 USABLE_SECONDS = 5
 """A session with less time left than this is taken for expired."""
 
@@ -158,6 +160,8 @@ class Lifecycle:
                 if coming.model_id == model_id and bid_id in {None, coming.bid_id} and coming.wanted:
                     return coming
                 raise ApiError("session_opening", retry_after=5)
+            if is_attested(model):
+                raise ApiError("attestation_unsupported", param="model_id" if bid_id is None else "bid_id")
             if not model.has_bids:
                 raise ApiError("no_provider_available", retry_after=30, details={"reasons": []})
             cheapest = self._catalogue.least_price(model_id) if price is None else price
@@ -266,8 +270,9 @@ class Lifecycle:
 
     async def _bid(self, bid_id: str) -> Bid:
         try:
-            bid = await self._reader.bid(bid_id)
-        except (RouterUnreachable, RouterRefused, RouterUnclear):
+            async with asyncio.timeout(BID_SECONDS):
+                bid = await self._reader.bid(bid_id)
+        except (RouterUnreachable, RouterRefused, RouterUnclear, TimeoutError):
             raise ApiError("service_unavailable", retry_after=5) from None
         if bid is None:
             raise ApiError("bid_not_found", param="bid_id")

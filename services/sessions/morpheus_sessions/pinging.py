@@ -13,8 +13,9 @@ from morpheus_common.steps import Step, reached
 from morpheus_sessions.catalogue import CatalogueCopy
 from morpheus_sessions.failures import PromptFailure
 from morpheus_sessions.journal import Journal
+from morpheus_sessions.lifecycle import is_usable
 from morpheus_sessions.ownership import OwnedSession, Ownership
-from morpheus_sessions.router import Router
+from morpheus_sessions.router import ROUTER_ERRORS, Router
 from morpheus_sessions.settings import SessionsSettings
 from morpheus_sessions.sse import StreamRules, finish_json
 from morpheus_sessions.upstream import TimeLimits, streamed_answer, whole_answer
@@ -65,6 +66,11 @@ class Pinging:
             may_still_run = failure.end_unseen
             if failure.not_sent:
                 raise failure.error from None
+            if failure.end_unseen and not await self._router_answers(owned):
+                # it is the router that is silent: nothing is known of the provider, and an early close locks the stake
+                raise ApiError("service_unavailable", retry_after=30) from None
+            if failure.session_gone and await self._is_over(owned):
+                return PingAnswer(status=PingStatus.EXPIRED, session_id=owned.chain_session)
             log.info("session is dead", session=owned.chain_session, code=failure.error.code)
         else:
             return PingAnswer(status=PingStatus.ALIVE, session_id=owned.chain_session, latency_ms=round(latency * 1000))
@@ -76,6 +82,22 @@ class Pinging:
                 self._ownership.mark_free(owned, used=False)
         await self._close(owned)
         return PingAnswer(status=PingStatus.DEAD, session_id=owned.chain_session)
+
+    async def _router_answers(self, owned: OwnedSession) -> bool:
+        router = self._routers.get(owned.router)
+        if router is None:
+            return False
+        try:
+            await router.latest_block()
+        except ROUTER_ERRORS as error:
+            log.warning("a ping learned nothing: the router is silent", router=owned.router, problem=str(error)[:200])
+            return False
+        return True
+
+    async def _is_over(self, owned: OwnedSession) -> bool:
+        """Tell whether the session has run out: then its stake comes back by itself, and nobody closes it early."""
+        session = await self._journal.session(owned.id)
+        return session is not None and not is_usable(session, await self._journal.now())
 
     async def _until_it_answers(self, owned: OwnedSession) -> float:
         """Return the seconds until the first token, of the second try if the first timed out at the router."""

@@ -103,6 +103,7 @@ class SessionsSettings(StoreSettings):
     approval_limit: int = Field(
         10**24, gt=0, le=10**33, description="no user can raise the allowance over this, in wei"
     )
+    approves_per_minute: int = Field(6, ge=1, description="approvals that one user may ask for in a minute")
     allowance_stakes: int = Field(
         50, ge=0, le=10_000, description="so many usual stakes is the allowance kept over by itself; 0: it is not kept"
     )

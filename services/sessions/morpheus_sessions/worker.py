@@ -240,7 +240,9 @@ async def serve(settings: SessionsSettings) -> AsyncIterator[Parts]:
         parts = Parts(
             catalogue=catalogue,
             lifecycle=lifecycle,
-            approvals=Approvals(store.client, journal, limit=settings.approval_limit),
+            approvals=Approvals(
+                store.client, journal, limit=settings.approval_limit, per_minute=settings.approves_per_minute
+            ),
             quotes=Quotes(fleet.reader, list(routers.values()), journal, catalogue),
             chat=chat,
             release=release,

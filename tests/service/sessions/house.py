@@ -510,6 +510,7 @@ class House:
                 # tests open more often than people; those of the limits say what is allowed
                 "opens_per_minute": 10_000,
                 "opens_per_day": 10_000,
+                "approves_per_minute": 10_000,
                 # so that opens make the transactions of their own that tests look at
                 "allowance_stakes": 0,
                 **more,

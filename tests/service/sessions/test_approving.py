@@ -108,6 +108,70 @@ async def test_an_approve_of_one_wei_hurts_nobodys_open(house: House) -> None:
     assert (state["max_concurrent_chain_calls"], state["nonces"]["overlaps"]) == (1, 0)
 
 
+async def test_parallel_approves_of_the_same_are_one_transaction(house: House) -> None:
+    async with house.worker():
+        before = await transactions(house)
+        outcomes = await asyncio.gather(*(approve(house, 100 * MOR, key=f"k{number}") for number in range(10)))
+        assert await transactions(house) == before + 1
+    assert all(outcome.done for outcome in outcomes)
+
+
+async def test_a_flood_of_approves_takes_turns_with_the_opens_of_others(house: House) -> None:
+    async with house.worker():
+        # everybody is in line before the first is served
+        await house.simulator.arm("approve", "hang", when="before", count=1)
+        flood = [asyncio.create_task(approve(house, MOR + number, user_id="u9")) for number in range(30)]
+        await until(lambda: house.simulator.struck("approve"))
+
+        async def all_in_line() -> bool:
+            return len(await house.operations(kind="approve")) == 30
+
+        await until(all_in_line)
+        opening = asyncio.create_task(house.gateway.open("victim", user="u2"))
+
+        async def is_in_line() -> bool:
+            return bool(await house.operations(kind="open"))
+
+        await until(is_in_line)
+        await house.simulator.disarm()
+        await opening
+        over = await house.operations(kind="approve", state="done")
+        await asyncio.gather(*flood)
+    # the one that hung, those already in hand beside it, and one whose turn was as early as the open's
+    assert len(over) <= 6
+
+
+async def test_a_user_asks_for_so_many_approves_a_minute_with_whatever_keys(house: House) -> None:
+    async with house.worker(approves_per_minute=3):
+        asked = await asyncio.gather(
+            *(approve(house, MOR + number, key=f"k{number}") for number in range(6)), return_exceptions=True
+        )
+        refused = [item for item in asked if isinstance(item, ApiError)]
+        assert {item.code for item in refused} == {"rate_limit_exceeded"}
+        assert all(item.retry_after is not None and 1 <= item.retry_after <= 60 for item in refused)
+        assert (await approve(house, MOR, key="k7", user_id="u2")).done
+    assert len(refused) == 3
+    # what was refused has left nothing
+    assert len(await house.operations()) == 4
+
+
+async def test_a_raise_is_rounded_up_to_whole_floats_so_that_small_steps_cost_nothing(house: House) -> None:
+    async with house.worker(**KEPT):
+
+        async def is_kept() -> bool:
+            return await allowance(house) == 2 * FLOAT
+
+        await until(is_kept)
+        assert (await approve(house, 2 * FLOAT + 1)).done
+        raised, made = await allowance(house), await transactions(house)
+        assert raised % FLOAT == 0
+        assert (await approve(house, 2 * FLOAT + 2)).done
+        assert (await allowance(house), await transactions(house)) == (raised, made)
+    async with house.worker(**KEPT, approval_limit=raised + 5):
+        assert (await approve(house, raised + 5)).done
+        assert await allowance(house) == raised + 5
+
+
 async def test_a_repeat_of_an_approve_joins_it(house: House) -> None:
     operation_id = uuid7()
     async with house.worker():

@@ -1,11 +1,17 @@
 """What asking for a session comes to: which bid, what becomes of the one that is there, and in what words it fails."""
 
+import asyncio
+from dataclasses import replace
+from typing import Any
+
 import pytest
 from morpheus_common.contracts.sessions import SessionState
 from morpheus_common.errors import ApiError
 from morpheus_common.ids import uuid7
+from morpheus_sessions.handshake import MAX_BIDS_TRIED
+from proxy_router_sim.marketplace import Bid, Model
 
-from tests.service.sessions.house import House, until
+from tests.service.sessions.house import House, tap, until
 
 
 async def test_asking_for_the_bid_of_the_active_session_is_answered_with_it(house: House) -> None:
@@ -89,3 +95,73 @@ async def test_a_provider_that_does_not_answer_in_time_has_timed_out(house: Hous
         await house.simulator.disarm()
 
     assert {item["reason"] for item in (caught.value.details or {})["reasons"]} == {"timed_out"}
+
+
+def model_named(house: House, name: str = "llama-3.3-70b") -> Model:
+    return next(model for model in house.simulator.market.models.values() if model.name == name)
+
+
+def strangers(house: House, like: Bid, count: int, **changes: Any) -> None:
+    """Have so many providers that nobody knows offer what `like` offers, rated above all others."""
+    market = house.simulator.market
+    for number in range(count):
+        address = "0x" + f"{number + 1:02x}" * 20
+        market.providers[address] = replace(market.providers[like.provider], address=address, tokens_per_second=1e9)
+        bid_id = "0x" + f"{number + 1:02x}" * 32
+        market.bids[bid_id] = replace(like, id=bid_id, provider=address, **changes)
+
+
+async def test_a_model_that_promises_attestation_is_refused_and_nothing_is_staked(house: House) -> None:
+    model = model_named(house)
+    house.simulator.market.models[model.id] = replace(model, tags=(*model.tags, "TEE"))
+    bid = house.simulator.market.model_bids(model.id, active_only=True)[0]
+    async with house.worker():
+        assert await house.gateway.attempt_open() == "attestation_unsupported"
+        assert await house.gateway.attempt_open(bid_id=bid.id) == "attestation_unsupported"
+        assert (await house.gateway.attempt()).code == "attestation_unsupported"
+        # any other is opened as always
+        await house.gateway.open(model_id=house.gateway.model("hermes-4-14b"))
+
+    assert (await house.simulator.state())["opens_total"] == 1
+
+
+async def test_a_silent_router_is_told_of_before_anybody_is_promised_an_operation(house: House) -> None:
+    bid = house.simulator.market.model_bids(model_named(house).id, active_only=True)[0]
+    async with tap(house.simulator.url) as router, house.worker(router_url=f"http://{router.address}"):
+        router.fall_silent()
+        asked = asyncio.create_task(house.gateway.attempt_open(bid_id=bid.id))
+        # the gateway waits so long for each of its questions
+        answered, _ = await asyncio.wait({asked}, timeout=8.0)
+        router.speak_again()
+        assert answered
+        assert await asked == "service_unavailable"
+        assert await house.operations() == []
+
+
+async def test_providers_that_refuse_hide_no_other_bid(house: House) -> None:
+    market = house.simulator.market
+    (honest, *others) = market.model_bids(model_named(house).id, active_only=True)
+    for bid in others:
+        del market.bids[bid.id]
+    # the address they give is another's, who does not sign for them
+    strangers(house, honest, MAX_BIDS_TRIED)
+    async with house.worker():
+        assert await house.gateway.attempt_open() == "no_provider_available"
+        # who refused a moment ago is asked last
+        session = await house.gateway.open()
+
+    assert session.bid_id == honest.id
+
+
+async def test_bids_that_the_wallet_cannot_pay_for_are_no_tries(house: House) -> None:
+    cheapest = min(house.simulator.market.model_bids(model_named(house).id, active_only=True), key=price_of)
+    strangers(house, cheapest, MAX_BIDS_TRIED, price_per_second=1_000_000 * cheapest.price_per_second)
+    async with house.worker():
+        session = await house.gateway.open()
+
+    assert session.price_per_second is not None
+    assert session.price_per_second < 1_000_000 * cheapest.price_per_second
+
+
+def price_of(bid: Bid) -> int:
+    return bid.price_per_second

@@ -166,6 +166,36 @@ async def test_a_router_that_is_away_says_nothing_of_the_session(house: House) -
     assert (await house.only_session())["state"] == "active"
 
 
+async def test_a_router_that_is_silent_says_nothing_of_the_session_and_closes_nothing(house: House) -> None:
+    """F10"""
+    silent = {"ping_timeout": SHORT, "router_read_timeout": SHORT}
+    async with tap(house.simulator.url) as router, house.worker(router_url=f"http://{router.address}", **silent):
+        await house.gateway.open()
+        router.fall_silent()
+        with pytest.raises(ApiError) as caught:
+            await house.gateway.ping()
+        stored = await house.only_session()
+        router.speak_again()
+
+    assert caught.value.code == "service_unavailable"
+    assert stored["state"] == "active"
+    assert [item["kind"] for item in await house.operations()] == ["open"]
+    assert len(await house.simulator.open_sessions()) == 1
+
+
+async def test_a_session_that_its_provider_calls_expired_is_so_only_when_its_time_is_over(house: House) -> None:
+    text = "provider request failed: provider error: session expired"
+    async with house.worker(reconcile_seconds=3600):
+        session = await house.gateway.open()
+        # the worker still holds it for its own when its time is over
+        assert (await house.gateway.ping()).status is PingStatus.ALIVE
+        await house.simulator.arm("chat", "error_before", text=text)
+        over = asyncio.create_task(house.gateway.ping())
+        assert (await over).status is PingStatus.DEAD
+        await until(lambda: closed(house))
+    assert (await house.only_session(chain_session=session.session_id))["reason"] == "dead"
+
+
 async def test_pings_that_come_together_ask_once(house: House) -> None:
     async with house.worker():
         await house.gateway.open()

@@ -37,6 +37,7 @@ _REPLAYED: dict[str, Any] = {
 _LOCATION: dict[str, Any] = {
     "Location": {"description": "where the operation can be asked about", "schema": {"type": "string"}}
 }
+_MAY_HAVE_BEGUN = "No answer has come yet: the open may have begun, and goes on then. Ask for the operation; if there is none, it did not."
 _OPENED: dict[int | str, dict[str, Any]] = {200: {"headers": _REPLAYED}, 504: {"headers": _LOCATION | _REPLAYED}}
 _CLOSED: dict[int | str, dict[str, Any]] = {
     200: {"headers": _REPLAYED},
@@ -152,7 +153,7 @@ async def _open(request: Request, response: Response, context: Context, first: O
     outcome = await carried_out(request, first.wait, ask, _is_over)
     if outcome is None:
         # the command may have arrived: all that is known is its id
-        outcome = OpenOutcome(operation_id=first.operation_id)
+        raise ApiError("session_pending", _MAY_HAVE_BEGUN, details={"operation_id": first.operation_id})
     if outcome.error is not None:
         raise OperationFailed(outcome.error, replayed=outcome.replayed)
     if outcome.session is None:
