@@ -91,8 +91,8 @@ def _no_tag(patch: pytest.MonkeyPatch, _: House) -> None:
 def _given_up_is_forgotten(patch: pytest.MonkeyPatch, _: House) -> None:
     look = Journal.sent_opens
 
-    async def forgetting(self: Journal, wallet: str) -> list[OperationDocument]:
-        return [item for item in await look(self, wallet) if item.state is not OperationState.ABANDONED]
+    async def forgetting(self: Journal, wallet: str, **seen: Any) -> list[OperationDocument]:
+        return [item for item in await look(self, wallet, **seen) if item.state is not OperationState.ABANDONED]
 
     patch.setattr(Journal, "sent_opens", forgetting)
 

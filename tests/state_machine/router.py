@@ -200,7 +200,7 @@ class LedgerRouter(Router):
             approval = twin
         else:
             number = len(self._approvals) + 1
-            approval = Approval(f"0xaa{number:04d}", f"0xcc{number:04d}")
+            approval = Approval(f"{bid_id}{number:04d}", f"0xcc{number:04d}")
         self._approvals[approval.data] = bid
         self._last_approval[bid_id] = approval
         await gate("router.initiate answered")

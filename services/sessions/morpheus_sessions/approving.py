@@ -162,6 +162,10 @@ class Approving:
             except (PyMongoError, *ROUTER_ERRORS) as error:
                 failures += 1
                 log.warning("allowance not looked at", router=self._router.name, problem=str(error)[:200])
+            except Exception:
+                # the outermost edge of this loop: what one answer brings about must not end all wallets' loops
+                failures += 1
+                log.exception("float not kept; it is looked at again as always", router=self._router.name)
 
     async def raise_to_float(self) -> bool:
         """Raise the allowance if it is under the float; return whether it is over it now.

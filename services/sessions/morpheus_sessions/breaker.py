@@ -24,6 +24,7 @@ class Breaker:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._failures = 0
+        self._unanswered = 0
         self._pause = FIRST_PAUSE_SECONDS
         self._open_until = 0.0
         self.state = Circuit.CLOSED
@@ -38,9 +39,17 @@ class Breaker:
         return self.state is Circuit.CLOSED or (self.state is Circuit.HALF_OPEN and running == 0)
 
     def failed(self) -> None:
-        """It did not answer, or not as it should."""
+        """It did not do what an open needs of it. A probe that it answers takes nothing of that back: a router whose chain
+        node hangs still knows its wallet.
+        """
         self._failures += 1
         if self.state is not Circuit.CLOSED or self._failures >= FAILURES:
+            self._open()
+
+    def unanswered(self) -> None:
+        """It did not answer a probe."""
+        self._unanswered += 1
+        if self.state is not Circuit.CLOSED or self._unanswered >= FAILURES:
             self._open()
 
     def refused(self) -> None:
@@ -49,9 +58,8 @@ class Breaker:
 
     def answered(self) -> None:
         """It answered a probe."""
-        if self.state is Circuit.CLOSED:
-            self._failures = 0
-        elif self.may_probe:
+        self._unanswered = 0
+        if self.state is Circuit.OPEN and self.may_probe:
             self.state = Circuit.HALF_OPEN
 
     def succeeded(self) -> None:

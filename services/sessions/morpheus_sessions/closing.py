@@ -1,5 +1,6 @@
 """Closing a session on chain: again and again until the chain confirms it. The contract refuses a second close."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 from morpheus_common.logs import get_logger, mask_secrets
@@ -20,6 +21,12 @@ STUCK_AFTER = 3
 the wallet for as long as we wait."""
 
 
+RELEASE_SECONDS = 0.5
+"""So soon it is looked again whether a session's prompt has ended; meanwhile others are closed."""
+AT_ONCE = 2
+"""Closes that stand in line for the wallet's turn: an open comes after these few, however many are to be closed."""
+
+
 class Closing:
     """Closes sessions of the wallet behind one router."""
 
@@ -36,6 +43,7 @@ class Closing:
         self._settings = settings
         self._turn = turn
         self._released = released
+        self._few = asyncio.Semaphore(AT_ONCE)
 
     async def close(self, operation: OperationDocument) -> None:
         """Carry a close on."""
@@ -47,8 +55,12 @@ class Closing:
             return
         if not await self._released(session):
             # its worker finishes the running prompt first
-            await self._journal.postpone(operation, retry_in=0.0, counted=False)
+            await self._journal.postpone(operation, retry_in=RELEASE_SECONDS, counted=False)
             return
+        async with self._few:
+            await self._carry_on(operation, session, session.chain_session)
+
+    async def _carry_on(self, operation: OperationDocument, session: SessionDocument, chain_session: str) -> None:
         await reached(Step.CLOSE_RELEASED, operation.id)
         if deployment_of(wei(session.stake) or 0) != self._settings.deployment_number:
             log.critical("a session without our tag is not ours to close", session=session.chain_session)
@@ -62,18 +74,23 @@ class Closing:
             return
         if await self._settled(operation, session, seen):
             return
-        called = await self._call(operation, session.chain_session)
-        if called and await self._settled(operation, session, await self._look(session)):
+        answer = await self._call(operation, chain_session)
+        if answer != "refused" and await self._settled(operation, session, await self._look(session)):
             return
         # the node lags, or the call was lost: closing again is safe, the contract refuses the second
-        if operation.attempts + 1 >= STUCK_AFTER and not operation.stuck:
-            log.error("close_stuck: its provider gives no closing report", session=session.chain_session)
-        if operation.attempts + 1 >= STUCK_AFTER:
+        if operation.attempts + 1 >= STUCK_AFTER and answer == "refused":
+            # the chain's refusal (no gas, the protocol's funds are empty): no fault of its provider's
+            log.error("close_refused: tried again seldom", session=session.chain_session)
+            await self._journal.postpone(operation, retry_in=self._settings.stuck_seconds)
+        elif operation.attempts + 1 >= STUCK_AFTER:
+            if not operation.stuck:
+                log.error("close_stuck: its provider gives no closing report", session=session.chain_session)
             await self._journal.mark_stuck(operation, retry_in=self._settings.stuck_seconds)
         else:
             await self._journal.postpone(operation, retry_in=self._settings.backoff(operation.attempts))
 
-    async def _call(self, operation: OperationDocument, chain_session: str) -> bool:
+    async def _call(self, operation: OperationDocument, chain_session: str) -> str:
+        """Make the call and note what came back; return it in a word."""
         async with self._turn.call(operation.id):
             await reached(Step.CLOSE_SENDING, operation.id)
             what = "closed"
@@ -88,7 +105,7 @@ class Closing:
                 details = {"problem": mask_secrets(str(error))[:300]}
         await reached(Step.CLOSE_ANSWERED, operation.id)
         await self._journal.append_fact(operation.id, what, **details)
-        return what != "refused"
+        return what
 
     async def _look(self, session: SessionDocument) -> ChainSession | None:
         """Return what the chain has under a session's id."""

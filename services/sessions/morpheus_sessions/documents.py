@@ -125,6 +125,8 @@ class SessionDocument(Document):
                 name="on_hold",
                 partialFilterExpression={"held_until": {"$gt": LONG_AGO}},
             ),
+            # closed sessions are never deleted: those that were closed lately are found without the others
+            IndexModel([("wallet", ASCENDING), ("state", ASCENDING), ("updated_at", ASCENDING)], name="lately_changed"),
             IndexModel([("owner.worker", ASCENDING)], name="owner"),
             IndexModel([("operation_id", ASCENDING)], name="operation"),
             IndexModel([("wallet", ASCENDING), ("bid_id", ASCENDING), ("stake", ASCENDING)], name="fingerprint"),
@@ -374,7 +376,8 @@ class WalletDocument(Document):
 
 
 class RouterDocument(Document):
-    """What a router was known as when it was first asked: the name in PROXY_ROUTERS, its wallet, its chain.
+    """What a router was known as when it was first asked: the name in PROXY_ROUTERS, its wallet, its chain, and `diamond`,
+    the contract that takes the stakes.
 
     `deployment` is the number in the tags of the stakes that we send from that wallet.
     """
@@ -382,6 +385,7 @@ class RouterDocument(Document):
     id: str  # type: ignore[assignment]  # the name
     wallet: str
     chain: int
+    diamond: str | None = None
     deployment: int
 
     class Settings:

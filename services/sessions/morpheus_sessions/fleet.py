@@ -1,6 +1,6 @@
 """The fleet: which routers there are, which of them may be given opens, and why not the others.
 
-A router's name keeps its wallet, chain and deployment number for ever: sessions remember their router by its name, and
+A router's name keeps its wallet, chain, contract and deployment number for ever: sessions remember their router by its name, and
 what a stranger's wallet opens, or another number tags, is not ours. What is wrong with one router keeps that one out
 and touches no other.
 """
@@ -69,9 +69,9 @@ class Member:
             if error.status in CREDENTIALS_REFUSED:
                 self.breaker.refused()
             else:
-                self.breaker.failed()
+                self.breaker.unanswered()
         except ROUTER_ERRORS:
-            self.breaker.failed()
+            self.breaker.unanswered()
         except PyMongoError as error:
             log.warning("a router's wallet is not checked", router=self.router.name, problem=type(error).__name__)
         else:
@@ -107,6 +107,7 @@ class Member:
                     "$setOnInsert": {
                         "wallet": identity.wallet,
                         "chain": identity.chain,
+                        "diamond": identity.diamond,
                         "deployment": self._deployment,
                     }
                 },
@@ -124,7 +125,12 @@ class Member:
             )
         if known["chain"] != identity.chain:
             return f"This name stands for a wallet on chain {known['chain']}, the router is on {identity.chain}."
-        # records of before the number was kept have none
+        # records of before contract and number were kept have none
+        if known.get("diamond", identity.diamond) != identity.diamond:
+            return (
+                f"This name stands for sessions in the contract {known['diamond']}, the router works with {identity.diamond}:"
+                " it sees none of them. Give the router its contract back, or another name and wallet in PROXY_ROUTERS."
+            )
         number = known.get("deployment", self._deployment)
         if number != self._deployment:
             return (
@@ -135,18 +141,22 @@ class Member:
 
 
 class Fleet:
-    """All routers, in the order of PROXY_ROUTERS. `led`: those whose wallets this worker leads."""
+    """All routers, in the order of PROXY_ROUTERS. `led`: those whose wallets this worker leads; `left_behind`: what is to be
+    done about those that were taken out of it too early, by name.
+    """
 
     def __init__(self, members: Iterable[Member]) -> None:
         self.members = list(members)
         self.led: set[str] = set()
+        self.left_behind: Mapping[str, str] = {}
         self.competing = asyncio.Lock()
         self.reader: Router = FleetReader(self.members)
 
     @property
     def states(self) -> Mapping[str, str]:
         """What is known of each router, by its name: `ok`, `away`, or what is wrong with it."""
-        return {item.router.name: item.problem or ("away" if item.is_away else "ok") for item in self.members}
+        known = {item.router.name: item.problem or ("away" if item.is_away else "ok") for item in self.members}
+        return known | dict(self.left_behind)
 
     @property
     def is_healthy(self) -> bool:
@@ -155,8 +165,8 @@ class Fleet:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all can."""
-        return all(not item.is_away for item in self.members)
+        """Whether all can, and none was taken out too early."""
+        return not self.left_behind and all(not item.is_away for item in self.members)
 
     def is_anyone_left(self, *, besides: Iterable[str]) -> bool:
         """Tell whether an open that these wallets do not carry out may wait for another router."""

@@ -165,6 +165,11 @@ class Handshake:
                 return None
             except RouterUnreachable:
                 raise ApiError("service_unavailable", retry_after=5) from None
+            if not approval.is_for(bid.id):
+                # it would open a session that no record of ours stands for
+                log.error("a provider approves another bid than it was asked for", provider=bid.provider)
+                reasons.append({"provider": bid.provider, "reason": "rejected"})
+                return None
             await reached(Step.HANDSHAKE_DONE, operation.id)
             try:
                 ready = await self._journal.record_approval(

@@ -7,7 +7,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from bson import Decimal128
@@ -61,6 +61,10 @@ ABANDONED_WATCHED_SECONDS = 7 * 86_400
 
 OPEN_STATES = (SessionState.ACTIVE, SessionState.PARKED, SessionState.CLOSING)
 """States of a session that is on chain, as far as our records go."""
+
+IN_HAND = [OperationState.PENDING.value, OperationState.SENT.value, OperationState.UNKNOWN.value]
+"""States of an operation that somebody has to carry on."""
+_WITHOUT_FACTS = {"facts": 0}
 
 LOST = "lost"
 """Why a session is parked that its provider or its router does not know any more."""
@@ -173,23 +177,39 @@ class Journal:
         """Return when the oldest session on a wallet was opened that may be open on chain (Unix seconds), None if there is
         none. Those that the chain showed closed lately, or did not show, are among them: blocks can be undone, nodes err.
         """
+        now = await self.now()
         watched: list[dict[str, Any]] = [
             {"state": {"$in": [state.value for state in OPEN_STATES]}},
             {
                 "state": SessionState.CLOSED.value,
-                "$expr": {"$gte": ["$updated_at", _from_now(-CLOSED_WATCHED_SECONDS)]},
+                "updated_at": {"$gte": now - timedelta(seconds=CLOSED_WATCHED_SECONDS)},
             },
             {
                 "state": SessionState.ABANDONED.value,
-                "$expr": {"$gte": ["$ends_at", _from_now(-ABANDONED_WATCHED_SECONDS)]},
+                "ends_at": {"$gte": now - timedelta(seconds=ABANDONED_WATCHED_SECONDS)},
             },
         ]
-        found = await SessionDocument.get_pymongo_collection().find_one(
+        session = await SessionDocument.get_pymongo_collection().find_one(
             {"opened_at": {"$type": "date"}, "$or": [{"wallet": wallet, **which} for which in watched]},
             {"opened_at": 1},
             sort=[("opened_at", ASCENDING)],
         )
-        return None if found is None else int(found["opened_at"].timestamp())
+        # what no record stands for is looked at until it is closed
+        finding = await FindingDocument.get_pymongo_collection().find_one(
+            {"wallet": wallet}, {"opened_at": 1}, sort=[("opened_at", ASCENDING)]
+        )
+        return min((int(item["opened_at"].timestamp()) for item in (session, finding) if item), default=None)
+
+    async def count_on(self, wallet: str, states: Iterable[SessionState]) -> int:
+        """Count the sessions on a wallet that are in any of `states`."""
+        query = {"wallet": wallet, "state": {"$in": [state.value for state in states]}}
+        return await SessionDocument.get_pymongo_collection().count_documents(query)
+
+    async def oldest_on(self, wallet: str, states: Iterable[SessionState], *, limit: int) -> list[SessionDocument]:
+        """Return at most `limit` sessions on a wallet in any of `states`, those that end first."""
+        query = {"wallet": wallet, "state": {"$in": [state.value for state in states]}}
+        cursor = SessionDocument.get_pymongo_collection().find(query).sort("ends_at", ASCENDING).limit(limit)
+        return [_session(item) async for item in cursor]
 
     async def operation(self, operation_id: str) -> OperationDocument | None:
         """Return an operation."""
@@ -201,13 +221,20 @@ class Journal:
         cursor = OperationDocument.get_pymongo_collection().find({"$or": [{"_id": request}, {"request": request}]})
         return [_operation(item) async for item in cursor.sort("_id", ASCENDING)]
 
-    async def unfinished(self, wallet: str) -> list[OperationDocument]:
-        """Return what a wallet's loop has to carry on: its own operations that have not ended and are due, oldest first."""
+    async def unfinished(self, wallet: str, *, besides: Iterable[str], closes: int) -> list[OperationDocument]:
+        """Return what a wallet's loop has to carry on: its own operations that have not ended and are due, oldest first,
+        without their facts. `besides`: those that it has in hand; `closes`: no more of them than this.
+        """
         due = {"$or": [{"not_before": None}, {"$expr": {"$lte": ["$not_before", "$$NOW"]}}]}
-        cursor = OperationDocument.get_pymongo_collection().find(
-            {"wallet": wallet, "state": {"$nin": [state.value for state in ENDED]}, **due}
-        )
-        return [_operation(item) async for item in cursor.sort("created_at", ASCENDING)]
+        mine = {"wallet": wallet, "state": {"$in": IN_HAND}, "_id": {"$nin": list(besides)}, **due}
+        is_close = {"kind": OperationKind.CLOSE.value}
+        found: list[OperationDocument] = []
+        # asked for each time anything is queued: a thousand closes that wait are not read each time
+        for which, limit in (({"kind": {"$ne": OperationKind.CLOSE.value}}, 0), (is_close, closes)):
+            if which is not is_close or closes > 0:
+                cursor = OperationDocument.get_pymongo_collection().find(mine | which, _WITHOUT_FACTS)
+                found += [_operation(item) async for item in cursor.sort("created_at", ASCENDING).limit(limit)]
+        return found
 
     async def ended(self, operation_id: str, *, wait: float) -> OperationDocument | None:
         """Wait up to `wait` seconds for an operation to end and return it as it is then; None if there is no such."""
@@ -226,16 +253,21 @@ class Journal:
                     continue
                 event.clear()
 
-    async def sent_opens(self, wallet: str) -> list[OperationDocument]:
-        """Return the opens of a wallet that were sent and not settled, those that were given up included: what appears of
-        them on chain is ours.
+    async def sent_opens(self, wallet: str, *, seen: Sequence[ChainSession]) -> list[OperationDocument]:
+        """Return the opens of a wallet that were sent and not settled, without their facts, oldest first: those under way,
+        and of those that were given up, which are watched for ever, the ones whose stake is among `seen`.
         """
+        stakes = [Decimal128(str(stake)) for stake in {item.stake for item in seen}]
         cursor = OperationDocument.get_pymongo_collection().find(
             {
                 "wallet": wallet,
                 "kind": OperationKind.OPEN.value,
-                "state": {"$in": [state.value for state in SENT_STATES]},
-            }
+                "$or": [
+                    {"state": {"$in": [state.value for state in SENT_STATES if state not in ENDED]}},
+                    {"state": OperationState.ABANDONED.value, "stake": {"$in": stakes}},
+                ],
+            },
+            _WITHOUT_FACTS,
         )
         return [_operation(item) async for item in cursor.sort("created_at", ASCENDING)]
 
@@ -346,6 +378,10 @@ class Journal:
                 wallet=operation.wallet or "",
                 stake=stake,
             )
+            # what a settled open sent stays its own for ever: two of a kind could not be told apart on chain
+            twin = {"wallet": operation.wallet, "bid_id": bid.id, "stake": Decimal128(str(stake))}
+            if await SessionDocument.get_pymongo_collection().find_one(twin, {"_id": 1}, session=session) is not None:
+                raise StakeTaken
             recorded = await OperationDocument.get_pymongo_collection().update_one(
                 # bound to another wallet meanwhile: what this one sends would be looked for in the wrong place
                 {"_id": operation.id, "state": OperationState.PENDING.value, "wallet": operation.wallet},
@@ -642,7 +678,8 @@ class Journal:
 
     async def abandon_open(self, operation: OperationDocument, error: ApiError) -> None:
         """Sent, and not seen on chain in time: the key is free, the fingerprint is watched for ever."""
-        now = utc_now()
+        # until when its stake weighs is read beside the database's time
+        now = await self.now()
 
         async def body(session: AsyncClientSession) -> bool:
             changes = {"state": SessionState.ABANDONED, "slot": None, "reason": error.code, "owner": None}
@@ -716,7 +753,7 @@ class Journal:
         if document["absences"] < enough:
             await self.park(session.id, SUSPECT)
             return
-        now = utc_now()
+        now = await self.now()
 
         async def body(tx: AsyncClientSession) -> bool:
             await self._give_up(session.id, now, tx)
@@ -747,7 +784,7 @@ class Journal:
         its id is another's, and itself is nowhere; it is given up, and watched for. What had ended and is open again is
         closed. Raises `StateChanged` if one of them is not any more as the caller knew it.
         """
-        now = utc_now()
+        now = await self.now()
         sessions = SessionDocument.get_pymongo_collection()
 
         async def body(tx: AsyncClientSession) -> bool:

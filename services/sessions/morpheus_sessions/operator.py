@@ -90,16 +90,24 @@ class Operator:
     # looking
 
     async def wallets(self) -> OperatedWallets:
-        """Return every router and its wallet."""
-        return OperatedWallets(wallets=[await self._wallet(router) for router in self._routers.values()], now=utc_now())
+        """Return every router and its wallet, and those that were taken out while sessions stand on their wallets."""
+        configured = [await self._wallet(router) for router in self._routers.values()]
+        gone = [
+            self._known(name).model_copy(update={"problem": problem})
+            for name, problem in self._fleet.left_behind.items()
+        ]
+        return OperatedWallets(wallets=[*configured, *gone], now=utc_now())
 
-    async def _wallet(self, router: Router) -> OperatedWallet:
-        known = OperatedWallet(
-            router=router.name,
+    def _known(self, name: str) -> OperatedWallet:
+        return OperatedWallet(
+            router=name,
             deployment=self._settings.deployment_number,
             pass_seconds=self._settings.reconcile_seconds,
-            state=self._fleet.states[router.name],
+            state=self._fleet.states[name],
         )
+
+    async def _wallet(self, router: Router) -> OperatedWallet:
+        known = self._known(router.name)
         try:
             await _identify(router)
             height, balance = await router.latest_block(), await router.balance()

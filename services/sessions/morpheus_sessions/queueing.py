@@ -26,6 +26,7 @@ from morpheus_sessions.documents import (
     PlaceDocument,
     WalletDocument,
 )
+from morpheus_sessions.journal import IN_HAND
 from morpheus_sessions.purse import Purse, PurseReader
 from morpheus_sessions.waiting import PATIENCE_SECONDS
 
@@ -37,10 +38,10 @@ HEAD_START_SECONDS = 0.3
 """A wallet that has an open in hand leaves a new one to the idle for so long, and for as long again with each more."""
 LONGEST_RETRY_SECONDS = 300
 DECLINED_LOOKED_AT = 50
+TAKEN_SECONDS = 5.0
 
 _UNBOUND = {"state": OperationState.PENDING.value, "wallet": None, "kind": {"$ne": OperationKind.CLOSE.value}}
 _DUE = {"$or": [{"not_before": None}, {"$expr": {"$lte": ["$not_before", "$$NOW"]}}]}
-_IN_HAND = [OperationState.PENDING.value, OperationState.SENT.value, OperationState.UNKNOWN.value]
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +161,21 @@ async def in_line() -> list[OperationDocument]:
     return [OperationDocument.model_validate(item) async for item in found]
 
 
+async def taken_long_ago() -> list[OperationDocument]:
+    """Return opens that a wallet has taken, and neither sent nor put back for longer than a handshake lasts."""
+    until = {"$dateAdd": {"startDate": "$$NOW", "unit": "millisecond", "amount": int(-TAKEN_SECONDS * 1000)}}
+    cursor = OperationDocument.get_pymongo_collection().find(
+        {
+            "state": OperationState.PENDING.value,
+            "wallet": {"$type": "string"},
+            "kind": OperationKind.OPEN.value,
+            "approval": None,
+            "$expr": {"$lt": ["$updated_at", until]},
+        }
+    )
+    return [OperationDocument.model_validate(item) async for item in cursor.limit(DECLINED_LOOKED_AT)]
+
+
 async def is_anyone_serving() -> bool:
     """Tell whether the loop of any wallet, in any process, has said lately that it takes opens."""
     query = {"$expr": {"$gt": ["$serving_until", "$$NOW"]}}
@@ -229,7 +245,7 @@ class Till:
                 {
                     "$match": {
                         "wallet": wallet,
-                        "state": {"$in": _IN_HAND},
+                        "state": {"$in": IN_HAND},
                         "kind": OperationKind.OPEN.value,
                         "_id": {"$ne": besides},
                     }

@@ -216,7 +216,7 @@ class Reconciler:
             since = min(since, await self._journal.oldest_watched(wallet) or since)
         listing = await read_listing(self._router, max(0, since - SLACK_SECONDS))
         # in this order: what is settled meanwhile is in both, not in neither
-        sent = await self._journal.sent_opens(wallet)
+        sent = await self._journal.sent_opens(wallet, seen=listing.sessions)
         marks = {fingerprint(operation) for operation in sent}
         sessions = await self._journal.sessions_on_chain(
             wallet, OPEN_STATES, also=[item for item in listing.sessions if item.is_open or fingerprint(item) in marks]

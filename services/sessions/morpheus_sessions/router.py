@@ -106,6 +106,10 @@ class Approval:
     data: str
     signature: str
 
+    def is_for(self, bid_id: str) -> bool:
+        """Tell whether it opens a session at this bid: the first of its four words (proxy-router contract, section 2.6b)."""
+        return self.data.lower().removeprefix("0x")[:64] == bid_id.lower().removeprefix("0x")
+
     def __repr__(self) -> str:
         """Show nothing of it."""
         return "Approval(…)"

@@ -59,6 +59,9 @@ class SessionsSettings(StoreSettings):
     stuck_seconds: float = Field(900.0, gt=0, description="pause between two tries of a close that was never answered")
     abandon_after: float = Field(600.0, gt=0, description="an open not seen on chain for so long is given up")
     key_check_seconds: float = Field(60.0, gt=0, description="how often auth is asked about the keys of open sessions")
+    left_behind_seconds: float = Field(
+        60.0, gt=0, description="how often sessions on wallets whose router was taken out are looked at"
+    )
     own_close_after: float = Field(600.0, gt=0, description="we close an expired session ourselves after this")
     handshakes_at_once: int = Field(4, ge=1, description="session requests to providers in parallel, per wallet")
     least_gas: int = Field(

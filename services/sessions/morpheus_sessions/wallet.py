@@ -25,7 +25,7 @@ from morpheus_sessions.handshake import Crowded, Handshake
 from morpheus_sessions.journal import Journal, StateChanged
 from morpheus_sessions.limits import Limits
 from morpheus_sessions.opening import Opening
-from morpheus_sessions.queueing import declined_by, in_line, is_anyone_serving, put_back, serve
+from morpheus_sessions.queueing import declined_by, in_line, is_anyone_serving, put_back, serve, taken_long_ago
 from morpheus_sessions.reconcile import Reconciler
 from morpheus_sessions.router import ROUTER_ERRORS
 from morpheus_sessions.settings import SessionsSettings
@@ -40,6 +40,8 @@ HEAD_START_SECONDS = 0.3
 LONGEST_HEAD_START_SECONDS = 0.6
 NOT_OUR_TURN_SECONDS = 1.0
 CROWDED_SECONDS = 0.5
+CLOSES_IN_HAND = 32
+"""So many closes are begun; the others wait in the database."""
 OF_THIS_WALLET = ("insufficient_balance", "stake_capacity")
 """Refusals that another wallet may not give."""
 ASKED_SECONDS = 1.0
@@ -69,6 +71,7 @@ class WalletLoop:
         self._settings = settings
         self._turn = turn
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._opens: set[str] = set()
         self._free_at = 0.0
         self._seconds_per_open: float | None = None
         self._handshake = Handshake(router, journal, catalogue, settings, limits, member.till)
@@ -149,6 +152,9 @@ class WalletLoop:
             try:
                 if self._turn.holds:
                     await self._start_what_is_due()
+                else:
+                    # all may be away since this process began: then no loop has a lease
+                    await self._refuse_if_nobody_comes()
             except PyMongoError as error:
                 log.warning("wallet loop waits", router=self._router.name, problem=type(error).__name__)
                 await asyncio.sleep(1.0)
@@ -175,10 +181,20 @@ class WalletLoop:
             await self._until_next_pass()
 
     async def _reconcile(self) -> None:
+        await self._put_back_what_nobody_carries()
         asked, made = await self._journal.passes(self._router.wallet)
         findings = await self.reconciler.run_pass(complete=asked > made)
         if asked > made:
             await self._journal.note_pass(self._router.wallet, asked, Counter(finding.act for finding in findings))
+
+    async def _put_back_what_nobody_carries(self) -> None:
+        """Give back to the line what a wallet took that has no loop any more: its router is away, or was taken out."""
+        for operation in await taken_long_ago():
+            if not await self._leases.is_held(f"wallet:{operation.wallet}") and await put_back(
+                operation, declined=False
+            ):
+                log.warning("put back: its wallet has no loop", operation_id=operation.id, router=operation.router)
+                self._journal.wake()
 
     async def _until_next_pass(self) -> None:
         """Wait for its time, or for an operator who asks for one now."""
@@ -195,9 +211,10 @@ class WalletLoop:
                 return
 
     async def _start_what_is_due(self) -> None:
-        for operation in await self._journal.unfinished(self._router.wallet):
-            if operation.id not in self._running:
-                self._start(operation)
+        running = list(self._running)
+        closes = CLOSES_IN_HAND - (len(running) - len(self._opens))
+        for operation in await self._journal.unfinished(self._router.wallet, besides=running, closes=closes):
+            self._start(operation)
         try:
             await self._take_from_the_line()
         except ROUTER_ERRORS as error:
@@ -206,8 +223,8 @@ class WalletLoop:
         await self._refuse_what_nobody_can_carry_out()
 
     async def _take_from_the_line(self) -> None:
-        while len(self._running) < self._settings.handshakes_at_once and self._member.may_open(len(self._running)):
-            head = await self._member.till.take(self._router.wallet, self._router.name, in_hand=len(self._running))
+        while len(self._opens) < self._settings.handshakes_at_once and self._member.may_open(len(self._opens)):
+            head = await self._member.till.take(self._router.wallet, self._router.name, in_hand=len(self._opens))
             for operation in head.left:
                 await self._try_to_fail(operation, ApiError("open_failed", "Nobody waited for the session any more."))
             if head.taken is None:
@@ -219,6 +236,9 @@ class WalletLoop:
             if not self._fleet.is_anyone_left(besides=operation.declined):
                 details = {"required_stake": str(wei(operation.required_stake) or 0)}
                 await self._try_to_fail(operation, ApiError("insufficient_balance", details=details))
+        await self._refuse_if_nobody_comes()
+
+    async def _refuse_if_nobody_comes(self) -> None:
         if self._member.may_come or self._fleet.is_anyone_left(besides=()) or await is_anyone_serving():
             return
         # what waited for hours would be opened when nobody thinks of it any more
@@ -236,7 +256,14 @@ class WalletLoop:
     def _start(self, operation: OperationDocument) -> None:
         task = asyncio.create_task(self._carry_out(operation))
         self._running[operation.id] = task
-        task.add_done_callback(lambda _: self._running.pop(operation.id, None))
+        if operation.kind is not OperationKind.CLOSE:
+            self._opens.add(operation.id)
+
+        def ended(_: asyncio.Task[None]) -> None:
+            self._running.pop(operation.id, None)
+            self._opens.discard(operation.id)
+
+        task.add_done_callback(ended)
 
     async def _carry_out(self, operation: OperationDocument) -> None:
         request_id.set(operation.id)

@@ -68,6 +68,7 @@ from morpheus_sessions.holds import Holds
 from morpheus_sessions.intake import Intake
 from morpheus_sessions.journal import Journal
 from morpheus_sessions.key_watch import KeyWatch
+from morpheus_sessions.left_behind import LeftBehind
 from morpheus_sessions.lifecycle import Lifecycle
 from morpheus_sessions.limits import Limits
 from morpheus_sessions.operator import Operator
@@ -253,6 +254,7 @@ async def serve(settings: SessionsSettings) -> AsyncIterator[Parts]:
             limits=limits,
             worker=settings.worker_id,
         )
+        left_behind = LeftBehind(fleet, journal, store.leases, seconds=settings.left_behind_seconds)
         keys = KeyWatch(RpcClient(connection), journal, store.leases, seconds=settings.key_check_seconds)
         loops = [
             WalletLoop(
@@ -292,6 +294,7 @@ async def serve(settings: SessionsSettings) -> AsyncIterator[Parts]:
                 chat.beat(),
                 chat.release_idle(),
                 keys.run(),
+                left_behind.run(),
                 *(loop.run() for loop in loops),
                 *readers,
             )

@@ -16,6 +16,9 @@ from morpheus_common.errors import ApiError
 from morpheus_sessions.documents import OperationDocument, SessionDocument
 from morpheus_sessions.router import Approval, Router
 from morpheus_sessions.worker import Parts
+from proxy_router_sim.chain import CHAIN_ID
+from proxy_router_sim.ethereum import Approval as ChainApproval
+from proxy_router_sim.ethereum import sign
 
 from tests.service.sessions.house import House, until
 from tests.service.sessions.test_operator import at_rest
@@ -251,7 +254,7 @@ async def test_a_pass_that_fails_ends_no_loop(house: House, monkeypatch: pytest.
         row = await house.gateway.open()
         failed = asyncio.Event()
 
-        async def fails(wallet: str) -> list[OperationDocument]:
+        async def fails(wallet: str, **_: Any) -> list[OperationDocument]:
             failed.set()
             raise ValueError(wallet)
 
@@ -290,3 +293,43 @@ async def test_after_a_loss_of_records_no_stake_is_tagged_as_one_on_chain_is(hou
             return [item["_id"] async for item in house.database["findings"].find()] == [lost.session_id]
 
         await until(named)
+
+
+async def test_a_provider_that_approves_another_bid_than_it_was_asked_for_gets_no_stake(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = house.simulator._router.simulator.node
+    honest = node.providers.handshake
+
+    async def of_another_bid(*, user: str, provider: str, bid_id: str, endpoint: str, now: float) -> Any:
+        answering, _, _ = await honest(user=user, provider=provider, bid_id=bid_id, endpoint=endpoint, now=now)
+        offered = node.marketplace.provider_bids(provider, active_only=True)
+        other = next(bid.id for bid in offered if bid.id != bid_id)
+        approval = ChainApproval(other, CHAIN_ID, user, int(now * 1000))
+        return answering, approval, sign(provider, approval.encode())
+
+    monkeypatch.setattr(node.providers, "handshake", of_another_bid)
+    async with house.worker(reconcile_seconds=0.2, abandon_after=1.0):
+        with pytest.raises(ApiError) as caught:
+            await house.gateway.open()
+        monkeypatch.undo()
+        await house.gateway.open("k2")
+
+    assert caught.value.code == "no_provider_available"
+    assert {item["reason"] for item in (caught.value.details or {})["reasons"]} == {"rejected"}
+    assert (await house.simulator.state())["opens_total"] == 1
+    assert await house.database["findings"].count_documents({}) == 0
+
+
+async def test_a_stake_that_a_settled_session_has_is_not_sent_again(house: House) -> None:
+    async with house.worker(reconcile_seconds=0.2, abandon_after=1.0):
+        first = await house.gateway.open("k1")
+        wallet = (await house.only_session(key_id="k1"))["wallet"]
+        # the number comes round: what a process begins with is chance
+        await house.database["wallets"].update_one({"_id": wallet}, {"$inc": {"counter": -1}})
+        await house.simulator.arm("open", "never_mined", count=1)
+        # its outcome is looked for by bid and stake: a twin would be taken for it for ever
+        second = await house.gateway.open("k2", wait=15)
+
+    assert second.stake != first.stake
+    assert second.session_id != first.session_id

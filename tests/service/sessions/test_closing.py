@@ -225,3 +225,45 @@ async def was_put_off(house: House) -> bool:
 async def is_unwanted(house: House, key: str) -> bool:
     guard = await house.database["key_guards"].find_one({"_id": key})
     return guard is not None and guard["wanted"] is False
+
+
+async def test_closes_that_the_chain_refuses_are_no_fault_of_their_provider(house: House) -> None:
+    async with house.worker(retry_seconds=0.1, reconcile_seconds=3600) as parts:
+        row = await house.gateway.open()
+        await house.simulator.arm("close", "revert", count=3)
+        await house.gateway.close(wait=0)
+
+        async def refused() -> bool:
+            facts = (await house.only_operation(kind="close"))["facts"]
+            return [fact["what"] for fact in facts].count("refused") == 3
+
+        await until(refused)
+
+        async def is_put_off() -> bool:
+            later = (await house.only_operation(kind="close"))["not_before"]
+            return later is not None and later > await house.database_time(60)
+
+        await until(is_put_off)
+        wallet = (await house.only_session())["wallet"]
+        assert row.provider not in await parts.journal.stuck_providers(wallet)
+        assert not (await house.only_operation(kind="close"))["stuck"]
+
+
+async def test_an_open_that_waits_for_its_turn_is_not_sent_when_its_key_is_revoked(house: House) -> None:
+    async with house.worker(reconcile_seconds=3600):
+        await house.gateway.open("k1")
+        await house.simulator.arm("close", "hang")
+        await house.gateway.close("k1", wait=0)
+        await until(lambda: house.simulator.struck("close"))
+        opening = asyncio.create_task(house.gateway.attempt_open("k2"))
+        await until(lambda: house.operations(key_id="k2", state="sent"))
+        await house.deactivate("k2")
+
+        async def unwanted() -> Any:
+            return await house.database["key_guards"].find_one({"_id": "k2", "wanted": False})
+
+        await until(unwanted)
+        await house.simulator.disarm()
+        await opening
+    assert (await house.simulator.state())["opens_total"] == 1
+    assert (await house.only_session(key_id="k2"))["state"] == "failed"

@@ -1,10 +1,12 @@
 """Several routers, one wallet each: who is used, who is not, and what happens when one goes."""
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
 from morpheus_common.errors import ApiError
+from morpheus_sessions.worker import serve
 
 from tests.service.sessions.fleet import all_ended, coming_and_going, fleet
 from tests.service.sessions.house import House, until
@@ -164,3 +166,46 @@ async def test_without_any_router_opens_fail_soon_until_one_is_back(house: House
             await gone.come()
             await until(lambda: _all_ok(parts))
             await house.gateway.open("k1")
+
+
+async def test_a_router_that_works_with_another_contract_is_not_used(house: House) -> None:
+    async with house.worker():
+        await house.gateway.open()
+    # a new deployment of the contract: none of our sessions is in it
+    house.simulator._router.simulator.node.chain.diamond = "0x" + "ab" * 20
+    async with serve(house.settings()) as parts:
+
+        async def is_refused() -> bool:
+            return "contract" in parts.routers.fleet.states["r1"]
+
+        await until(is_refused)
+        assert not parts.routers.healthy
+    assert (await house.only_session())["state"] == "active"
+
+
+async def test_what_stands_on_the_wallet_of_a_router_that_was_taken_out_is_named_and_settled_when_closed(
+    house: House,
+) -> None:
+    async with house.worker():
+        row = await house.gateway.open()
+    # another name for the same: the market can be read, the wallet is nobody's we are told of
+    (told,) = json.loads(house.settings().proxy_routers.get_secret_value())
+    renamed: dict[str, Any] = {"proxy_routers": json.dumps([told | {"name": "other"}]), "left_behind_seconds": 0.2}
+    async with serve(house.settings(**renamed)) as parts:
+
+        async def is_named() -> bool:
+            return "PROXY_ROUTERS" in parts.routers.fleet.states.get(told["name"], "")
+
+        await until(is_named)
+        said = await sessions(house, "routers", "--json")
+        assert told["name"] in {line["router"] for line in said.lines}
+        # its own router, wherever it is, closes what has run out
+        await house.simulator.advance(3_700)
+        await house.simulator.close_expired()
+        stored = await house.session_is("closed", chain_session=row.session_id)
+
+        async def is_over() -> bool:
+            return told["name"] not in parts.routers.fleet.states
+
+        await until(is_over)
+    assert stored["closed_at"] is not None

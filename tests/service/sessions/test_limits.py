@@ -1,7 +1,7 @@
 """How much stake may be at risk and how often a user may open: counted where the open is written, seen on the chain (C22, C31)."""
 
 import asyncio
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -9,6 +9,7 @@ from morpheus_common.contracts.automation import Decision
 from morpheus_common.contracts.sessions import GET_STAKE_AT_RISK, GetStakeAtRisk
 from morpheus_common.errors import ApiError
 from morpheus_common.ids import uuid7
+from morpheus_sessions import journal
 from morpheus_sessions.holds import next_midnight
 from morpheus_sessions.limits import at_risk
 
@@ -398,3 +399,12 @@ async def test_automation_that_refuses_is_asked_before_any_limit(house: House) -
     house.automation.decision = Decision.REFUSE
     async with house.worker(stake_limit_per_user=str(MOR)):
         assert (await house.gateway.chat()).code == "no_active_session"
+
+
+async def test_what_was_given_up_weighs_by_the_database_s_clock(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "utc_now", lambda: datetime.now(UTC) - timedelta(hours=2))
+    async with house.worker(reconcile_seconds=0.2, abandon_after=1.0):
+        await house.simulator.arm("open", "mined_late", count=None)
+        assert await house.gateway.attempt_open() == "open_failed"
+        risk = await at_risk(await house.database_time(), user_id="u1")
+    assert risk.user > 0

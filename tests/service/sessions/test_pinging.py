@@ -1,6 +1,7 @@
 """Pings: a real completion of one token, in the turn of the key's prompts; what is dead is closed."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from morpheus_common.contracts.chat import PingAnswer, PingStatus
@@ -168,7 +169,7 @@ async def test_a_router_that_is_away_says_nothing_of_the_session(house: House) -
 
 async def test_a_router_that_is_silent_says_nothing_of_the_session_and_closes_nothing(house: House) -> None:
     """F10"""
-    silent = {"ping_timeout": SHORT, "router_read_timeout": SHORT}
+    silent: dict[str, Any] = {"ping_timeout": SHORT, "router_read_timeout": SHORT}
     async with tap(house.simulator.url) as router, house.worker(router_url=f"http://{router.address}", **silent):
         await house.gateway.open()
         router.fall_silent()

@@ -3,11 +3,13 @@
 import asyncio
 from typing import Any
 
+import httpx2
 import pytest
 from morpheus_common.errors import ApiError
 from morpheus_sessions.queueing import opens_a_second
+from morpheus_sessions.worker import serve
 
-from tests.service.sessions.fleet import Fleet, all_ended, fleet
+from tests.service.sessions.fleet import Fleet, all_ended, coming_and_going, fleet
 from tests.service.sessions.house import House, until
 
 
@@ -243,3 +245,52 @@ async def test_an_open_that_automation_began_is_carried_out_while_somebody_waits
         await until(patient_again)
         await one.simulators[0].disarm()
         assert (await chatting).ended
+
+
+async def test_what_a_wallet_took_goes_back_to_the_line_when_its_router_is_taken_out(house: House) -> None:
+    async with fleet(house, 2) as two:
+        # the first is away: the second takes the open, and its provider says nothing
+        only = two.settings(r1={"url": "http://127.0.0.1:9"})
+        await two.simulators[1].arm("initiate", "hang", count=None)
+        async with house.worker(**only, handshake_timeout=60):
+            (operation,) = await two.queue(["k1"])
+            await until(lambda: two.simulators[1].struck("initiate"))
+        await two.simulators[1].disarm()
+        two.simulators = two.simulators[:1]
+        async with house.worker(**two.settings(), reconcile_seconds=0.3):
+            (ended,) = await all_ended(house, [operation], within=15)
+            assert (await house.gateway.chat()).ended
+        assert ended["state"] == "done"
+        assert await two.opened() == [1]
+
+
+async def test_a_line_is_refused_though_no_router_was_there_since_the_worker_began(house: House) -> None:
+    async with coming_and_going(wallet_seed=201) as gone:
+        routers = house.settings(router_url=gone.url).proxy_routers.get_secret_value()
+        async with house.worker(proxy_routers=routers, handshakes_at_once=1):
+            async with httpx2.AsyncClient(base_url=gone.url) as http:
+                fault = {"kind": "initiate", "action": "hang", "count": None}
+                (await http.post("/sim/faults", json=fault)).raise_for_status()
+            asked = [(await house.gateway.ask_open(f"k{number}", wait=0)).operation_id for number in range(4)]
+        await gone.go()
+        waiting = await house.operations(state="pending", wallet=None)
+        assert waiting
+        async with serve(house.settings(proxy_routers=routers)):
+            ended = await all_ended(house, [item["_id"] for item in waiting], within=20)
+    assert {item["state"] for item in ended} == {"failed"}
+    assert {item["error"]["code"] for item in ended} == {"service_unavailable"}
+    assert {item["_id"] for item in ended} <= set(asked)
+
+
+async def test_many_closes_keep_no_open_waiting(house: House) -> None:
+    async with house.worker(reconcile_seconds=3600):
+        for number in range(10):
+            await house.gateway.open(f"k{number}")
+        # the chain takes its time for each
+        await house.simulator.arm("close", "delay", seconds=1.0, count=None)
+        for number in range(10):
+            await house.gateway.close(f"k{number}", wait=0)
+        await house.gateway.open("new")
+        closed = await house.operations(kind="close", state="done")
+    # those that stood in line for the wallet before it, of ten
+    assert len(closed) <= 4

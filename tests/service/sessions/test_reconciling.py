@@ -2,11 +2,14 @@
 
 import asyncio
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from bson import Decimal128
 from morpheus_common.contracts.auth import ENDED_KEYS
+from morpheus_common.ids import uuid7
+from morpheus_sessions.router import ChainSession
 from nats.aio.msg import Msg
 
 from tests.service.sessions.house import House, until
@@ -344,3 +347,55 @@ async def test_only_one_process_calls_the_chain_of_a_wallet(house: House) -> Non
         await house.database["workers"].update_one({"_id": "w9"}, {"$set": {"boot": 4}})
         await opening
     assert await wallets.count_documents({"overlaps": 1}) == 1
+
+
+async def test_what_is_watched_is_found_without_reading_all_that_was_ever_closed(house: House) -> None:
+    async with house.worker() as parts:
+        await house.gateway.open()
+        one = await house.only_session()
+        long_ago = datetime(2025, 1, 1, tzinfo=UTC)
+        times = dict.fromkeys(("opened_at", "ends_at", "closed_at", "updated_at"), long_ago)
+        over = [
+            one
+            | {"_id": uuid7(), "operation_id": uuid7(), "state": "closed", "slot": None, "chain_session": f"0x{n:064x}"}
+            | times
+            for n in range(2_000)
+        ]
+        await house.database["sessions"].insert_many(over)
+        await house.database.command("profile", 2)
+        assert await parts.journal.oldest_watched(one["wallet"]) == int(one["opened_at"].timestamp())
+        await house.database.command("profile", 0)
+        asked = {"command.find": "sessions", "command.sort.opened_at": 1}
+        examined = [item["docsExamined"] async for item in house.database["system.profile"].find(asked)]
+    assert examined
+    assert max(examined) < 100
+
+
+async def test_a_finding_goes_when_its_session_is_closed_however_old_it_is(house: House) -> None:
+    foreign = await house.simulator.open_past_us()
+    async with house.worker(reconcile_seconds=0.1):
+        await until(lambda: finding(house))
+        # a newer session of ours: what is read of the chain begins after the foreign one
+        await house.simulator.advance(2 * 3600)
+        await house.gateway.open(duration=7200)
+        passes = await house.database["wallets"].find_one({})
+        await house.simulator.advance(3000)
+        await house.simulator.close_expired()
+
+        async def is_gone() -> bool:
+            return await finding(house) is None
+
+        await until(is_gone)
+    assert passes is not None
+    assert foreign not in {item["Id"] for item in await house.simulator.open_sessions()}
+
+
+async def test_a_given_up_open_is_read_only_if_its_stake_is_seen(house: House) -> None:
+    async with house.worker(**QUICK) as parts:
+        await house.simulator.arm("open", "never_mined", count=None)
+        assert await house.gateway.attempt_open() == "open_failed"
+        given_up = await house.only_operation(kind="open")
+        assert await parts.journal.sent_opens(given_up["wallet"], seen=()) == []
+        seen = ChainSession("0x1", "0x2", "0x3", "0x4", "0x5", int(given_up["stake"].to_decimal()), 1, 1, 2, 0)
+        (found,) = await parts.journal.sent_opens(given_up["wallet"], seen=(seen,))
+    assert found.id == given_up["_id"]

@@ -19,12 +19,12 @@ def opened() -> tuple[Breaker, Clock]:
     return breaker, clock
 
 
-def test_failures_in_a_row_open_it_and_an_answer_between_them_does_not() -> None:
+def test_failures_in_a_row_open_it_and_an_open_that_works_between_them_does_not() -> None:
     breaker = Breaker(Clock())
     for _ in range(3):
         for _ in range(FAILURES - 1):
             breaker.failed()
-        breaker.answered()
+        breaker.succeeded()
     assert breaker.state.value == "closed"
     assert breaker.may_open(running=3)
 
@@ -86,3 +86,26 @@ def test_its_pause_has_an_upper_bound() -> None:
         breaker.failed()
     clock.now += LONGEST_PAUSE_SECONDS - 0.1
     assert not breaker.may_probe
+
+
+def test_a_router_whose_chain_node_hangs_is_left_alone_though_it_answers_probes() -> None:
+    clock = Clock()
+    breaker = Breaker(clock)
+    for second in range(60):
+        clock.now = float(second)
+        # it knows its wallet without the chain
+        breaker.answered()
+        if second % 15 == 0:
+            breaker.failed()
+    assert breaker.state.value != "closed"
+
+
+def test_probes_that_fail_now_and_then_add_up_to_nothing() -> None:
+    breaker = Breaker(Clock())
+    for _ in range(10):
+        breaker.unanswered()
+        breaker.answered()
+    assert breaker.state.value == "closed"
+    for _ in range(3):
+        breaker.unanswered()
+    assert breaker.state.value == "open"

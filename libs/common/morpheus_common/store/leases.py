@@ -75,6 +75,11 @@ class Leases:
             return False
         return True
 
+    async def is_held(self, name: str) -> bool:
+        """Tell whether any process holds the lease `name`."""
+        held = {"_id": name, "$expr": {"$gte": ["$until", "$$NOW"]}}
+        return await self._collection.find_one(held, {"_id": 1}) is not None
+
     async def release(self, name: str) -> None:
         """Give the lease up, if it still is ours."""
         await self._collection.update_one(
