@@ -530,7 +530,11 @@ class _Run:
         active = [row for row in await self.records.sessions(self.tenant.key_id) if row["state"] == "active"]
         answer = await self.tenant.chat(active[0]["model_name"] if active else self.market.model)
         self.answered = f"chat: {answer.status_code} {answer.text[:200]}" if answer is not None else "chat: broken"
-        return answer is not None and answer.status_code == 200
+        if answer is None or answer.status_code != 200:
+            return False
+        if self.tenant.canary not in answer.text:
+            self.wrong(f"I4: a prompt was answered with something else than its own answer: {answer.text[:200]}")
+        return True
 
     async def state_of_key(self) -> str:
         """Its sessions and operations in a line."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import httpx2
@@ -15,13 +15,16 @@ DURATION = 3_600
 
 @dataclass
 class Tenant:
-    """`asked` counts the opens that were asked for, each of which may become an operation."""
+    """`asked` counts the opens that were asked for, each of which may become an operation. `canary` stands in each of his
+    prompts, and in nobody else's.
+    """
 
     http: httpx2.AsyncClient
     by_token: dict[str, str]
     key: str
     key_id: str
     asked: int = 0
+    canary: str = field(default_factory=lambda: f"canary-{secrets.token_hex(8)}")
 
     @classmethod
     async def new(cls, http: httpx2.AsyncClient) -> Self:
@@ -48,7 +51,7 @@ class Tenant:
         return await self._post("session/closesession", headers=self.by_key)
 
     async def chat(self, model: str, *, stream: bool = False) -> httpx2.Response | None:
-        body = {"model": model, "stream": stream, "messages": [{"role": "user", "content": "Hello."}]}
+        body = {"model": model, "stream": stream, "messages": [{"role": "user", "content": f"say {self.canary}"}]}
         return await self._post("chat/completions", json=body, headers=self.by_key)
 
     async def revoke(self) -> bool:
