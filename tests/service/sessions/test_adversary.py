@@ -322,7 +322,7 @@ async def test_a_provider_that_approves_another_bid_than_it_was_asked_for_gets_n
 
 
 async def test_a_stake_that_a_settled_session_has_is_not_sent_again(house: House) -> None:
-    async with house.worker(reconcile_seconds=0.2, abandon_after=1.0):
+    async with house.worker(reconcile_seconds=0.2):
         first = await house.gateway.open("k1")
         wallet = (await house.only_session(key_id="k1"))["wallet"]
         # the number comes round: what a process begins with is chance

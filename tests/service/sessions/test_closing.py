@@ -240,8 +240,7 @@ async def test_closes_that_the_chain_refuses_are_no_fault_of_their_provider(hous
         await until(refused)
 
         async def is_put_off() -> bool:
-            later = (await house.only_operation(kind="close"))["not_before"]
-            return later is not None and later > await house.database_time(60)
+            return bool(await house.operations(kind="close", not_before={"$gt": await house.database_time(60)}))
 
         await until(is_put_off)
         wallet = (await house.only_session())["wallet"]
