@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from morpheus_common.contracts.base import ChainId, UtcTime, Wei
 from morpheus_common.contracts.chat import PingStatus
 from morpheus_common.contracts.sessions import AutomationWord, SessionRow, SessionState, Slot
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StringConstraints
+from pydantic import BaseModel, Field, StrictBool, StrictInt, StringConstraints
 
 AnyCaseChainId = Annotated[str, StringConstraints(pattern=r"^0x[0-9a-fA-F]{64}$", to_lower=True)]
 """`0x` and 64 hex digits, however they are written."""
@@ -13,8 +13,6 @@ AnyCaseChainId = Annotated[str, StringConstraints(pattern=r"^0x[0-9a-fA-F]{64}$"
 
 class OpenRequest(BaseModel):
     """How the session shall be. `sessionDuration` in seconds. `failover` is accepted and not passed on."""
-
-    model_config = ConfigDict(populate_by_name=True)
 
     duration: StrictInt | None = Field(None, alias="sessionDuration", ge=300)
     direct_payment: StrictBool = Field(False, alias="directPayment")

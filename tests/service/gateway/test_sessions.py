@@ -86,6 +86,16 @@ async def test_what_does_not_fit_is_refused_before_anything_is_asked(house: Hous
     assert house.sessions.asked["open"] == []
 
 
+async def test_only_documented_names_of_fields_count_and_are_named_in_errors(house: House) -> None:
+    for body in ({"duration": 600}, {"direct_payment": True}, {"duration": "x"}):
+        assert (await house.http.post(OPEN, headers=house.by_key, json=body)).status_code == 200, body
+        assert house.sessions.asked["open"][-1].duration == 3600
+    refused = await house.http.post(OPEN, headers=house.by_key, json={"sessionDuration": 1, "directPayment": "no"})
+    error = refused.json()["error"]
+    assert (error["param"], error["details"]) == ("sessionDuration", {"fields": ["sessionDuration", "directPayment"]})
+    assert "direct_payment" not in error["message"]
+
+
 async def test_a_command_nobody_was_there_for_is_repeated_with_the_same_id(house: House) -> None:
     async def away_once(question: OpenSession) -> OpenOutcome:
         if len(house.sessions.asked["open"]) == 1:
