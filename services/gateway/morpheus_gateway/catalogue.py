@@ -83,14 +83,17 @@ class Models:
         self.offered = _listing(self.openai_object(model) for model in ordered if model.has_bids)
         self.all = _listing(self.openai_object(model) for model in ordered)
 
-    def find(self, name: str) -> CatalogueModel:
-        """Resolve an exact id, then a name, then a slug. Raises `model_not_found` with near names, never guesses."""
+    def find(self, name: str, *, param: str = "model") -> CatalogueModel:
+        """Resolve an exact id, then a name, then a slug. Raises `model_not_found` with near names, never guesses.
+
+        `param`: where the caller named it.
+        """
         if is_chain_id(name.lower()):
             model = self._by_id.get(name.lower())
         else:
             model = self._by_name.get(normalise(name)) or self._by_slug.get(slug_of(name))
         if model is None:
-            raise self._unknown(name)
+            raise self._unknown(name, param)
         return model
 
     def openai_object(self, model: CatalogueModel) -> dict[str, Any]:
@@ -105,12 +108,12 @@ class Models:
             "modelType": model.type,
         }
 
-    def _unknown(self, name: str) -> ApiError:
+    def _unknown(self, name: str, param: str) -> ApiError:
         near: list[str] = []
         if len(name) <= MAX_NAME_LENGTH:
             matches = difflib.get_close_matches(normalise(name), self._by_name, n=MAX_SUGGESTIONS, cutoff=0.5)
             near = [self._by_name[match].name for match in matches]
-        return ApiError("model_not_found", param="model", details={"suggestions": near} if near else None)
+        return ApiError("model_not_found", param=param, details={"suggestions": near} if near else None)
 
 
 def _listing(objects: Iterable[dict[str, Any]]) -> Listing:

@@ -9,7 +9,7 @@ from morpheus_gateway.settings import GatewaySettings
 
 def model_for(context: Context, caller: Caller, named: str) -> str:
     """Return the chain id of a model by name or id. Raises `model_not_found`, `model_not_allowed`."""
-    model_id = context.catalogue.models.find(named).id
+    model_id = context.catalogue.models.find(named, param="model_id").id
     if caller.allowed_models is not None and model_id not in caller.allowed_models:
         raise ApiError("model_not_allowed", param="model_id")
     return model_id

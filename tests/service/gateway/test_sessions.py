@@ -86,6 +86,17 @@ async def test_what_does_not_fit_is_refused_before_anything_is_asked(house: Hous
     assert house.sessions.asked["open"] == []
 
 
+async def test_an_unknown_model_is_told_of_the_parameter_that_named_it(house: House) -> None:
+    opened = await house.http.post("/api/v1/session/modelsession?model_id=mistral", headers=house.by_key)
+    quoted = await house.http.get("/api/v1/session/quote?model_id=mistral", headers=house.by_key)
+    for response in (opened, quoted):
+        error = response.json()["error"]
+        assert (response.status_code, error["code"], error["param"]) == (404, "model_not_found", "model_id")
+        assert error["details"] == {"suggestions": ["mistral-small"]}
+    chatted = await house.chat(model="mistral")
+    assert (chatted.status_code, chatted.json()["error"]["param"]) == (404, "model")
+
+
 async def test_only_documented_names_of_fields_count_and_are_named_in_errors(house: House) -> None:
     for body in ({"duration": 600}, {"direct_payment": True}, {"duration": "x"}):
         assert (await house.http.post(OPEN, headers=house.by_key, json=body)).status_code == 200, body
