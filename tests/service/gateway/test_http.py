@@ -179,6 +179,8 @@ async def test_root_says_what_this_is(house: House) -> None:
 async def test_the_openapi_document_can_be_made(house: House) -> None:
     document = (await house.http.get("/openapi.json")).json()
     assert document["openapi"].startswith("3.1")
+    assert (await house.http.get("/api/v1/openapi.json")).json() == document
+    assert "/api/v1/openapi.json" not in document["paths"]
     assert "/api/v1/chat/completions" in document["paths"]
 
 

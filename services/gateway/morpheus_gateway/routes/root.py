@@ -20,6 +20,13 @@ async def root(request: Request) -> dict[str, Any]:
     }
 
 
+@router.get("/api/v1/openapi.json", include_in_schema=False)
+async def openapi(request: Request) -> dict[str, Any]:
+    """OpenAPI of all endpoints, beside them; the same as `/openapi.json`."""
+    document: dict[str, Any] = request.app.openapi()
+    return document
+
+
 @router.get("/.well-known/jwks.json")
 async def jwks(context: ContextOf, response: Response) -> dict[str, Any]:
     """The JSON Web Key Set that access tokens are signed with."""
