@@ -330,6 +330,25 @@ QUOTES_REFUSED = [
 ]
 
 
+NO_NUMBERS = ["600.0", "%20600", "600%20", "1_000", "%2B600", "0600", "6e2", "%D9%A6%D9%A0%D9%A0", "", "9" * 5000]
+
+
+@pytest.mark.parametrize("number", NO_NUMBERS)
+async def test_a_number_in_a_query_is_decimal_digits_and_nothing_else(house: House, number: str) -> None:
+    for path, param in (("quote?model_id=mistral-small&duration=", "duration"), ("list?limit=", "limit")):
+        response = await house.http.get(f"/api/v1/session/{path}{number}", headers=house.by_key)
+        error = response.json()["error"]
+        assert (response.status_code, error["code"], error["param"]) == (422, "validation_error", param)
+
+
+async def test_a_parameter_that_stands_twice_is_named(house: House) -> None:
+    quote = "/api/v1/session/quote?model_id=mistral-small&duration=600"
+    response = await house.http.get(f"{quote}&duration=600", headers=house.by_key)
+    assert (response.status_code, response.json()["error"]["param"]) == (422, "duration")
+    odd = await house.http.get(f"{quote}&a%00b=1&a%00b=2", headers=house.by_key)
+    assert (odd.status_code, odd.json()["error"]["param"]) == (422, None)
+
+
 @pytest.mark.parametrize(("query", "status", "code"), QUOTES_REFUSED)
 async def test_a_quote_that_makes_no_sense_is_refused(house: House, query: str, status: int, code: str) -> None:
     response = await house.http.get(f"/api/v1/session/quote{query}", headers=house.by_key)
