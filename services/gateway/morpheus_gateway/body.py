@@ -1,4 +1,4 @@
-"""The body of a prompt: read once for what we need of it, passed on with its values unchanged."""
+"""Bodies of requests. That of a prompt is read once for what we need of it, and passed on with its values unchanged."""
 
 import codecs
 import json
@@ -28,7 +28,18 @@ def _refuse_constant(_: str) -> Never:
     raise _invalid("The body holds NaN or Infinity, which JSON does not have.")
 
 
+MAX_DIGITS = 1_000
+"""An amount of wei has 78 at most; reading a number takes the square of its length."""
+
+
+def _read_integer(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ApiError("validation_error", f"A number has more than {MAX_DIGITS} digits.")
+    return int(digits)
+
+
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+_SMALL_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_int=_read_integer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +93,17 @@ def read_chat_body(body: bytes, accept: str) -> ChatBody:
     )
 
 
+def read_json(body: bytes) -> object:
+    """Return what a small body says. Raises `invalid_json`, `validation_error` for a number of thousands of digits."""
+    text = _text_of(body)
+    try:
+        return _SMALL_DECODER.decode(text)
+    except RecursionError:
+        raise _too_deep() from None
+    except ValueError:
+        raise ApiError("invalid_json") from None
+
+
 def accepts_stream(accept: str) -> bool:
     """Tell whether an Accept header prefers an event stream: named with a higher q than JSON. Wildcards say nothing."""
     quality = {"text/event-stream": 0.0, "application/json": 0.0}
@@ -106,12 +128,7 @@ def _quality(parameters: list[str]) -> float:
 def _read_object(body: bytes) -> tuple[str, dict[str, _Member]]:
     if _value_count(body) > MAX_VALUES:
         raise _invalid(f"The body holds more than {MAX_VALUES} values.")
-    if body.startswith(codecs.BOM_UTF8):
-        raise _invalid("The body starts with a byte order mark; send plain UTF-8.")
-    try:
-        text = body.decode("utf-8")
-    except UnicodeDecodeError:
-        raise _invalid("The body is not UTF-8.") from None
+    text = _text_of(body)
     try:
         members = _read_members(text)
     except RecursionError:
@@ -125,6 +142,15 @@ def _read_object(body: bytes) -> tuple[str, dict[str, _Member]]:
             # another parser on the way may ignore case, and must not see another request than we do
             raise _invalid(f"A key equals '{key.casefold()}' but for its case; send it in lower case.")
     return text, members
+
+
+def _text_of(body: bytes) -> str:
+    if body.startswith(codecs.BOM_UTF8):
+        raise _invalid("The body starts with a byte order mark; send plain UTF-8.")
+    try:
+        return body.decode("utf-8")
+    except UnicodeDecodeError:
+        raise _invalid("The body is not UTF-8.") from None
 
 
 def _value_count(body: bytes) -> int:

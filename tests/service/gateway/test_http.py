@@ -181,6 +181,8 @@ async def test_the_openapi_document_can_be_made(house: House) -> None:
     assert document["openapi"].startswith("3.1")
     assert (await house.http.get("/api/v1/openapi.json")).json() == document
     assert "/api/v1/openapi.json" not in document["paths"]
+    body = document["paths"]["/api/v1/session/modelsession"]["post"]["requestBody"]["content"]["application/json"]
+    assert body["schema"]["anyOf"][0]["properties"].keys() == {"sessionDuration", "directPayment", "failover"}
     assert "/api/v1/chat/completions" in document["paths"]
 
 

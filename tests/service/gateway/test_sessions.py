@@ -38,6 +38,8 @@ from tests.service.gateway.conftest import House, MakeHouse
 from tests.service.gateway.fakes import LONG_AGO, SESSION_ID, FakePrompt, Script, chain_id
 
 OPEN = "/api/v1/session/modelsession?model_id=mistral-small"
+NO_BODY = ["/api/v1/session/closesession", "/api/v1/session/pingsession", "/api/v1/session/approve?amount=5"]
+"""They read none."""
 
 
 async def test_a_session_is_opened_by_model_name(house: House) -> None:
@@ -417,10 +419,48 @@ async def test_an_unusable_idempotency_key_is_refused(house: House) -> None:
 async def test_a_body_nested_beyond_all_reason_is_no_trouble(house: House) -> None:
     headers = house.by_key | {"Idempotency-Key": "a", "Content-Type": "application/json"}
     deep = b"[" * 30_000 + b"]" * 30_000
-    closed = await house.http.post("/api/v1/session/closesession", headers=headers, content=deep)
-    assert closed.status_code == 200
-    opened = await house.http.post(OPEN, headers=headers, content=deep)
-    assert (opened.status_code, opened.json()["error"]["code"]) == (400, "invalid_json")
+    for path in (OPEN, "/api/v1/session/closesession"):
+        response = await house.http.post(path, headers=headers, content=deep)
+        assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_json")
+
+
+JSON = "application/json"
+BODIES: list[tuple[bytes, str | None, int, str]] = [
+    (b"junk", "text/plain", 415, "unsupported_media_type"),
+    (b"a=1", "application/x-www-form-urlencoded", 415, "unsupported_media_type"),
+    (b'{"a":', JSON, 400, "invalid_json"),
+    (b'{"a":', None, 400, "invalid_json"),
+    (b"{} {}", f"{JSON}; charset=utf-8", 400, "invalid_json"),
+    (b'{"a": NaN}', JSON, 400, "invalid_json"),
+    (b'{"a": -Infinity}', JSON, 400, "invalid_json"),
+    (b"\xef\xbb\xbf{}", JSON, 400, "invalid_json"),
+    (b'{"a": "\xff"}', JSON, 400, "invalid_json"),
+    ("{}".encode("utf-16"), JSON, 400, "invalid_json"),
+    (b" ", JSON, 400, "invalid_json"),
+    (b'{"sessionDuration": ' + b"9" * 5000 + b"}", JSON, 422, "validation_error"),
+]
+
+
+@pytest.mark.parametrize("path", [OPEN, f"/api/v1/session/bidsession?bid_id={chain_id(5)}", *NO_BODY])
+async def test_a_body_is_json_or_there_is_none_wherever_it_is_sent(make_house: MakeHouse, path: str) -> None:
+    house = await make_house(pings_per_minute=100)
+    for body, content_type, status, code in BODIES:
+        headers = house.by_key | ({} if content_type is None else {"Content-Type": content_type})
+        for more in ({}, {"Idempotency-Key": "a"}):
+            response = await house.http.post(path, headers=headers | more, content=body)
+            assert (response.status_code, response.json()["error"]["code"]) == (status, code), (body, content_type)
+    assert [house.sessions.asked[verb] for verb in ("open", "close", "approve")] == [[], [], []]
+    assert house.worker.prompts == []
+    anonymous = await house.http.post(path, content=b"{")
+    assert anonymous.status_code == 401
+
+
+@pytest.mark.parametrize("path", [OPEN, "/api/v1/session/closesession"])
+async def test_a_body_that_says_nothing_is_as_good_as_none(house: House, path: str) -> None:
+    for content in (b"", b"{}", b"null", b'{"unknown": 1.5e3}'):
+        response = await house.http.post(path, headers=house.by_key | {"Content-Type": JSON}, content=content)
+        assert response.status_code == 200, content
+    assert (await house.http.post(OPEN, headers=house.by_key, json=[])).status_code == 422
 
 
 async def test_a_repeat_says_that_it_is_one_in_success_and_in_failure(house: House) -> None:

@@ -14,6 +14,7 @@ from morpheus_gateway.context import Context, ContextOf
 from morpheus_gateway.limits import RateLimited
 from morpheus_gateway.principal import SessionsCaller, key_of
 from morpheus_gateway.relay import Prompt
+from morpheus_gateway.routes.session_body import SoundBody
 from morpheus_gateway.session_shapes import SessionPinged
 
 router = APIRouter(prefix="/api/v1/session", tags=["session"])
@@ -39,7 +40,11 @@ async def within_limit(request: Request, caller: SessionsCaller, context: Contex
 
 @router.post("/pingsession")
 async def ping(
-    request: Request, caller: SessionsCaller, context: ContextOf, _: Annotated[None, Depends(within_limit)]
+    request: Request,
+    caller: SessionsCaller,
+    context: ContextOf,
+    _: Annotated[None, Depends(within_limit)],
+    _body: Annotated[object, SoundBody],
 ) -> SessionPinged:
     """Ask the key's session for one token. A session that does not answer is closed on chain, in the background.
 

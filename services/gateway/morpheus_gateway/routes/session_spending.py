@@ -13,6 +13,7 @@ from morpheus_gateway.context import ContextOf
 from morpheus_gateway.errors import REPLAYED_HEADER, OperationFailed
 from morpheus_gateway.idempotency import Wish
 from morpheus_gateway.principal import SessionsCaller, key_of
+from morpheus_gateway.routes.session_body import SoundBody
 
 router = APIRouter(prefix="/api/v1/session", tags=["session"])
 
@@ -33,7 +34,11 @@ class Approved(BaseModel):
     tx: str | None
 
 
-@router.post("/approve", responses={200: {"headers": _REPLAYED}, 504: {"headers": _LOCATION | _REPLAYED}})
+@router.post(
+    "/approve",
+    responses={200: {"headers": _REPLAYED}, 504: {"headers": _LOCATION | _REPLAYED}},
+    dependencies=[SoundBody],
+)
 async def approve(
     request: Request,
     response: Response,

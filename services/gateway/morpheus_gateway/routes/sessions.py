@@ -23,6 +23,7 @@ from morpheus_gateway.context import Context, ContextOf
 from morpheus_gateway.errors import REPLAYED_HEADER, OperationFailed, operation_path
 from morpheus_gateway.idempotency import Wish
 from morpheus_gateway.principal import SessionsCaller, key_of
+from morpheus_gateway.routes.session_body import OPEN_BODY, OpenBody, SoundBody
 from morpheus_gateway.session_shapes import AnyCaseChainId, ClosePending, OpenRequest, SessionClosed, SessionShown
 from morpheus_gateway.session_wishes import check_bids_allowed, duration_within, model_for
 
@@ -45,30 +46,30 @@ _CLOSED: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.post("/modelsession", responses=_OPENED)
+@router.post("/modelsession", responses=_OPENED, openapi_extra=OPEN_BODY)
 async def open_by_model(
     request: Request,
     response: Response,
     caller: SessionsCaller,
     context: ContextOf,
+    body: OpenBody,
     wish: Wish,
     model_id: Annotated[str, Query(min_length=1, max_length=256)],
-    body: OpenRequest | None = None,
 ) -> SessionShown:
     """Open a session with the best provider of a model (name or chain id), or answer the one that is open."""
     command = _command(context, caller, body, wish, model_id=model_for(context, caller, model_id))
     return await _open(request, response, context, command)
 
 
-@router.post("/bidsession", responses=_OPENED)
+@router.post("/bidsession", responses=_OPENED, openapi_extra=OPEN_BODY)
 async def open_by_bid(
     request: Request,
     response: Response,
     caller: SessionsCaller,
     context: ContextOf,
+    body: OpenBody,
     wish: Wish,
     bid_id: AnyCaseChainId,
-    body: OpenRequest | None = None,
 ) -> SessionShown:
     """Open a session on one bid."""
     check_bids_allowed(caller)
@@ -76,7 +77,7 @@ async def open_by_bid(
     return await _open(request, response, context, command)
 
 
-@router.post("/closesession", responses=_CLOSED, response_model=SessionClosed)
+@router.post("/closesession", responses=_CLOSED, response_model=SessionClosed, dependencies=[SoundBody])
 async def close(
     request: Request, response: Response, caller: SessionsCaller, context: ContextOf, wish: Wish
 ) -> SessionClosed | Response:
@@ -113,15 +114,14 @@ async def close(
 def _command(
     context: Context,
     caller: Caller,
-    body: OpenRequest | None,
+    body: OpenRequest,
     wish: Idempotency | None,
     *,
     model_id: str | None = None,
     bid_id: str | None = None,
 ) -> OpenSession:
-    asked = body or OpenRequest()
-    duration = duration_within(context.settings, asked.duration, param="sessionDuration")
-    if asked.direct_payment:
+    duration = duration_within(context.settings, body.duration, param="sessionDuration")
+    if body.direct_payment:
         raise ApiError("direct_payment_unsupported", param="directPayment")
     key_id, key_prefix = key_of(caller)
     return OpenSession(
