@@ -4,6 +4,7 @@ import asyncio
 from datetime import datetime, timedelta
 
 from morpheus_common.contracts.sessions import (
+    OPENS_LEFT,
     AutomationWord,
     CloseResult,
     CloseSession,
@@ -14,13 +15,16 @@ from morpheus_common.contracts.sessions import (
     ListKeySessions,
     OpenOutcome,
     OpenSession,
+    OpensLeft,
     OperationRow,
     SessionRow,
     SessionState,
     Slot,
 )
 from morpheus_common.errors import ApiError
+from morpheus_common.logs import get_logger
 from morpheus_common.steps import Step, reached
+from pymongo.errors import PyMongoError
 
 from morpheus_sessions.catalogue import CatalogueCopy, is_attested
 from morpheus_sessions.documents import (
@@ -37,6 +41,8 @@ from morpheus_sessions.journal import Journal, SlotTaken
 from morpheus_sessions.limits import Limits
 from morpheus_sessions.operations import failure, operation_of
 from morpheus_sessions.router import Bid, Router, RouterRefused, RouterUnclear, RouterUnreachable
+
+log = get_logger(__name__)
 
 TRIES = 5
 """How often an open looks again after somebody else took the slot."""
@@ -62,6 +68,27 @@ class Lifecycle:
         self._limits = limits
         self._catalogue = catalogue
         self._reader = reader
+
+    async def answer_open(self, command: OpenSession) -> OpenOutcome:
+        """Open, and tell how many opens the user has left, in a refusal's details too."""
+        try:
+            outcome = await self.open(command)
+        except ApiError as error:
+            if (
+                OPENS_LEFT not in (error.details or {})
+                and (left := await self._opens_left(command.user_id)) is not None
+            ):
+                error.details = {**(error.details or {}), OPENS_LEFT: left.model_dump()}
+            raise
+        return outcome.model_copy(update={"opens": await self._opens_left(command.user_id)})
+
+    async def _opens_left(self, user_id: str) -> OpensLeft | None:
+        try:
+            return await self._limits.opens(user_id, await self._journal.now())
+        except PyMongoError as error:
+            # what the open came to is worth more than what is told beside it
+            log.warning("nobody knows how many opens are left", problem=type(error).__name__)
+            return None
 
     async def open(self, command: OpenSession) -> OpenOutcome:
         """Open the session asked for, or answer the one that fits; waits `command.wait` seconds for the chain.

@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from bson import Decimal128
-from morpheus_common.contracts.sessions import StakeAtRisk
+from morpheus_common.contracts.sessions import OPENS_LEFT, OpensLeft, StakeAtRisk
 from morpheus_common.errors import ApiError
 from pymongo import DESCENDING, ReturnDocument
 from pymongo.asynchronous.client_session import AsyncClientSession
@@ -83,6 +83,12 @@ def wait_for_room(newest_first: list[datetime], allowed: int, window: timedelta,
     return max(0.0, (newest_first[allowed - 1] + window - now).total_seconds())
 
 
+def opens_left(newest_first: list[datetime], allowed: int, window: timedelta, now: datetime) -> OpensLeft:
+    """Return how many of `allowed` opens are left in the window that ends now, and when nothing counts any more."""
+    reset = (newest_first[0] + window - now).total_seconds() if newest_first else 0.0
+    return OpensLeft(limit=allowed, remaining=max(0, allowed - len(newest_first)), reset=max(0.0, reset))
+
+
 def frees_at(rows: list[tuple[datetime, int]], excess: int) -> datetime | None:
     """Return when `excess` wei will be free, from (time, wei) of what is at risk; None if not even all of it is enough."""
     for at, amount in sorted(rows):
@@ -144,10 +150,16 @@ class Limits:
         risk = await at_risk(now, user_id=user_id)
         return StakeAtRisk(at_risk=risk.user, limit=(await self.bounds()).user)
 
+    async def opens(self, user_id: str, now: datetime) -> OpensLeft:
+        """Return how many sessions a user may still open in the minute that ends at a time of the database's."""
+        allowed = self._settings.opens_per_minute
+        return opens_left(await _opens(None, user_id, now - MINUTE, allowed, even_failed=True), allowed, MINUTE, now)
+
     async def admit(self, tx: AsyncClientSession, bounds: Bounds, *, user_id: str, stake: int) -> datetime:
         """Let an open of a user that needs `stake` wei be written in this transaction; return the database's time.
 
-        Raises `session_open_limit`, `stake_limit_reached`, `stake_capacity`, `insufficient_balance`.
+        Raises `session_open_limit` (its details hold the `OpensLeft` of the limit that is reached), `stake_limit_reached`,
+        `stake_capacity`, `insufficient_balance`.
         """
         now = await _pass_guard(tx)
         await self._count_opens(tx, user_id, now)
@@ -187,21 +199,21 @@ class Limits:
         )
 
     async def _count_opens(self, tx: AsyncClientSession, user_id: str, now: datetime) -> None:
-        last_minute = await _opens(tx, user_id, now - MINUTE, self._settings.opens_per_minute, even_failed=True)
-        wait = wait_for_room(last_minute, self._settings.opens_per_minute, MINUTE, now)
-        what = f"{self._settings.opens_per_minute} sessions a minute"
-        if not wait:
-            # what came to nothing before the chain was touched does not spoil the day
-            today = await _opens(tx, user_id, now - DAY, self._settings.opens_per_day, even_failed=False)
-            wait = wait_for_room(today, self._settings.opens_per_day, DAY, now)
-            what = f"{self._settings.opens_per_day} sessions in 24 hours"
-        if wait:
-            raise ApiError(
-                "session_open_limit",
-                f"You may open {what}.",
-                retry_after=min(60, max(1, math.ceil(wait))),
-                details={"frees_at": _shown(now + timedelta(seconds=wait))},
-            )
+        # what came to nothing before the chain was touched does not spoil the day
+        for allowed, window, even_failed, what in (
+            (self._settings.opens_per_minute, MINUTE, True, "a minute"),
+            (self._settings.opens_per_day, DAY, False, "in 24 hours"),
+        ):
+            counted = await _opens(tx, user_id, now - window, allowed, even_failed=even_failed)
+            wait = wait_for_room(counted, allowed, window, now)
+            if wait:
+                left = opens_left(counted, allowed, window, now)
+                raise ApiError(
+                    "session_open_limit",
+                    f"You may open {allowed} sessions {what}.",
+                    retry_after=min(60, max(1, math.ceil(wait))),
+                    details={"frees_at": _shown(now + timedelta(seconds=wait)), OPENS_LEFT: left.model_dump()},
+                )
 
     async def _check_stake(
         self, tx: AsyncClientSession, bounds: Bounds, risk: AtRisk, now: datetime, *, user_id: str, stake: int
@@ -258,7 +270,7 @@ async def _pass_guard(tx: AsyncClientSession) -> datetime:
 
 
 async def _opens(
-    tx: AsyncClientSession, user_id: str, since: datetime, limit: int, *, even_failed: bool
+    tx: AsyncClientSession | None, user_id: str, since: datetime, limit: int, *, even_failed: bool
 ) -> list[datetime]:
     """Return when a user's opens since a time were written, newest first, at most `limit` of them."""
     query: dict[str, Any] = {"user_id": user_id, "counted_at": {"$gt": since}}

@@ -122,7 +122,7 @@ def subscribe_rpc(broker: NatsBroker, parts: Parts) -> None:
 
     @broker.subscriber(OPEN_SESSION.subject, queue=User.SESSIONS, max_workers=RPC_WORKERS)
     async def open_session(command: OpenSession) -> OpenOutcome:
-        return await parts.lifecycle.open(command)
+        return await parts.lifecycle.answer_open(command)
 
     @broker.subscriber(CLOSE_SESSION.subject, queue=User.SESSIONS, max_workers=RPC_WORKERS)
     async def close_session(command: CloseSession) -> CloseResult:

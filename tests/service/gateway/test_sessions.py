@@ -9,6 +9,7 @@ from morpheus_common.contracts.sessions import (
     GET_OPERATION,
     LIST_SESSIONS,
     OPEN_SESSION,
+    OPENS_LEFT,
     QUOTE_SESSION,
     AutomationWord,
     CloseResult,
@@ -20,6 +21,7 @@ from morpheus_common.contracts.sessions import (
     ListKeySessions,
     OpenOutcome,
     OpenSession,
+    OpensLeft,
     OperationKind,
     OperationProgress,
     OperationRow,
@@ -176,6 +178,42 @@ async def test_what_an_open_came_to_is_told_as_its_error(house: House) -> None:
         "Too little MOR.",
         {"required_stake": "12"},
     )
+
+
+async def test_the_answer_to_an_open_says_how_many_are_left(make_house: MakeHouse) -> None:
+    house = await make_house(open_wait=0.2)
+    left = OpensLeft(limit=6, remaining=4, reset=59.5)
+    none_left = {OPENS_LEFT: OpensLeft(limit=6, remaining=0, reset=12.0).model_dump()}
+
+    async def opened(question: OpenSession) -> OpenOutcome:
+        return (await house.sessions.open(question)).model_copy(update={"opens": left})
+
+    async def pending(_: OpenSession) -> OpenOutcome:
+        return OpenOutcome(operation_id="o1", opens=left)
+
+    async def failed(_: OpenSession) -> OpenOutcome:
+        return OpenOutcome(operation_id="o1", error=Failure(code="open_failed", message="No."), opens=left)
+
+    async def refused(_: OpenSession) -> OpenOutcome:
+        raise ApiError("session_open_limit", retry_after=7, details={"frees_at": "soon", **none_left})
+
+    async def dear(_: OpenSession) -> OpenOutcome:
+        raise ApiError("price_limit_reached", details=none_left)
+
+    for answer, status, remaining, reset, details in (
+        (opened, 200, "4", "59.5s", None),
+        (pending, 504, "4", "59.5s", {"operation_id": "o1"}),
+        (failed, 502, "4", "59.5s", None),
+        (refused, 429, "0", "12s", {"frees_at": "soon"}),
+        (dear, 403, "0", "12s", None),
+    ):
+        await house.sessions.answer(OPEN_SESSION, answer)
+        for path in (OPEN, f"/api/v1/session/bidsession?bid_id={chain_id(5)}"):
+            response = await house.http.post(path, headers=house.by_key)
+            assert response.status_code == status
+            told = [response.headers[f"x-ratelimit-{what}-requests"] for what in ("limit", "remaining", "reset")]
+            assert told == ["6", remaining, reset]
+            assert response.json().get("error", {}).get("details") == details
 
 
 async def test_why_each_provider_took_no_session_is_told(house: House) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from morpheus_common.contracts.automation import Decision
-from morpheus_common.contracts.sessions import GET_STAKE_AT_RISK, GetStakeAtRisk
+from morpheus_common.contracts.sessions import GET_STAKE_AT_RISK, OPENS_LEFT, GetStakeAtRisk
 from morpheus_common.errors import ApiError
 from morpheus_common.ids import uuid7
 from morpheus_sessions import journal
@@ -286,7 +286,7 @@ async def test_all_users_together_stay_within_the_capacity_and_are_told_to_come_
     assert error.retry_after == 60
     # how much the operator has is not for users
     assert error.details is not None
-    assert list(error.details) == ["required_stake"]
+    assert error.details.keys() == {"required_stake", OPENS_LEFT}
 
 
 async def test_shares_are_of_what_the_wallets_have_with_what_is_locked(house: House) -> None:
@@ -321,7 +321,9 @@ async def test_no_bid_over_the_price_limit_is_taken(house: House) -> None:
         dearer = next(bid.id for bid in house.simulator.market.bids.values() if bid.price_per_second == 12 * 10**12)
         assert await house.gateway.attempt_open("k2", bid_id=dearer) == "price_limit_reached"
     assert error.code == "price_limit_reached"
-    assert error.details == {"limit": str(11 * 10**12), "price_per_second": str(20 * 10**12)}
+    assert error.details is not None
+    assert error.details.keys() == {"limit", "price_per_second", OPENS_LEFT}
+    assert (error.details["limit"], error.details["price_per_second"]) == (str(11 * 10**12), str(20 * 10**12))
 
 
 async def test_a_session_over_the_longest_is_refused_and_automation_cuts_its_own(house: House) -> None:
@@ -356,6 +358,27 @@ async def test_a_user_opens_so_often_a_minute_with_whatever_keys_by_hand_or_by_a
         assert (await house.gateway.chat(key="k21")).ended
 
 
+async def test_every_answer_to_an_open_says_how_many_are_left_of_the_minute(house: House) -> None:
+    async with house.worker(opens_per_minute=3):
+        first = (await house.gateway.ask_open("k1")).opens
+        joined = (await house.gateway.ask_open("k1")).opens
+        await house.gateway.open("k2")
+        await house.simulator.arm("initiate", "error_before", count=None)
+        failed = (await house.gateway.ask_open("k3")).opens
+        refused = await refusal(house, "k4")
+        unknown = await refusal(house, "k4", model_id="0x" + "1" * 64)
+        other = (await house.gateway.ask_open("k9", user="u2")).opens
+
+    for left, remaining in ((first, 2), (joined, 2), (failed, 0), (other, 2)):
+        assert left is not None
+        assert (left.limit, left.remaining) == (3, remaining)
+        assert 0 < left.reset <= 60
+    for error, code in ((refused, "session_open_limit"), (unknown, "model_not_found")):
+        assert error.code == code
+        assert error.details is not None
+        assert (error.details[OPENS_LEFT]["limit"], error.details[OPENS_LEFT]["remaining"]) == (3, 0)
+
+
 async def test_a_user_opens_so_often_a_day_and_what_never_reached_the_chain_does_not_count(house: House) -> None:
     async with house.worker(opens_per_minute=100, opens_per_day=3):
         await house.simulator.arm("initiate", "error_before", count=None)
@@ -369,6 +392,8 @@ async def test_a_user_opens_so_often_a_day_and_what_never_reached_the_chain_does
         assert error.code == "session_open_limit"
         assert error.retry_after == 60
         assert error.details is not None
+        left = error.details[OPENS_LEFT]
+        assert (left["limit"], left["remaining"], round(left["reset"], -2)) == (3, 0, 23 * 3600)
         freed = (await house.database_time(23 * 3600)).isoformat(timespec="seconds")
         assert abs(_second(error.details["frees_at"]) - _second(freed)) <= 60
         await _ago(house, 23 * 3600)

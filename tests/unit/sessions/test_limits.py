@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from morpheus_sessions.limits import DAY, MINUTE, Bounds, frees_at, share_of, wait_for_room
+from morpheus_sessions.limits import DAY, MINUTE, Bounds, frees_at, opens_left, share_of, wait_for_room
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
@@ -45,6 +45,18 @@ def test_there_is_room_until_so_many_are_within_the_window() -> None:
     assert wait_for_room(ago(60), 1, MINUTE, NOW) == 0
     assert wait_for_room(ago(59.5), 1, MINUTE, NOW) == 0.5
     assert wait_for_room(ago(3600), 1, DAY, NOW) == 23 * 3600
+
+
+def test_what_is_left_of_the_opens_comes_back_when_the_newest_is_out_of_the_window() -> None:
+    def told(newest_first: list[datetime]) -> tuple[int, int, float]:
+        left = opens_left(newest_first, 3, MINUTE, NOW)
+        return left.limit, left.remaining, left.reset
+
+    assert told([]) == (3, 3, 0)
+    assert told(ago(10, 50)) == (3, 1, 50)
+    assert told(ago(1, 2, 3)) == (3, 0, 59)
+    # more than are allowed, after the limit was lowered; an open of a clock that is ahead
+    assert told(ago(-1, 2, 3, 4)) == (3, 0, 61)
 
 
 def test_enough_is_free_when_the_earliest_that_suffice_have_ended() -> None:

@@ -142,16 +142,30 @@ class SessionRow(Message):
     automation: AutomationWord | None = None
 
 
+class OpensLeft(Message):
+    """How many sessions a user may still open in a time: `remaining` of `limit` now, all of them in `reset` seconds."""
+
+    limit: int = Field(ge=0)
+    remaining: int = Field(ge=0)
+    reset: float = Field(ge=0)
+
+
+OPENS_LEFT = "opens_left"
+"""Under this name the details of an error that answers `OpenSession` hold an `OpensLeft`."""
+
+
 class OpenOutcome(Message):
     """What an open has come to: `session` is on chain, or `error` says why there is none; neither while it goes on.
 
-    `replayed`: an earlier request with the same `Idempotency-Key` began it.
+    `replayed`: an earlier request with the same `Idempotency-Key` began it. `opens`: of the user, in any minute; None if
+    it is not known.
     """
 
     operation_id: str
     session: SessionRow | None = None
     error: Failure | None = None
     replayed: bool = False
+    opens: OpensLeft | None = None
 
 
 class CurrentSession(Message):

@@ -7,12 +7,14 @@ from morpheus_common.contracts.auth import Caller
 from morpheus_common.contracts.sessions import (
     CLOSE_SESSION,
     OPEN_SESSION,
+    OPENS_LEFT,
     CloseResult,
     CloseSession,
     Failure,
     Idempotency,
     OpenOutcome,
     OpenSession,
+    OpensLeft,
 )
 from morpheus_common.errors import CATALOGUE, ApiError
 from morpheus_common.ids import uuid7
@@ -22,6 +24,7 @@ from morpheus_gateway.commands import carried_out
 from morpheus_gateway.context import Context, ContextOf
 from morpheus_gateway.errors import REPLAYED_HEADER, OperationFailed, operation_path
 from morpheus_gateway.idempotency import Wish
+from morpheus_gateway.limits import Standing
 from morpheus_gateway.principal import SessionsCaller, key_of
 from morpheus_gateway.routes.session_body import OPEN_BODY, OpenBody, SoundBody
 from morpheus_gateway.session_shapes import AnyCaseChainId, ClosePending, OpenRequest, SessionClosed, SessionShown
@@ -150,10 +153,15 @@ async def _open(request: Request, response: Response, context: Context, first: O
         return outcome
 
     await reached(Step.OPEN_NAMED, first.operation_id)
-    outcome = await carried_out(request, first.wait, ask, _is_over)
+    try:
+        outcome = await carried_out(request, first.wait, ask, _is_over)
+    except ApiError as error:
+        _note_opens(request, _opens_told(error))
+        raise
     if outcome is None:
         # the command may have arrived: all that is known is its id
         raise ApiError("session_pending", _MAY_HAVE_BEGUN, details={"operation_id": first.operation_id})
+    _note_opens(request, outcome.opens)
     if outcome.error is not None:
         raise OperationFailed(outcome.error, replayed=outcome.replayed)
     if outcome.session is None:
@@ -163,6 +171,19 @@ async def _open(request: Request, response: Response, context: Context, first: O
     if outcome.replayed:
         response.headers[REPLAYED_HEADER] = "true"
     return SessionShown.of(outcome.session, "The session is open.")
+
+
+def _opens_told(error: ApiError) -> OpensLeft | None:
+    """Take what the service told beside an error out of its details: that is for the answer's headers."""
+    details = dict(error.details or {})
+    told = details.pop(OPENS_LEFT, None)
+    error.details = details or None
+    return None if told is None else OpensLeft.model_validate(told)
+
+
+def _note_opens(request: Request, left: OpensLeft | None) -> None:
+    if left is not None:
+        request.state.standing = Standing(left.limit, left.remaining, left.reset)
 
 
 def _is_over(outcome: OpenOutcome) -> bool:
