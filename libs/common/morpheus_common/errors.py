@@ -69,6 +69,13 @@ _KINDS = (
     ErrorKind("email_taken", 409, _INVALID, False, "An account with this e-mail exists. Log in instead."),
     ErrorKind("operation_not_found", 404, _INVALID, False, "This API key has no operation with that id."),
     ErrorKind(
+        "open_cancelled",
+        409,
+        _INVALID,
+        False,
+        "The session was closed, or its key revoked, before it was open.",
+    ),
+    ErrorKind(
         "idempotency_in_progress",
         409,
         _INVALID,

@@ -286,7 +286,7 @@ class Lifecycle:
             session = await self._journal.session(operation.session)
         if session is not None and not session.wanted:
             # it is on chain, and closed as soon as it was: of no use to whoever asked for it
-            told = ApiError("open_failed", "The session was closed before it was open.")
+            told = ApiError("open_cancelled")
             session, error = None, Failure(code=told.code, message=told.message)
         return OpenOutcome(
             operation_id=operation_id,

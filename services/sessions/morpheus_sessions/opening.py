@@ -92,16 +92,16 @@ class Opening:
             return
         if not await self._journal.is_wanted(absent):
             # what nobody wants is not sent again; should it be on its way, it will be seen and closed
-            await self._abandon(absent, "The session was closed, or its key revoked, before it was open.")
+            await self._abandon(absent, ApiError("open_cancelled"))
         elif await self._journal.is_overdue(absent, self._settings.abandon_after):
             if absent.absences >= COUNTED_ABSENCES:
-                await self._abandon(absent, None)
+                await self._abandon(absent, ApiError("open_failed"))
         elif seen.height > absent.sent_block:
             await self._send_again(absent)
 
-    async def _abandon(self, operation: OperationDocument, message: str | None) -> None:
+    async def _abandon(self, operation: OperationDocument, error: ApiError) -> None:
         log.error("open not seen on chain; given up, and watched for", operation_id=operation.id)
-        await self._journal.abandon_open(operation, ApiError("open_failed", message))
+        await self._journal.abandon_open(operation, error)
         await reached(Step.OPEN_ABANDONED, operation.id)
 
     async def _send_again(self, operation: OperationDocument) -> None:

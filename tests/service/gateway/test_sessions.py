@@ -216,6 +216,17 @@ async def test_the_answer_to_an_open_says_how_many_are_left(make_house: MakeHous
             assert response.json().get("error", {}).get("details") == details
 
 
+async def test_an_open_that_was_cancelled_is_no_failure_to_try_again(house: House) -> None:
+    async def cancelled(question: OpenSession) -> OpenOutcome:
+        error = ApiError("open_cancelled")
+        return OpenOutcome(operation_id=question.operation_id, error=Failure(code=error.code, message=error.message))
+
+    await house.sessions.answer(OPEN_SESSION, cancelled)
+    response = await house.http.post(OPEN, headers=house.by_key)
+    assert (response.status_code, response.json()["error"]["code"]) == (409, "open_cancelled")
+    assert "Retry-After" not in response.headers
+
+
 async def test_why_each_provider_took_no_session_is_told(house: House) -> None:
     reasons = [{"provider": "0x" + "0b" * 20, "reason": "no_capacity"}, {"provider": "0x1", "reason": "unreachable"}]
 

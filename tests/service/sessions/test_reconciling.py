@@ -263,7 +263,7 @@ async def test_nobody_is_sent_for_again_what_nobody_wants(house: House) -> None:
         opening = asyncio.create_task(house.gateway.attempt_open())
         await until(lambda: house.operations(state={"$in": ["sent", "unknown"]}))
         await house.deactivate()
-        assert await opening == "open_failed"
+        assert await opening == "open_cancelled"
         await house.simulator.disarm()
         await released(house)
         await house.session_is("closed")
