@@ -109,8 +109,7 @@ _KINDS = (
         403,
         "permission_error",
         False,
-        "This open would put more stake at risk than you may have. Close sessions, ask for less time, or wait until "
-        "`details.frees_at`.",
+        "This open would put more stake at risk than you may have. Close sessions or ask for less time.",
     ),
     ErrorKind("price_limit_reached", 403, "permission_error", False, "No bid is within this gateway's price limit."),
     ErrorKind(

@@ -19,7 +19,7 @@ from typing import Any
 
 from bson import Decimal128
 from morpheus_common.contracts.sessions import OPENS_LEFT, OpensLeft, StakeAtRisk
-from morpheus_common.errors import ApiError
+from morpheus_common.errors import CATALOGUE, ApiError
 from pymongo import DESCENDING, ReturnDocument
 from pymongo.asynchronous.client_session import AsyncClientSession
 
@@ -222,9 +222,10 @@ class Limits:
             details = {"limit": str(bounds.user), "at_risk": str(risk.user), "required_stake": str(stake)}
             rows = await _frees(tx, user_id, now)
             free = None if len(rows) > FREES_ROWS else frees_at(rows, risk.user + stake - bounds.user)
-            raise StakeRefused(
-                "stake_limit_reached", details=details | {"frees_at": None if free is None else _shown(free)}
-            )
+            kind = CATALOGUE["stake_limit_reached"]
+            message = kind.message if free is None else f"{kind.message} Or wait until `details.frees_at`."
+            shown = None if free is None else _shown(free)
+            raise StakeRefused(kind.code, message, details=details | {"frees_at": shown})
         if risk.in_all + stake > bounds.in_all:
             raise _no_capacity(stake)
 

@@ -73,6 +73,7 @@ async def test_a_refusal_tells_limit_stake_at_risk_what_is_required_and_when_it_
     assert (error.details["limit"], error.details["at_risk"]) == (str(25 * MOR), str(taken))
     required = int(error.details["required_stake"])
     assert 0 <= required - CHEAPEST * 3 // 2 < 2 * 10**9
+    assert error.message.endswith("Or wait until `details.frees_at`.")
     # the short one alone would not make room
     assert first.expires_at is not None
     assert error.details["frees_at"] > first.expires_at.isoformat(timespec="seconds").replace("+00:00", "Z")
@@ -80,7 +81,11 @@ async def test_a_refusal_tells_limit_stake_at_risk_what_is_required_and_when_it_
 
 async def test_what_is_refused_leaves_nothing_behind(house: House) -> None:
     async with house.worker(stake_limit_per_user=str(MOR)):
-        assert await house.gateway.attempt_open() == "stake_limit_reached"
+        error = await refusal(house, "k1")
+        assert error.code == "stake_limit_reached"
+        # no waiting makes room for it
+        assert (error.details or {})["frees_at"] is None
+        assert "frees_at" not in error.message
         assert (await house.sessions(), await house.operations()) == ([], [])
         assert await house.database["outbox"].count_documents({}) == 0
 
