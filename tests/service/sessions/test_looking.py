@@ -1,10 +1,11 @@
 """What a key's owner sees of its sessions, and of what one would take."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from morpheus_common.contracts.automation import Decision
-from morpheus_common.contracts.sessions import SessionState, Slot
+from morpheus_common.contracts.sessions import SessionQuote, SessionState, Slot
 from morpheus_common.errors import ApiError
 from morpheus_sessions.router import Router
 from morpheus_sessions.stake import TAG_SPACE, quote
@@ -136,12 +137,38 @@ async def test_a_quote_says_whether_a_wallet_can_pay_it_and_locks_nothing(house:
     async with house.worker():
         assert (await house.gateway.quote()).affordable
         await house.simulator.fund(1)
-        poor = await house.gateway.quote()
 
-    assert not poor.affordable
+        async def no_more() -> SessionQuote | None:
+            told = await house.gateway.quote()
+            return None if told.affordable else told
+
+        # what the wallets hold is read again after some seconds
+        poor = await until(no_more)
+
     assert poor.stake > 1
     assert await house.operations() == []
     assert (await house.simulator.state())["counters"].get("initiated", 0) == 0
+
+
+async def test_many_quotes_at_once_read_the_router_as_one_does(house: House) -> None:
+    calls: list[str] = []
+    get = Router._get
+
+    async def counting(router: Router, path: str, *more: Any, **named: Any) -> Any:
+        calls.append(path)
+        return await get(router, path, *more, **named)
+
+    async with house.worker(catalogue_seconds=3600.0):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Router, "_get", counting)
+            quotes = await asyncio.gather(*(house.gateway.quote(duration=600 + number) for number in range(60)))
+    assert len({told.duration for told in quotes}) == 60
+    about_bids = [path for path in calls if path.endswith("/bids/rated")]
+    # a slow machine may take longer for sixty answers than a reading is good for
+    assert 1 <= len(about_bids) <= 3
+    assert 1 <= calls.count("/blockchain/sessions/budget") <= 4
+    # the wallet's loop reads balances too
+    assert calls.count("/blockchain/balance") < 30
 
 
 async def test_what_cannot_be_quoted_says_why(house: House) -> None:
@@ -154,7 +181,8 @@ async def test_what_cannot_be_quoted_says_why(house: House) -> None:
         assert await code(model_id="0x" + "1" * 64) == "model_not_found"
         assert await code(bid_id="0x" + "1" * 64) == "bid_not_found"
         assert await code(model_id=house.gateway.model("tts-kokoro")) == "no_provider_available"
-        for kind in ("supply", "rated_bids", "balance"):
+        # what was read before is still known for some seconds
+        for kind in ("rated_bids", "supply", "balance"):
             await house.simulator.arm(kind, "drop", count=None)
             assert await code() == "service_unavailable"
             await house.simulator.disarm()
