@@ -54,11 +54,15 @@ def list_sessions(
     """Show the sessions that are recorded: state, slot, stake, router, wallet, age, time left, key and model."""
     rows, now = _ask(data, lambda rpc: _records(rpc, state or [], router))
     if as_json:
-        _write_json({**row.model_dump(mode="json"), "mor": mor(row.stake)} for row in rows)
+        _write_json(
+            {**row.model_dump(mode="json"), "mor": mor(row.stake), "reserved_mor": mor(row.reserved)} for row in rows
+        )
         return
     columns = "STATE", "SLOT", "MOR", "WEI", "ROUTER", "WALLET", "AGE", "LEFT", "KEY", "MODEL", "SESSION"
     _write_table(columns, [_session_cells(row, now) for row in rows])
-    write_out(f"{_count(len(rows), 'session')}, {mor(sum(row.stake or 0 for row in rows))} MOR.\n")
+    reserved = sum(row.reserved or 0 for row in rows)
+    told = f" ({mor(reserved)} of it for opens under way)" if reserved else ""
+    write_out(f"{_count(len(rows), 'session')}, {mor(sum(row.stake or 0 for row in rows) + reserved)} MOR{told}.\n")
 
 
 @app.command()
@@ -143,6 +147,8 @@ def audit(
         told = "no difference" if not counted else _count(len(counted), "difference")
         if foreign and allow_foreign:
             told += f" ({_count(len(foreign), 'foreign session')}, not ours)"
+        if made.in_flight:
+            told += f"; {made.in_flight} in flight, seen by the first reading only"
         write_out(f"{_count(made.sessions, 'session')}, {mor(made.stake)} MOR at stake: {told}.\n")
     if counted:
         raise typer.Exit(DIFFERENT)
@@ -231,6 +237,8 @@ async def _records(rpc: "RpcClient", states: list[str], router: str | None) -> "
     if unknown:
         raise StackError(f"No such state: {', '.join(unknown)}. There are: all, {', '.join(SessionState)}.")
     wanted = list(SessionState) if "all" in states else [SessionState(name) for name in states] or list(LIVE)
+    if router is not None and not (await _has_records(rpc, router)):
+        await _routers(rpc, router)
     rows: list[OperatedSession] = []
     after = None
     while True:
@@ -239,6 +247,15 @@ async def _records(rpc: "RpcClient", states: list[str], router: str | None) -> "
         if not page.more:
             return rows, page.now
         after = rows[-1].id
+
+
+async def _has_records(rpc: "RpcClient", router: str) -> bool:
+    """Tell whether a router of this name was ever used; it may have been taken out of the configuration since."""
+    from morpheus_common.contracts.operator import LIST_SESSIONS, ListSessions
+    from morpheus_common.contracts.sessions import SessionState
+
+    found = await rpc.call(LIST_SESSIONS, ListSessions(states=list(SessionState), router=router, limit=1))
+    return bool(found.sessions)
 
 
 async def _routers(rpc: "RpcClient", router: str | None) -> list[str]:
@@ -302,20 +319,26 @@ def duration(time: timedelta) -> str:
     return f"{seconds} s"
 
 
+def age(time: timedelta) -> str:
+    """Return how long ago something was. The chain's clock may be ahead of ours: what is to come has just been."""
+    return duration(time) if time >= timedelta(seconds=1) else "0 s"
+
+
 def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _session_cells(row: "OperatedSession", now: "datetime") -> list[str]:
     left = "" if row.ends_at is None else duration(row.ends_at - now)
+    stake, mark = (row.stake, "") if row.reserved is None else (row.reserved, " (reserved)")
     return [
         row.state.value + (" (stuck)" if row.stuck else ""),
         "" if row.slot is None else row.slot.value,
-        mor(row.stake),
-        "" if row.stake is None else str(row.stake),
+        mor(stake) + mark,
+        "" if stake is None else str(stake),
         row.router or "",
         row.wallet or "",
-        duration(now - (row.opened_at or row.created_at)),
+        age(now - (row.opened_at or row.created_at)),
         left,
         row.key_id,
         row.model,

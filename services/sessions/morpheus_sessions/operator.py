@@ -341,6 +341,7 @@ class Operator:
             created_at=session.created_at,
             opened_at=session.opened_at,
             ends_at=session.ends_at,
+            reserved=wei(session.reserved) if session.state is SessionState.OPENING else None,
         )
 
     async def _linked(self, router: Router, listed: list[ChainSession], *, closed_too: bool = False) -> list[OnChain]:

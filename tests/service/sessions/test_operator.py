@@ -113,6 +113,9 @@ async def test_list_shows_what_is_at_stake(house: House) -> None:
         table = await sessions(house, "list")
         closed = await sessions(house, "list", "--state", "closed", "--json")
         of_nobody = await sessions(house, "list", "--state", "all", "--router", "r9", "--json")
+        await house.database["sessions"].update_one({"key_id": "k2"}, {"$set": {"router": "r8"}})
+        taken_out = await sessions(house, "list", "--router", "r8", "--json")
+        of_r1 = await sessions(house, "list", "--router", "r1", "--json")
 
     (line,) = shown.lines
     assert (line["state"], line["slot"], line["session_id"]) == ("active", "current", row.session_id)
@@ -125,7 +128,32 @@ async def test_list_shows_what_is_at_stake(house: House) -> None:
     assert "59 min" in table.out
     assert table.out.splitlines()[-1] == f"1 session, {line['mor']} MOR."
     assert [item["key_id"] for item in closed.lines] == ["k2"]
-    assert of_nobody.lines == []
+    assert (of_nobody.code, of_nobody.err) == (1, "morpheus: No router is called r9; there are: r1.\n")
+    assert (taken_out.code, taken_out.lines) == (0, [])
+    assert of_r1.lines == [line]
+
+
+async def test_list_shows_the_stake_of_an_open_that_was_sent(house: House) -> None:
+    async with house.worker(**STILL):
+        await at_rest(house)
+        await house.simulator.arm("open", "hang", when="after")
+        opening = asyncio.create_task(house.gateway.ask_open("k1", wait=60.0))
+        await until(lambda: house.simulator.struck("open"))
+        as_json = await sessions(house, "list", "--json")
+        table = await sessions(house, "list")
+        (on_chain,) = await house.simulator.open_sessions()
+        await house.simulator.disarm()
+        assert (await opening).session is not None
+        (opened,) = (await sessions(house, "list", "--json")).lines
+
+    (line,) = as_json.lines
+    assert (line["state"], line["stake"], line["mor"]) == ("opening", None, "")
+    assert (line["reserved"], line["reserved_mor"]) == (on_chain["Stake"], opened["mor"])
+    assert f"{opened['mor']} (reserved)" in table.out
+    assert f" {on_chain['Stake']} " in table.out
+    total = f"1 session, {opened['mor']} MOR ({opened['mor']} of it for opens under way)."
+    assert table.out.splitlines()[-1] == total
+    assert (opened["reserved"], opened["reserved_mor"], opened["stake"]) == (None, "", on_chain["Stake"])
 
 
 async def test_a_state_that_does_not_exist_is_refused_with_those_that_do(house: House) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from morpheus_devstack import cli
+from morpheus_devstack import cli, sessions_command
+from morpheus_devstack.audit import Audit
 from morpheus_devstack.secrets import new_seed
-from morpheus_devstack.sessions_command import _write_json, _write_table, duration, mor
+from morpheus_devstack.sessions_command import _write_json, _write_table, age, duration, mor
 
 
 @pytest.mark.parametrize(
@@ -48,6 +49,25 @@ def test_no_wei_is_lost_in_showing_it(wei: int) -> None:
 )
 def test_a_time_is_shown_in_its_two_largest_units(seconds: int, shown: str) -> None:
     assert duration(timedelta(seconds=seconds)) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(-2, "0 s"), (0, "0 s"), (0.4, "0 s"), (1, "1 s"), (3_660, "1 h 1 min")]
+)
+def test_what_the_chain_dates_a_little_ahead_of_us_is_new_and_not_over(seconds: float, shown: str) -> None:
+    assert age(timedelta(seconds=seconds)) == shown
+
+
+def test_an_audit_says_in_words_too_what_is_in_flight(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = Audit(sessions=1, stake=10**18, differences=[], in_flight=2)
+    monkeypatch.setattr(sessions_command, "_ask", lambda *_: made)
+    sessions_command.audit(data=None, as_json=False, apart=0, allow_foreign=False)
+    sessions_command.audit(data=None, as_json=True, apart=0, allow_foreign=False)
+    words, line = capsys.readouterr().out.splitlines()
+    assert words == "1 session, 1 MOR at stake: no difference; 2 in flight, seen by the first reading only."
+    assert json.loads(line)["in_flight"] == 2
 
 
 def test_a_name_cannot_command_the_terminal_or_pretend_to_be_markup(capsys: pytest.CaptureFixture[str]) -> None:

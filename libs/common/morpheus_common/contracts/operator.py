@@ -59,7 +59,8 @@ class OperatedSession(Message):
     """A session as it is recorded. `id` is our own, `session_id` the chain's, None while it is opening.
 
     `operation`: the kind of the operation that still works on it, `open` or `close`; None when none does. `stuck`: its
-    close gets no report from the provider. `ours`: its stake carries our tag.
+    close gets no report from the provider. `ours`: its stake carries our tag. `reserved`: what is set aside for one that
+    is opening, exactly the stake once it is sent; None of any other.
     """
 
     id: str
@@ -85,6 +86,7 @@ class OperatedSession(Message):
     created_at: UtcTime
     opened_at: UtcTime | None
     ends_at: UtcTime | None
+    reserved: Wei | None = None
 
 
 class OperatedSessions(Message):
