@@ -19,7 +19,7 @@ from morpheus_devstack.folder import StackFolder
 
 if TYPE_CHECKING:
     from morpheus_common.bus.rpc import RpcClient
-    from morpheus_common.contracts.operator import OnChain, OperatedSession, OperatedWallet, Planned
+    from morpheus_common.contracts.operator import OnChain, OperatedSession, OperatedWallet, PassMade, Planned
 
     from morpheus_devstack.audit import Audit
 
@@ -97,17 +97,25 @@ def reconcile(
         if as_json:
             _write_json(item.model_dump(mode="json") for item in planned)
             return
-        _write_table(("ACT", "WHY", "MOR", "SESSION", "KEY", "OPERATION"), [_planned_cells(item) for item in planned])
-        write_out(f"{_count(len(planned), 'thing')} to do.\n" if planned else "Nothing to do.\n")
+        columns = "ACT", "WHY", "MOR", "SESSION", "KEY", "OPERATION"
+        found = [item for item in planned if not item.under_way]
+        going_on = [item for item in planned if item.under_way]
+        _write_table(columns, [_planned_cells(item) for item in found])
+        write_out(f"{_count(len(found), 'thing')} to do.\n" if found else "Nothing to do.\n")
+        if going_on:
+            write_out("\n")
+            _write_table(columns, [_planned_cells(item) for item in going_on])
+            write_out(f"{_count(len(going_on), 'operation')} under way.\n")
         return
     made = _ask(data, lambda rpc: _passes(rpc, router))
-    for name, done in made.items():
+    for name, item in made.items():
         if as_json:
-            _write_json([{"router": name, "made": done is not None, "done": done or {}}])
-        elif done is not None:
-            told = ", ".join(f"{act} {count}" for act, count in sorted(done.items())) or "nothing to do"
-            write_out(f"{name}: pass made: {told}\n")
-    late = [name for name, done in made.items() if done is None]
+            _write_json([{"router": name, "made": item.made, "done": item.done, "under_way": item.under_way}])
+        elif item.made:
+            told = ", ".join(f"{act} {count}" for act, count in sorted(item.done.items())) or "nothing to do"
+            more = f"; {_count(item.under_way, 'operation')} under way" if item.under_way else ""
+            write_out(f"{name}: pass made: {told}{more}\n")
+    late = [name for name, item in made.items() if not item.made]
     if late:
         raise StackError(f"No pass within {PASS_SECONDS:.0f} s: {', '.join(late)}. Does a session worker reach it?")
 
@@ -289,12 +297,12 @@ async def _plans(rpc: "RpcClient", router: str | None) -> "list[Planned]":
     return list({item.model_dump_json(): item for item in planned}.values())
 
 
-async def _passes(rpc: "RpcClient", router: str | None) -> dict[str, dict[str, int] | None]:
+async def _passes(rpc: "RpcClient", router: str | None) -> "dict[str, PassMade]":
     from morpheus_common.contracts.operator import MAKE_PASS, MakePass
 
     names = await _routers(rpc, router)
     made = await asyncio.gather(*(rpc.call(MAKE_PASS, MakePass(router=name, wait=PASS_SECONDS)) for name in names))
-    return {name: item.done if item.made else None for name, item in zip(names, made, strict=True)}
+    return dict(zip(names, made, strict=True))
 
 
 # showing

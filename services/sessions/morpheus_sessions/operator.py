@@ -186,7 +186,7 @@ class Operator:
         done = await self._journal.pass_made(router.wallet, asked, wait=command.wait)
         if done is None:
             return PassMade(made=False, done={})
-        return PassMade(made=True, done=done)
+        return PassMade(made=True, done=done, under_way=len(await self._operations(router.wallet)))
 
     async def adopt(self, command: AdoptLost) -> OperatedSession:
         """Make a record for a lost session. Raises `foreign_session`, `session_known`, `session_not_found`."""

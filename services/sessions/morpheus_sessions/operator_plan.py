@@ -79,6 +79,7 @@ def _of_operation(item: Waiting, now: datetime, abandon_after: timedelta) -> Pla
         operation_id=operation.id,
         key_id=operation.key_id,
         stake=wei(operation.stake) if session is None or session.stake is None else wei(session.stake),
+        under_way=True,
     )
 
 

@@ -213,7 +213,7 @@ class PlanPass(Message):
 
 class Planned(Message):
     """One thing a pass or the loop would do, and why. `id` of the record, `session_id` the chain's; what is not there
-    yet is None.
+    yet is None. `under_way`: the next step of an operation that the loop carries on by itself, nothing a pass has found.
     """
 
     act: PlannedAct
@@ -223,6 +223,7 @@ class Planned(Message):
     operation_id: str | None = None
     key_id: str | None = None
     stake: Wei | None = None
+    under_way: bool = False
 
 
 class PlannedPass(Message):
@@ -245,11 +246,12 @@ class MakePass(Message):
 
 class PassMade(Message):
     """`made`: the pass is over, `done` says what it did (how often each act). Else the loop will still make it, unless
-    no worker holds the wallet.
+    no worker holds the wallet. `under_way`: operations that the loop carries on by itself.
     """
 
     made: bool
     done: dict[str, int]
+    under_way: int = 0
 
 
 class AdoptLost(Message):
