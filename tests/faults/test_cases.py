@@ -22,6 +22,7 @@ ROUTER_SIDE = {"O11", "O12", "O13", "O14", "O15", "O18", "O27", "O29", "O30", "K
 
 @pytest.mark.parametrize("step", Step, ids=lambda step: step.number)
 def test_every_step_of_the_code_is_swept_with_every_fault(step: Step) -> None:
+    """C28"""
     assert BY_NUMBER[step.number].step == step.number
     chosen = {case.fault for case in pairwise(every_case(), 1) if case.point.number == step.number}
     assert chosen == {fault for fault in Fault if fault not in BY_NUMBER[step.number].cannot}

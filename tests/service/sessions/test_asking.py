@@ -15,6 +15,7 @@ from tests.service.sessions.house import House, tap, until
 
 
 async def test_asking_for_the_bid_of_the_active_session_is_answered_with_it(house: House) -> None:
+    """F8"""
     async with house.worker():
         session = await house.gateway.open()
         again = await house.gateway.open(bid_id=session.bid_id)

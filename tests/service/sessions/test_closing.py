@@ -83,6 +83,7 @@ async def test_a_close_goes_on_until_the_chain_confirms_it(house: House, action:
 
 
 async def test_a_session_that_somebody_else_closed_counts_as_closed(house: House) -> None:
+    """F7"""
     async with house.worker(reconcile_seconds=3600):
         row = await house.gateway.open()
         await house.simulator.close(row.session_id or "")
@@ -136,6 +137,7 @@ async def test_a_session_that_is_still_opening_is_closed_once_it_is_open(house: 
 
 
 async def test_opening_another_model_closes_the_old_session_when_the_new_one_is_open(house: House) -> None:
+    """F9"""
     async with house.worker():
         old = await house.gateway.open()
         new = await house.gateway.open(model_id=house.gateway.model("qwen3-235b"))
@@ -174,6 +176,7 @@ async def test_a_session_that_ran_out_and_was_closed_by_the_router_is_closed_her
 
 
 async def test_the_sessions_of_a_revoked_key_are_closed_and_it_opens_no_more(house: House) -> None:
+    """F9"""
     async with house.worker():
         await house.gateway.chat()
         await house.gateway.chat(model_id=house.gateway.model("qwen3-235b"))

@@ -59,6 +59,7 @@ def test_the_measure_of_fairness_tells_a_fair_order_from_another() -> None:
 @pytest.mark.timeout(120 + 2 * OPENS)
 @pytest.mark.parametrize("workers", WORKERS)
 async def test_many_opens_of_many_keys_come_to_one_session_and_one_stake_each(house: House, workers: int) -> None:
+    """F14, C29"""
     loop = asyncio.get_running_loop()
     async with fleet(house, ROUTERS) as four, AsyncExitStack() as stack:
         for simulator in four.simulators:

@@ -97,6 +97,7 @@ async def test_a_client_that_leaves_before_the_first_chunk_leaves_no_prompt_to_s
 
 
 async def test_a_provider_that_cannot_be_reached_is_replaced_where_there_is_another(house: House) -> None:
+    """F10"""
     async with house.worker():
         first = await house.gateway.chat()
         assert first.head is not None
@@ -112,6 +113,7 @@ async def test_a_provider_that_cannot_be_reached_is_replaced_where_there_is_anot
 async def test_without_automation_an_unreachable_provider_is_its_own_error_and_keeps_the_session(
     house: House,
 ) -> None:
+    """F10"""
     house.automation.decision = Decision.REFUSE
     async with house.worker():
         row = await house.gateway.open()

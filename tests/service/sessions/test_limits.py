@@ -41,6 +41,7 @@ async def risk_of(house: House, user: str = "u1") -> int:
 
 
 async def test_two_hundred_parallel_opens_of_a_user_stay_within_the_stake_limit(house: House) -> None:
+    """C22, C31"""
     limit = 60 * MOR
     more = {"stake_limit_per_user": str(limit), "lease_seconds": 60.0}
     async with house.process("w2", **more), house.worker("w1", **more):
@@ -230,6 +231,7 @@ async def test_a_user_is_told_what_is_at_risk_and_the_limit(house: House) -> Non
 
 
 async def test_a_bid_that_passes_the_limit_is_left_out_for_a_cheaper_one(house: House) -> None:
+    """F13"""
     dearer = next(
         bid.id
         for bid in house.simulator.market.bids.values()

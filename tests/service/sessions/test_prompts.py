@@ -15,6 +15,7 @@ from tests.service.sessions.house import House, tap, until
 
 
 async def test_twenty_parallel_first_chats_open_one_session_and_each_gets_its_own_answer(house: House) -> None:
+    """F1, F2"""
     prompts = [f"canary-{number:02}" for number in range(20)]
     async with house.worker():
         answers = await asyncio.gather(
@@ -33,7 +34,26 @@ async def test_twenty_parallel_first_chats_open_one_session_and_each_gets_its_ow
     assert len(house.automation.asked) == 1
 
 
+async def test_five_who_share_a_key_each_get_their_own_answers(house: House) -> None:
+    """F1"""
+
+    async def talk(user: str) -> None:
+        for number in range(5):
+            text = f"canary-{user}-{number}"
+            answer = await house.gateway.chat(text, stream=number % 2 == 0)
+            answer.assert_whole()
+            assert f"You asked: {text}." in answer.text
+            assert answer.text.count("canary-") == 1
+
+    async with house.worker():
+        await asyncio.gather(*(talk(user) for user in "abcde"))
+        state = await house.simulator.state()
+    assert state["opens_total"] == 1
+    assert state["max_unfinished_prompts_of_a_session"] == 1
+
+
 async def test_keys_have_sessions_of_their_own(house: House) -> None:
+    """F4"""
     async with house.worker():
         one, other = await asyncio.gather(house.gateway.chat(key="k1"), house.gateway.chat(key="k2"))
 
@@ -87,6 +107,7 @@ async def test_prompts_that_wait_for_one_failing_open_all_fail_with_it_and_try_i
 
 
 async def test_another_model_parks_the_session_and_going_back_takes_it_without_a_chain_call(house: House) -> None:
+    """F3"""
     qwen = "qwen3-235b"
     async with house.worker():
         first = await house.gateway.chat()
@@ -106,7 +127,37 @@ async def test_another_model_parks_the_session_and_going_back_takes_it_without_a
     assert state["opens_total"] == state["open_count"] == 2
 
 
+async def test_prompts_for_two_models_in_quick_turn_are_each_answered_by_their_own(house: House) -> None:
+    """F1, F3"""
+    models = ["llama-3.3-70b", "qwen3-235b"]
+    async with house.worker():
+        for name in models:
+            assert (await house.gateway.chat(model_id=house.gateway.model(name))).ended
+        texts = [f"canary-{number:02}" for number in range(20)]
+        in_turn = [
+            await house.gateway.chat(text, stream=number % 3 == 0, model_id=house.gateway.model(models[number % 2]))
+            for number, text in enumerate(texts)
+        ]
+        at_once = await asyncio.gather(
+            *(
+                house.gateway.chat(text, stream=number % 3 == 0, model_id=house.gateway.model(models[number % 2]))
+                for number, text in enumerate(texts)
+            )
+        )
+        state = await house.simulator.state()
+    for number, text in enumerate(texts):
+        for answer in (in_turn[number], at_once[number]):
+            answer.assert_whole()
+            assert f"You asked: {text}." in answer.text
+            assert answer.head is not None
+            assert answer.head.model == models[number % 2]
+    assert len({answer.head.session_id for answer in (*in_turn, *at_once) if answer.head is not None}) == 2
+    assert state["opens_total"] == 2
+    assert state["max_unfinished_prompts_of_a_session"] == 1
+
+
 async def test_a_prompt_can_insist_on_a_parked_session_and_on_no_other_keys(house: House) -> None:
+    """F5"""
     async with house.worker():
         first = await house.gateway.chat()
         await house.gateway.chat(model_id=house.gateway.model("qwen3-235b"))
@@ -167,6 +218,7 @@ async def test_the_routers_raw_error_fails_a_stream_before_and_after_its_first_c
 async def test_a_models_error_is_told_by_what_its_status_means(
     house: House, status: int, code: str, stream: bool
 ) -> None:
+    """F11"""
     body = {"error": {"message": "see http://10.0.0.7/ for help", "code": "too_long", "param": "messages"}}
     async with house.worker():
         await house.gateway.open()

@@ -101,6 +101,7 @@ async def reconciled(house: House) -> None:
 
 
 async def test_a_session_that_is_mined_again_under_another_id_goes_on_under_it(house: House) -> None:
+    """C30"""
     async with house.worker(reconcile_seconds=3600):
         since = await approved(house)
         row = await house.gateway.open()
@@ -140,6 +141,7 @@ async def test_a_session_that_had_ended_and_is_open_again_under_another_id_is_cl
 
 
 async def test_sessions_that_exchange_their_ids_keep_their_keys(house: House) -> None:
+    """C30"""
     async with house.worker(reconcile_seconds=3600):
         since = await approved(house)
         keys = [f"k{number}" for number in range(6)]
@@ -211,6 +213,7 @@ async def test_what_does_not_carry_our_tag_is_not_closed_whatever_our_records_sa
 async def test_an_open_whose_answer_hides_what_happened_ends_as_one_session(
     house: House, action: str, params: dict[str, Any]
 ) -> None:
+    """F17, F18: one of them is a node that does not know yet what it has just mined."""
     async with house.worker(reconcile_seconds=0.2):
         await house.simulator.arm("open", action, **params)
         row = await house.gateway.open()
@@ -221,6 +224,7 @@ async def test_an_open_whose_answer_hides_what_happened_ends_as_one_session(
 
 
 async def test_the_same_approval_is_sent_again_and_nothing_else(house: House) -> None:
+    """F17"""
     async with house.worker(reconcile_seconds=0.2):
         await house.simulator.arm("open", "never_mined", count=2)
         await house.gateway.open()
@@ -332,7 +336,7 @@ async def test_a_silent_auth_ends_no_key(house: House) -> None:
 
 
 async def test_only_one_process_calls_the_chain_of_a_wallet(house: House) -> None:
-    """A mark tells the next holder of a call of the last: a living one's is waited for, a dead one's overlapped."""
+    """F15: a mark tells the next holder of a call of the last: a living one's is waited for, a dead one's overlapped."""
     async with house.worker():
         await house.gateway.open()
     wallets = house.database["wallets"]

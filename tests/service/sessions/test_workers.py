@@ -9,12 +9,15 @@ from morpheus_common.contracts.automation import Decision
 from morpheus_common.contracts.sessions import CATALOGUE, CatalogueQuestion, SessionState
 from morpheus_common.errors import ApiError
 from morpheus_common.ids import uuid7
+from morpheus_common.store.workers import Heartbeat, boot
+from morpheus_sessions.ownership import OwnedElsewhere, OwnedSession, Ownership
 from morpheus_sessions.worker import serve
 
 from tests.service.sessions.house import House, until
 
 
 async def test_first_chats_that_reach_two_workers_open_one_session_and_one_worker_runs_them_all(house: House) -> None:
+    """F6"""
     prompts = [f"canary-{number:02}" for number in range(20)]
     async with house.process("w1"), house.process("w2"):
         answers = await asyncio.gather(
@@ -32,6 +35,22 @@ async def test_first_chats_that_reach_two_workers_open_one_session_and_one_worke
     assert state["max_unfinished_prompts_of_a_session"] == 1
     (owner,) = {answer.worker for answer in answers}
     assert {worker for answer in answers for worker in answer.referred} == {owner}
+
+
+async def test_of_eight_that_claim_an_idle_session_at_once_one_gets_it(house: House) -> None:
+    """F6"""
+    async with house.worker("w0"):
+        await house.gateway.open()
+        assert (await house.only_session())["owner"] is None
+        holders = [await boot(house.database, f"w{number}") for number in range(1, 9)]
+        claimers = [Ownership(house.database, Heartbeat(house.database, holder), quarantine=60.0) for holder in holders]
+        claims = await asyncio.gather(*(claimer.claim("k1") for claimer in claimers))
+        again = await asyncio.gather(*(claimer.claim("k1") for claimer in claimers))
+    (winner,) = [number for number, claim in enumerate(claims, 1) if isinstance(claim, OwnedSession)]
+    others = [claim for claim in claims if not isinstance(claim, OwnedSession)]
+    assert others == [OwnedElsewhere(f"w{winner}")] * 7
+    assert [isinstance(claim, OwnedSession) for claim in again] == [number == winner for number in range(1, 9)]
+    assert (await house.only_session())["owner"]["worker"] == f"w{winner}"
 
 
 async def test_a_worker_refers_prompts_to_the_one_that_owns_the_session(house: House) -> None:

@@ -30,6 +30,7 @@ def bought_seconds(stake: int, *, price: int, supply: int, budget: int) -> int:
 
 
 def test_an_hour_costs_what_the_chain_says() -> None:
+    """F13"""
     price = 10**13
     stake = quote(price=price, duration=3600, supply=SUPPLY, budget=BUDGET).stake
 

@@ -1,0 +1,29 @@
+"""What others lived through is on a list; each test that keeps us from it names its number in its docstring."""
+
+import ast
+import re
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parents[2]
+NUMBERED = re.compile(r"\b[BCF][0-9]+\b")
+WANTED = {f"F{number}" for number in range(1, 19)} | {f"C{number}" for number in range(28, 32)}
+"""Sessions, stakes and concurrency."""
+
+
+def named(source: str) -> set[str]:
+    """Return the numbers in the docstrings of a file's tests."""
+    return {
+        number
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
+        for number in NUMBERED.findall(ast.get_docstring(node) or "")
+    }
+
+
+def test_only_a_tests_docstring_counts() -> None:
+    assert named('"""F1"""\ndef test_a():\n    """F2, B3: why."""\n    "F4"\ndef b():\n    """F5"""') == {"F2", "B3"}
+
+
+def test_every_failure_of_sessions_that_others_had_has_a_test_here() -> None:
+    found = set().union(*(named(path.read_text()) for path in TESTS.rglob("test_*.py")))
+    assert sorted(WANTED - found) == []
