@@ -51,10 +51,7 @@ class Opening:
         async with self._turn.call(operation.id):
             if not await self._journal.is_wanted(operation):
                 # it may have waited for minutes; not a byte went out
-                await self._journal.fail_open(
-                    operation,
-                    ApiError("open_failed", "The session was closed, or its key revoked, before it was open."),
-                )
+                await self._journal.fail_open(operation, ApiError("open_cancelled"))
                 return
             await reached(Step.OPEN_SENDING, operation.id)
             try:
