@@ -148,7 +148,7 @@ class Handshake:
         bounds = await self._limits.bounds()
         for _ in range(TAG_TRIES):
             if not await self._journal.is_wanted(operation):
-                raise ApiError("open_failed", "The session was closed, or its key revoked, before it was open.")
+                raise ApiError("open_cancelled")
             counter = await self._journal.next_counter(self._router.wallet, self._router.name)
             stake = tagged(cost.stake, deployment=self._settings.deployment_number, counter=counter)
             await reached(Step.HANDSHAKE_SENDING, operation.id)

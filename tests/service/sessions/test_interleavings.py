@@ -78,7 +78,7 @@ async def test_an_open_that_nobody_wants_any_more_locks_no_stake(house: House) -
         await house.simulator.disarm()
         with pytest.raises(ApiError) as told:
             await opening
-        assert told.value.code == "open_failed"
+        assert told.value.code == "open_cancelled"
     assert (await house.simulator.state())["opens_total"] == 0
     assert (await house.only_session())["state"] == "failed"
 
