@@ -45,7 +45,7 @@ class OpsSettings(BaseSettings):
 
 
 @asynccontextmanager
-async def asking(settings: OpsSettings) -> AsyncIterator[RpcClient]:
+async def asking(settings: OpsSettings, *, worker: str = "session") -> AsyncIterator[RpcClient]:
     """Connect, and turn what goes wrong into a sentence.
 
     Raises:
@@ -75,7 +75,7 @@ async def asking(settings: OpsSettings) -> AsyncIterator[RpcClient]:
     try:
         yield RpcClient(connection)
     except ApiError as error:
-        raise StackError(_sentence(error, refused)) from error
+        raise StackError(_sentence(error, refused, worker)) from error
     finally:
         await connection.close()
 
@@ -86,11 +86,11 @@ def _why(error: Exception, refused: list[str]) -> str:
     return refused[-1] if isinstance(error, NoServersError) and refused and refused[-1] else told
 
 
-def _sentence(error: ApiError, refused: list[str]) -> str:
+def _sentence(error: ApiError, refused: list[str], worker: str) -> str:
     if any("permissions violation" in text.lower() for text in refused):
         return "The bus refuses the question: NATS_SEED is not the seed of the user `ops`."
     if error.code == "service_unavailable" and error.message == CATALOGUE[error.code].message:
-        return "No session worker answers on the bus."
+        return f"No {worker} worker answers on the bus."
     if error.code == "service_timeout":
-        return "No session worker answered in time."
+        return f"No {worker} worker answered in time."
     return error.message

@@ -4,18 +4,16 @@ All of it is asked over the bus: no credentials of a database or a router are ne
 """
 
 import asyncio
-import json
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from morpheus_devstack.console import Progress, write_out
 from morpheus_devstack.errors import StackError
-from morpheus_devstack.folder import StackFolder
+from morpheus_devstack.operator_console import AsJson, Data, ask, write_json, write_table
 
 if TYPE_CHECKING:
     from morpheus_common.bus.rpc import RpcClient
@@ -32,14 +30,7 @@ WEI = Decimal(10**18)
 
 app = typer.Typer(help="What is at stake, and what is done about it.", no_args_is_help=True, rich_markup_mode=None)
 
-Data = Annotated[
-    Path | None,
-    typer.Option(
-        "--data", help="folder of a development stack; without it NATS_URL and NATS_SEED (of the user ops) are used"
-    ),
-]
 Router = Annotated[str | None, typer.Option("--router", metavar="NAME", help="of this router only")]
-AsJson = Annotated[bool, typer.Option("--json", help="one JSON object a line")]
 
 
 @app.command("list")
@@ -52,14 +43,14 @@ def list_sessions(
     as_json: AsJson = False,
 ) -> None:
     """Show the sessions that are recorded: state, slot, stake, router, wallet, age, time left, key and model."""
-    rows, now = _ask(data, lambda rpc: _records(rpc, state or [], router))
+    rows, now = ask(data, lambda rpc: _records(rpc, state or [], router))
     if as_json:
-        _write_json(
+        write_json(
             {**row.model_dump(mode="json"), "mor": mor(row.stake), "reserved_mor": mor(row.reserved)} for row in rows
         )
         return
     columns = "STATE", "SLOT", "MOR", "WEI", "ROUTER", "WALLET", "AGE", "LEFT", "KEY", "MODEL", "SESSION"
-    _write_table(columns, [_session_cells(row, now) for row in rows])
+    write_table(columns, [_session_cells(row, now) for row in rows])
     reserved = sum(row.reserved or 0 for row in rows)
     told = f" ({mor(reserved)} of it for opens under way)" if reserved else ""
     write_out(f"{_count(len(rows), 'session')}, {mor(sum(row.stake or 0 for row in rows) + reserved)} MOR{told}.\n")
@@ -68,9 +59,9 @@ def list_sessions(
 @app.command()
 def routers(data: Data = None, as_json: AsJson = False) -> None:
     """Show the proxy-routers: state, wallet, chain, height and free MOR, as one session worker sees them."""
-    found = _ask(data, _wallets)
+    found = ask(data, _wallets)
     if as_json:
-        _write_json({**item.model_dump(mode="json"), "mor": mor(item.balance)} for item in found)
+        write_json({**item.model_dump(mode="json"), "mor": mor(item.balance)} for item in found)
         return
     cells = [
         [
@@ -81,7 +72,7 @@ def routers(data: Data = None, as_json: AsJson = False) -> None:
         ]
         for item in found
     ]
-    _write_table(("ROUTER", "STATE", "WALLET", "CHAIN", "HEIGHT", "MOR"), cells)
+    write_table(("ROUTER", "STATE", "WALLET", "CHAIN", "HEIGHT", "MOR"), cells)
 
 
 @app.command()
@@ -93,24 +84,24 @@ def reconcile(
 ) -> None:
     """Hold records and chain side by side now: every wallet's loop makes a complete pass."""
     if dry_run:
-        planned = _ask(data, lambda rpc: _plans(rpc, router))
+        planned = ask(data, lambda rpc: _plans(rpc, router))
         if as_json:
-            _write_json(item.model_dump(mode="json") for item in planned)
+            write_json(item.model_dump(mode="json") for item in planned)
             return
         columns = "ACT", "WHY", "MOR", "SESSION", "KEY", "OPERATION"
         found = [item for item in planned if not item.under_way]
         going_on = [item for item in planned if item.under_way]
-        _write_table(columns, [_planned_cells(item) for item in found])
+        write_table(columns, [_planned_cells(item) for item in found])
         write_out(f"{_count(len(found), 'thing')} to do.\n" if found else "Nothing to do.\n")
         if going_on:
             write_out("\n")
-            _write_table(columns, [_planned_cells(item) for item in going_on])
+            write_table(columns, [_planned_cells(item) for item in going_on])
             write_out(f"{_count(len(going_on), 'operation')} under way.\n")
         return
-    made = _ask(data, lambda rpc: _passes(rpc, router))
+    made = ask(data, lambda rpc: _passes(rpc, router))
     for name, item in made.items():
         if as_json:
-            _write_json([{"router": name, "made": item.made, "done": item.done, "under_way": item.under_way}])
+            write_json([{"router": name, "made": item.made, "done": item.done, "under_way": item.under_way}])
         elif item.made:
             told = ", ".join(f"{act} {count}" for act, count in sorted(item.done.items())) or "nothing to do"
             more = f"; {_count(item.under_way, 'operation')} under way" if item.under_way else ""
@@ -139,11 +130,11 @@ def audit(
     from morpheus_devstack.audit import audit as make_audit
 
     with Progress() as progress:
-        made = _ask(data, lambda rpc: make_audit(rpc, progress.waiting_for, apart=apart))
+        made = ask(data, lambda rpc: make_audit(rpc, progress.waiting_for, apart=apart))
     foreign = [item for item in made.differences if item.kind is Kind.FOREIGN]
     counted = [item for item in made.differences if not (allow_foreign and item.kind is Kind.FOREIGN)]
     if as_json:
-        _write_json(_audit_lines(made, len(counted)))
+        write_json(_audit_lines(made, len(counted)))
     else:
         if made.differences:
             columns = "WHAT", "SESSION", "MOR", "ROUTER", "KEY", "WHY"
@@ -151,7 +142,7 @@ def audit(
                 [item.kind.value, item.what, mor(item.stake), item.router or "", item.key_id or "", item.why]
                 for item in made.differences
             ]
-            _write_table(columns, cells)
+            write_table(columns, cells)
         told = "no difference" if not counted else _count(len(counted), "difference")
         if foreign and allow_foreign:
             told += f" ({_count(len(foreign), 'foreign session')}, not ours)"
@@ -177,15 +168,15 @@ def adopt(
     from morpheus_common.contracts.operator import ADOPT_LOST, LOOK_AT, AdoptLost, LookAt
 
     question = _checked(LookAt, session_id=session_id)
-    seen = _ask(data, lambda rpc: rpc.call(LOOK_AT, question))
+    seen = ask(data, lambda rpc: rpc.call(LOOK_AT, question))
     if not seen.ours:
         raise StackError(f"{session_id} does not carry our tag: a foreign session is never touched.")
     if not yes:
         typer.confirm(f"{_describe(seen)}\nRecord it for the key {key}?", abort=True, err=True)
     command = _checked(AdoptLost, session_id=session_id, key_id=key, user_id=user)
-    row = _ask(data, lambda rpc: rpc.call(ADOPT_LOST, command))
+    row = ask(data, lambda rpc: rpc.call(ADOPT_LOST, command))
     if as_json:
-        _write_json([{**row.model_dump(mode="json"), "mor": mor(row.stake)}])
+        write_json([{**row.model_dump(mode="json"), "mor": mor(row.stake)}])
     else:
         write_out(f"Recorded as {row.id}, {row.state}, with {mor(row.stake)} MOR, for the key {row.key_id}.\n")
 
@@ -200,9 +191,9 @@ def close(
     from morpheus_common.contracts.operator import CLOSE_OURS, CloseOurs
 
     command = _checked(CloseOurs, session_id=session_id)
-    queued = _ask(data, lambda rpc: rpc.call(CLOSE_OURS, command))
+    queued = ask(data, lambda rpc: rpc.call(CLOSE_OURS, command))
     if as_json:
-        _write_json([queued.model_dump(mode="json")])
+        write_json([queued.model_dump(mode="json")])
     elif queued.operation_id is None:
         write_out("It is still opening: it will be closed as soon as it is on chain.\n")
     else:
@@ -210,18 +201,6 @@ def close(
 
 
 # asking
-
-
-def _ask(data: Path | None, ask: "Callable[[RpcClient], Awaitable[T]]") -> T:
-    from morpheus_devstack.operator_bus import OpsSettings, asking
-
-    settings = OpsSettings.read(None if data is None else StackFolder(data.expanduser().resolve()))
-
-    async def run() -> T:
-        async with asking(settings) as rpc:
-            return await ask(rpc)
-
-    return asyncio.run(run())
 
 
 def _checked(model: type[T], **fields: Any) -> T:
@@ -382,31 +361,3 @@ def _audit_lines(made: "Audit", counted: int) -> Iterable[dict[str, Any]]:
         "differences": counted,
         "in_flight": made.in_flight,
     }
-
-
-def _harmless(text: str) -> str:
-    """Return a text without what a terminal obeys: anybody can name a model."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
-
-
-def _write_json(lines: Iterable[dict[str, Any]]) -> None:
-    write_out("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-
-
-def _write_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Write a table as wide as the terminal; where there is none, as wide as it is."""
-    if not rows:
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 10_000
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in columns:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(_harmless(cell)) for cell in row))
-    console.print(table)

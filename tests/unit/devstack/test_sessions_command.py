@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from morpheus_devstack import cli, sessions_command
 from morpheus_devstack.audit import Audit
+from morpheus_devstack.operator_console import write_json, write_table
 from morpheus_devstack.secrets import new_seed
-from morpheus_devstack.sessions_command import _write_json, _write_table, age, duration, mor
+from morpheus_devstack.sessions_command import age, duration, mor
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def test_an_audit_says_in_words_too_what_is_in_flight(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = Audit(sessions=1, stake=10**18, differences=[], in_flight=2)
-    monkeypatch.setattr(sessions_command, "_ask", lambda *_: made)
+    monkeypatch.setattr(sessions_command, "ask", lambda *_: made)
     sessions_command.audit(data=None, as_json=False, apart=0, allow_foreign=False)
     sessions_command.audit(data=None, as_json=True, apart=0, allow_foreign=False)
     words, line = capsys.readouterr().out.splitlines()
@@ -71,7 +72,7 @@ def test_an_audit_says_in_words_too_what_is_in_flight(
 
 
 def test_a_name_cannot_command_the_terminal_or_pretend_to_be_markup(capsys: pytest.CaptureFixture[str]) -> None:
-    _write_table(("MODEL",), [["\x1b[2Jcleared"], ["[red]loud[/red]"], ["two\nlines"]])
+    write_table(("MODEL",), [["\x1b[2Jcleared"], ["[red]loud[/red]"], ["two\nlines"]])
     shown = capsys.readouterr().out
     assert "\x1b" not in shown
     assert "\N{REPLACEMENT CHARACTER}[2Jcleared" in shown
@@ -80,7 +81,7 @@ def test_a_name_cannot_command_the_terminal_or_pretend_to_be_markup(capsys: pyte
 
 
 def test_no_line_is_broken_or_cut_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    _write_table(("A", "B"), [["x" * 300, "y" * 300]])
+    write_table(("A", "B"), [["x" * 300, "y" * 300]])
     _, row = capsys.readouterr().out.splitlines()
     assert row.split() == ["x" * 300, "y" * 300]
 
@@ -122,5 +123,5 @@ def test_a_bus_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, capsy
 
 
 def test_json_lines_are_one_object_each(capsys: pytest.CaptureFixture[str]) -> None:
-    _write_json([{"a": "ü\n"}, {"b": 2}])
+    write_json([{"a": "ü\n"}, {"b": 2}])
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [{"a": "ü\n"}, {"b": 2}]
