@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from morpheus_devstack.audit_command import app as audit_app
 from morpheus_devstack.console import Progress, write_err, write_out
 from morpheus_devstack.errors import StackError
 from morpheus_devstack.folder import StackFolder
@@ -31,6 +32,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+app.add_typer(audit_app, name="audit")
 app.add_typer(sessions_app, name="sessions")
 
 Data = Annotated[Path, typer.Option("--data", help="folder of the stack's data, secrets and logs")]

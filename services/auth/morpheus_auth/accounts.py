@@ -4,14 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from morpheus_common.clock import Clock
+from morpheus_common.contracts.audit import Actor, AuditAction
 from morpheus_common.contracts.auth import USER_REGISTERED, UserRegistered, UserRow
 from morpheus_common.errors import ApiError
-from morpheus_common.store.mongo import MongoClient
 from morpheus_common.store.outbox import stage
-from morpheus_common.store.transactions import run_transaction
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import DuplicateKeyError
 
+from morpheus_auth.audit import Audit
 from morpheus_auth.documents import UserDocument
 from morpheus_auth.emails import normalise_email
 from morpheus_auth.passwords import Passwords, read_new_password, read_password
@@ -21,7 +21,7 @@ from morpheus_auth.passwords import Passwords, read_new_password, read_password
 class Accounts:
     """`staged` is called after an event was written."""
 
-    client: MongoClient
+    audit: Audit
     passwords: Passwords
     clock: Clock
     staged: Callable[[], None]
@@ -42,6 +42,9 @@ class Accounts:
         )
 
         async def write(session: AsyncClientSession) -> UserDocument:
+            await self.audit.append(
+                AuditAction.USER_REGISTERED, session=session, actor=Actor.USER, subject_user=user.id, facts={}
+            )
             await user.insert(session=session)
             await stage(
                 USER_REGISTERED,
@@ -54,7 +57,7 @@ class Accounts:
             return user
 
         try:
-            await run_transaction(self.client, write, read_back=lambda: UserDocument.get(user.id))
+            await self.audit.transaction(write, read_back=lambda: UserDocument.get(user.id))
         except DuplicateKeyError:
             raise ApiError("email_taken", param="email") from None
         self.staged()

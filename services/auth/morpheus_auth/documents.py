@@ -166,6 +166,72 @@ class SealingKeyDocument(ServiceKeyDocument):
         indexes: ClassVar[list[IndexModel]] = [_ONE_A_GENERATION]
 
 
+class AuditKeyDocument(ServiceKeyDocument):
+    """32 bytes that seal the audit log. Entries name the one that they were sealed with by its id."""
+
+    class Settings:
+        """Where and how it is stored."""
+
+        name = "audit_keys"
+        indexes: ClassVar[list[IndexModel]] = [_ONE_A_GENERATION]
+
+
+class AuditDocument(Document):
+    """An entry of the audit log; nothing changes or deletes one. Its id is its sequence number, without gaps from 1 on.
+
+    `previous` is the hash of the entry before it, `hash` the HMAC of everything else here with the key `sealed_by`.
+    """
+
+    id: int  # type: ignore[assignment]  # Beanie types it as an ObjectId
+    at: datetime
+    action: str
+    actor: str
+    subject: str | None
+    facts: dict[str, str | int | bool]
+    sealed_by: str
+    previous: str
+    hash: str
+
+    class Settings:
+        """Where and how it is stored."""
+
+        name = "audit"
+
+
+AUDIT_HEAD = "head"
+
+
+class AuditHeadDocument(Document):
+    """The end of the audit log, the only one of its kind: appends meet here, and a tail cut off shows.
+
+    `touched_at`: the database's time of the last append, written before anything is read.
+    """
+
+    id: str = AUDIT_HEAD  # type: ignore[assignment]  # Beanie types it as an ObjectId
+    sequence: int
+    hash: str
+    sealed_by: str
+    mac: str
+    touched_at: datetime | None = None
+
+    class Settings:
+        """Where and how it is stored."""
+
+        name = "audit_head"
+
+
+class AuditSubjectDocument(Document):
+    """What the audit log calls a user. Its id is the user's; it goes when the account goes."""
+
+    id: str  # type: ignore[assignment]  # Beanie types it as an ObjectId
+    subject: str
+
+    class Settings:
+        """Where and how it is stored."""
+
+        name = "audit_subjects"
+
+
 DOCUMENTS: tuple[type[Document], ...] = (
     UserDocument,
     ApiKeyDocument,
@@ -174,6 +240,10 @@ DOCUMENTS: tuple[type[Document], ...] = (
     RefreshAnswerDocument,
     SigningKeyDocument,
     SealingKeyDocument,
+    AuditKeyDocument,
+    AuditDocument,
+    AuditHeadDocument,
+    AuditSubjectDocument,
     OutboxRow,
 )
 """Everything stored, for `morpheus apply` and for the start."""

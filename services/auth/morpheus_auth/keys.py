@@ -6,15 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from morpheus_common.clock import Clock
+from morpheus_common.contracts.audit import Actor, AuditAction
 from morpheus_common.contracts.auth import KEY_CREATED, KEY_DEACTIVATED, Caller, CreateKey, KeyChanged, KeyRow, Scope
 from morpheus_common.errors import ApiError
-from morpheus_common.store.mongo import MongoClient
 from morpheus_common.store.outbox import stage
-from morpheus_common.store.transactions import run_transaction
 from pymongo import ReturnDocument
 from pymongo.asynchronous.client_session import AsyncClientSession
 
 from morpheus_auth.accounts import is_active_user
+from morpheus_auth.audit import Audit
 from morpheus_auth.documents import ApiKeyDocument, UserDocument
 from morpheus_auth.versioned_secrets import VersionedSecrets
 
@@ -35,7 +35,7 @@ def digest_of(sha256: str, pepper: bytes) -> str:
 class ApiKeys:
     """`max_active` keys a user. `staged` is called after an event was written."""
 
-    client: MongoClient
+    audit: Audit
     peppers: VersionedSecrets
     max_active: int
     clock: Clock
@@ -73,6 +73,13 @@ class ApiKeys:
             active = await ApiKeyDocument.find({"user_id": key.user_id, **_USABLE}, session=session).count()
             if active >= self.max_active:
                 raise ApiError("key_limit_reached")
+            await self.audit.append(
+                AuditAction.KEY_CREATED,
+                session=session,
+                actor=Actor.USER,
+                subject_user=key.user_id,
+                facts={"key_id": key.id},
+            )
             await key.insert(session=session)
             await stage(
                 KEY_CREATED,
@@ -84,7 +91,7 @@ class ApiKeys:
             )
             return key
 
-        made = await run_transaction(self.client, write, read_back=lambda: ApiKeyDocument.get(key.id))
+        made = await self.audit.transaction(write, read_back=lambda: ApiKeyDocument.get(key.id))
         self.staged()
         return _row(made)
 
@@ -109,6 +116,13 @@ class ApiKeys:
                 return None
             key: ApiKeyDocument = ApiKeyDocument.model_validate(found)
             if changed:
+                await self.audit.append(
+                    AuditAction.KEY_DEACTIVATED,
+                    session=session,
+                    actor=Actor.USER,
+                    subject_user=user_id,
+                    facts={"key_id": key_id},
+                )
                 await stage(
                     KEY_DEACTIVATED,
                     KeyChanged(key_id=key.id, user_id=key.user_id, is_active=False),
@@ -119,7 +133,7 @@ class ApiKeys:
                 )
             return key
 
-        key = await run_transaction(self.client, write)
+        key = await self.audit.transaction(write)
         if key is None:
             raise ApiError("key_not_found")
         self.staged()

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from morpheus_common.clock import Clock
+from morpheus_common.contracts.audit import Actor, AuditAction
 from morpheus_common.contracts.auth import Caller
 from morpheus_common.errors import ApiError
 from morpheus_common.logs import get_logger
@@ -21,6 +22,7 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 
 from morpheus_auth.access_tokens import AccessTokens
 from morpheus_auth.accounts import is_active_user
+from morpheus_auth.audit import Audit
 from morpheus_auth.documents import (
     REFRESH_GRACE_SECONDS,
     LoginDocument,
@@ -76,6 +78,7 @@ class Logins:
     """`refresh_lifetime`: how long an unused refresh token lives; `login_lifetime`: how long its whole family does."""
 
     client: MongoClient
+    audit: Audit
     access_tokens: AccessTokens
     refresh_lifetime: timedelta
     login_lifetime: timedelta
@@ -161,9 +164,21 @@ class Logins:
         stored = await RefreshTokenDocument.get(digest)
         if stored is None or stored.used_at is None:
             raise ApiError("invalid_refresh_token")
-        await LoginDocument.get_pymongo_collection().update_one(
-            {"_id": login.id, "revoked_at": None}, [{"$set": {"revoked_at": "$$NOW"}}]
-        )
+
+        async def revoke(session: AsyncClientSession) -> None:
+            revoked = await LoginDocument.get_pymongo_collection().update_one(
+                {"_id": login.id, "revoked_at": None}, [{"$set": {"revoked_at": "$$NOW"}}], session=session
+            )
+            if revoked.matched_count:
+                await self.audit.append(
+                    AuditAction.LOGIN_REVOKED,
+                    session=session,
+                    actor=Actor.SERVICE,
+                    subject_user=login.user_id,
+                    facts={"login_id": login.id},
+                )
+
+        await self.audit.transaction(revoke)
         log.warning("refresh token presented again; login ended", user_id=login.user_id, login_id=login.id)
         raise ApiError("refresh_token_reused")
 

@@ -9,6 +9,14 @@ from faststream.nats import NatsBroker
 from morpheus_common import __version__
 from morpheus_common.bus.names import User
 from morpheus_common.clock import utc_now
+from morpheus_common.contracts.audit import (
+    LIST_AUDIT,
+    VERIFY_AUDIT,
+    AuditEntries,
+    AuditVerdict,
+    ListAudit,
+    VerifyAudit,
+)
 from morpheus_common.contracts.auth import (
     CHECK_KEY,
     CHECK_TOKEN,
@@ -45,6 +53,7 @@ from morpheus_common.store.watch import DatabaseWatch
 
 from morpheus_auth.access_tokens import AccessTokens
 from morpheus_auth.accounts import Accounts
+from morpheus_auth.audit import Audit, load_audit_keys
 from morpheus_auth.documents import DOCUMENTS
 from morpheus_auth.keyring import Keyring
 from morpheus_auth.keys import ApiKeys
@@ -70,6 +79,7 @@ class Auth:
     accounts: Accounts
     logins: Logins
     keys: ApiKeys
+    audit: Audit
 
 
 def subscribe(broker: NatsBroker, auth: Auth) -> None:
@@ -133,6 +143,14 @@ def subscribe(broker: NatsBroker, auth: Auth) -> None:
     async def check_token(question: CheckToken) -> Caller:
         return await auth.logins.check(user_id=question.user_id, login_id=question.login_id)
 
+    @broker.subscriber(VERIFY_AUDIT.subject, queue=SERVICE)
+    async def audit_verify(question: VerifyAudit) -> AuditVerdict:
+        return await auth.audit.verify(question)
+
+    @broker.subscriber(LIST_AUDIT.subject, queue=SERVICE)
+    async def audit_list(question: ListAudit) -> AuditEntries:
+        return await auth.audit.list_entries(question)
+
 
 def _text(refresh_token: bytes) -> str:
     try:
@@ -146,6 +164,8 @@ async def build(settings: AuthSettings, service: StoreService) -> Auth:
     keyring = Keyring(settings.keyring)
     signing = await load_signing_keys(keyring, utc_now)
     sealing = await load_sealing_key(keyring, utc_now)
+    audit = Audit(service.client, await load_audit_keys(keyring, utc_now))
+    await audit.begin()
     passwords = Passwords(
         passes=settings.argon2_passes,
         memory_kib=settings.argon2_memory_kib,
@@ -164,21 +184,23 @@ async def build(settings: AuthSettings, service: StoreService) -> Auth:
         watch=service.watch,
         signing=signing,
         sealing=sealing,
-        accounts=Accounts(client=service.client, passwords=passwords, clock=utc_now, staged=service.relay.nudge),
+        accounts=Accounts(audit=audit, passwords=passwords, clock=utc_now, staged=service.relay.nudge),
         logins=Logins(
             client=service.client,
+            audit=audit,
             access_tokens=access_tokens,
             refresh_lifetime=timedelta(seconds=settings.refresh_token_seconds),
             login_lifetime=timedelta(seconds=settings.login_seconds),
             clock=utc_now,
         ),
         keys=ApiKeys(
-            client=service.client,
+            audit=audit,
             peppers=settings.peppers,
             max_active=settings.max_active_keys,
             clock=utc_now,
             staged=service.relay.nudge,
         ),
+        audit=audit,
     )
 
 
