@@ -5,13 +5,16 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx2
 import nats
 import pymongo
+from bson.raw_bson import RawBSONDocument
+from morpheus_devstack.secrets import StackSecrets
+from nats.js.errors import NotFoundError
 from openai import OpenAI
 
 from tests.e2e.stack import RunningStack
@@ -111,6 +114,11 @@ class House:
     def logs(self) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in (self.stack.folder.path / "logs").glob("*.log")}
 
+    def mongo_url(self, user: str) -> str:
+        """The database as one of its users (`root`, or a service) sees it; the stack's own url is that of `ops`."""
+        passwords = StackSecrets.load(self.stack.folder.path).mongo_passwords
+        return self.stack.mongo_url.replace(f"ops:{passwords['ops']}@", f"{user}:{passwords[user]}@")
+
     def dump_databases(self) -> dict[str, bytes]:
         """Every document of every database of ours, as text."""
         dump = {}
@@ -138,6 +146,36 @@ class House:
                 await connection.close()
 
         return asyncio.run(read())
+
+    def everything_written(self) -> dict[str, bytes]:
+        """All that the parts of the stack have left behind, as bytes, by place: every log, every document of every database with
+        all that was ever changed (the oplog), and every message that a stream still keeps.
+        """
+        left = {f"log {name}": content for name, content in self.logs().items()}
+        left["log of the stack"] = self.stack.said().encode()
+        with pymongo.MongoClient[RawBSONDocument](self.mongo_url("root"), document_class=RawBSONDocument) as client:
+            for database in client.list_database_names():
+                for collection in client[database].list_collection_names(
+                    filter={"name": {"$not": {"$regex": "^system"}}}
+                ):
+                    rows = client[database][collection].find()
+                    left[f"database {database}.{collection}"] = b"".join(row.raw for row in rows)
+        return left | asyncio.run(self._streams())
+
+    async def _streams(self) -> dict[str, bytes]:
+        connection = await nats.connect(self.stack.nats_url)
+        try:
+            jetstream, left = connection.jetstream(), {}
+            for stream in await jetstream.streams_info():
+                name, kept = stream.config.name or "", b""
+                for sequence in range(stream.state.first_seq, stream.state.last_seq + 1):
+                    with suppress(NotFoundError):
+                        message = await jetstream.get_msg(name, sequence)
+                        kept += repr(message.headers).encode() + (message.data or b"")
+                left[f"stream {name}"] = kept
+            return left
+        finally:
+            await connection.close()
 
     @contextmanager
     def bus_capture(self) -> Iterator[list[bytes]]:

@@ -1,0 +1,168 @@
+"""Every operation of the API: who may call it, which of its parameters name somebody's object, and a body that it takes.
+
+A new route is one row here; without it `test_object_matrix.py` fails and says so. A parameter (path, query, header, or field
+of a body) names an object of one user, or it is in `PLAIN`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+Json = dict[str, Any]
+
+
+class Access(StrEnum):
+    """What an operation wants to see: nothing, an access token, one of a login of the last hour, an API key, or either."""
+
+    PUBLIC = "public"
+    TOKEN = "token"
+    RECENT = "recent token"
+    KEY = "key"
+    EITHER = "either"
+
+    @property
+    def takes_tokens(self) -> bool:
+        return self in {Access.TOKEN, Access.RECENT, Access.EITHER}
+
+    @property
+    def takes_keys(self) -> bool:
+        return self in {Access.KEY, Access.EITHER}
+
+
+@dataclass(frozen=True)
+class World:
+    """What a row may need of the caller: e-mail, password and refresh token of an account with `ids` of its own objects, one of
+    each kind, an LLM's name and a bid for it. `word` is new each time.
+    """
+
+    email: str
+    password: str
+    refresh_token: str
+    ids: Mapping[str, str]
+    llm: str
+    bid_id: str
+    word: str
+
+
+def _nothing(_: World) -> Json:
+    return {}
+
+
+@dataclass(frozen=True)
+class Row:
+    """`scope`: what an API key needs. `objects`: parameter → kind of object, as in `World.ids`. `body` and `query` make a
+    request that succeeds; without `body` the operation takes none.
+    """
+
+    access: Access
+    scope: str | None = None
+    objects: Mapping[str, str] = field(default_factory=dict)
+    body: Callable[[World], Json] | None = None
+    query: Callable[[World], Json] = _nothing
+
+
+PLAIN = frozenset(
+    {
+        # public things of the marketplace
+        *("model", "model_id", "bid_id", "allowed_models"),
+        # figures, words and wishes
+        *("limit", "ended", "duration", "sessionDuration", "amount", "name", "expires_at", "scopes"),
+        *("messages", "stream", "is_enabled", "session_duration", "directPayment", "failover"),
+        # what proves who somebody is; the header is scoped to its API key (test_idempotency.py of the sessions service)
+        *("email", "password", "refresh_token", "Idempotency-Key"),
+    }
+)
+
+_PUBLIC = Row(Access.PUBLIC)
+
+
+def _model(world: World) -> Json:
+    return {"model_id": world.llm}
+
+
+def _registration(world: World) -> Json:
+    return {"email": f"{world.word}@example.com", "password": world.word}
+
+
+def _login(world: World) -> Json:
+    return {"email": world.email, "password": world.password}
+
+
+def _prompt(world: World) -> Json:
+    return {"model": world.llm, "messages": [{"role": "user", "content": "hello"}]}
+
+
+ROWS: dict[str, Row] = {
+    "GET /": _PUBLIC,
+    "GET /.well-known/jwks.json": _PUBLIC,
+    "GET /health": _PUBLIC,
+    "GET /live": _PUBLIC,
+    "GET /ready": _PUBLIC,
+    "GET /api/v1/models": _PUBLIC,
+    "GET /api/v1/models/allmodels": _PUBLIC,
+    "GET /api/v1/models/{model_id}": _PUBLIC,
+    "POST /api/v1/auth/register": Row(Access.PUBLIC, body=_registration),
+    "POST /api/v1/auth/login": Row(Access.PUBLIC, body=_login),
+    "POST /api/v1/auth/refresh": Row(Access.PUBLIC, body=lambda world: {"refresh_token": world.refresh_token}),
+    "GET /api/v1/auth/keys": Row(Access.TOKEN),
+    "POST /api/v1/auth/keys": Row(Access.TOKEN, body=lambda world: {"name": world.word}),
+    "GET /api/v1/auth/keys/current": Row(Access.KEY),
+    "DELETE /api/v1/auth/keys/{key_id}": Row(Access.TOKEN, objects={"key_id": "key"}),
+    "GET /api/v1/session": Row(Access.KEY, "sessions"),
+    "GET /api/v1/session/list": Row(Access.KEY, "sessions"),
+    "GET /api/v1/session/quote": Row(Access.KEY, "sessions", query=_model),
+    "GET /api/v1/session/operations/{operation_id}": Row(Access.KEY, "sessions", objects={"operation_id": "operation"}),
+    "POST /api/v1/session/modelsession": Row(Access.KEY, "sessions", body=_nothing, query=_model),
+    "POST /api/v1/session/bidsession": Row(
+        Access.KEY, "sessions", body=_nothing, query=lambda world: {"bid_id": world.bid_id}
+    ),
+    "POST /api/v1/session/closesession": Row(Access.KEY, "sessions"),
+    "POST /api/v1/session/pingsession": Row(Access.KEY, "sessions"),
+    "POST /api/v1/session/approve": Row(Access.KEY, "sessions", query=lambda _: {"amount": "1"}),
+    "GET /api/v1/automation/settings": Row(Access.EITHER, "automation"),
+    "PUT /api/v1/automation/settings": Row(Access.EITHER, "automation", body=lambda _: {"is_enabled": False}),
+    "POST /api/v1/chat/completions": Row(Access.KEY, "chat", objects={"session_id": "chain session"}, body=_prompt),
+}
+
+
+def operations(openapi: Json) -> Iterator[tuple[str, set[str]]]:
+    """Yield each operation of an OpenAPI document, `METHOD /path`, with the names of all of its parameters and fields."""
+    for path, methods in openapi["paths"].items():
+        for method, operation in methods.items():
+            yield f"{method.upper()} {path}", _names(openapi, operation)
+
+
+def _names(openapi: Json, operation: Json) -> set[str]:
+    names = {parameter["name"] for parameter in operation.get("parameters", [])}
+    for content in operation.get("requestBody", {}).get("content", {}).values():
+        names |= set(_fields(openapi, content["schema"]))
+    return names
+
+
+def _fields(openapi: Json, schema: Json) -> Iterator[str]:
+    """Yield the fields of a body, of all the forms that it may have."""
+    if "$ref" in schema:
+        yield from _fields(openapi, openapi["components"]["schemas"][schema["$ref"].rpartition("/")[2]])
+    for form in ("anyOf", "oneOf", "allOf"):
+        for one in schema.get(form, []):
+            yield from _fields(openapi, one)
+    yield from schema.get("properties", {})
+
+
+def unclassified(openapi: Json, rows: Mapping[str, Row]) -> list[str]:
+    """Return what nobody has classified yet, and rows that are for nothing."""
+    found = []
+    known = dict(operations(openapi))
+    for operation, names in known.items():
+        if operation not in rows:
+            found.append(f"{operation}: classify me in tests/e2e/operations.py")
+            continue
+        row = rows[operation]
+        found += [
+            f"{operation}: does `{name}` name an object of a user? Then it belongs into `objects`, else into PLAIN"
+            for name in sorted(names - row.objects.keys() - PLAIN)
+        ]
+        found += [f"{operation}: it has no `{name}`" for name in sorted(row.objects.keys() - names)]
+    found += [f"{operation}: there is no such operation" for operation in rows if operation not in known]
+    return found
