@@ -154,12 +154,14 @@ class House:
         left = {f"log {name}": content for name, content in self.logs().items()}
         left["log of the stack"] = self.stack.said().encode()
         with pymongo.MongoClient[RawBSONDocument](self.mongo_url("root"), document_class=RawBSONDocument) as client:
-            for database in client.list_database_names():
-                for collection in client[database].list_collection_names(
-                    filter={"name": {"$not": {"$regex": "^system"}}}
-                ):
-                    rows = client[database][collection].find()
-                    left[f"database {database}.{collection}"] = b"".join(row.raw for row in rows)
+            places = [
+                client[database][collection]
+                for database in client.list_database_names()
+                if database not in {"admin", "config", "local"}
+                for collection in client[database].list_collection_names()
+            ]
+            for place in (*places, client["local"]["oplog.rs"]):
+                left[f"database {place.full_name}"] = b"".join(row.raw for row in place.find())
         return left | asyncio.run(self._streams())
 
     async def _streams(self) -> dict[str, bytes]:
@@ -168,7 +170,7 @@ class House:
             jetstream, left = connection.jetstream(), {}
             for stream in await jetstream.streams_info():
                 name, kept = stream.config.name or "", b""
-                for sequence in range(stream.state.first_seq, stream.state.last_seq + 1):
+                for sequence in range(max(1, stream.state.first_seq), stream.state.last_seq + 1):
                     with suppress(NotFoundError):
                         message = await jetstream.get_msg(name, sequence)
                         kept += repr(message.headers).encode() + (message.data or b"")

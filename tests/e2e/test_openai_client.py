@@ -100,6 +100,7 @@ def test_a_wrong_key_is_an_authentication_error(house: House, account: Account) 
 
 
 def test_a_revoked_key_is_refused_at_once(house: House) -> None:
+    """C5."""
     account = house.new_account(automation=True)
     client = house.openai(account.key)
     _say(client, house.llm, "hello")

@@ -96,7 +96,8 @@ class Run:
                 path = path.replace(f"{{{name}}}", ids.get(kind, word))
             self.ask(path, None if row.body is None else row.body(world), by, params=row.query(world))
         tokens = self.ask("POST /api/v1/auth/refresh", {"refresh_token": account.refresh_token}).json()
-        shown = ("POST /api/v1/auth/refresh 200",)
+        # within its ten seconds a spent token gets the same answer, by mistake as well
+        shown = "POST /api/v1/auth/refresh 200", "mistake POST auth/refresh 200"
         self.plant("its successor", tokens["refresh_token"], *shown)
         self.plant("its access token", tokens["access_token"], *shown)
         rotated = self.ask(f"POST /api/v1/auth/keys/{account.key_id}/rotate", {}, account.by_token)
@@ -131,7 +132,8 @@ class Run:
             self.mistake("GET /api/v1/session bare", "/api/v1/session", {"Authorization": secret})
             for path in ("auth/login", "auth/register", "auth/refresh", "auth/keys", "chat/completions"):
                 for body in (
-                    {"email": secret, "password": secret, "refresh_token": secret, "name": secret, "model": secret},
+                    # an e-mail address and a name are no secrets, wherever they are copied from
+                    {"email": "a@example.com", "password": secret, "refresh_token": secret, "model": secret},
                     {
                         "email": {secret: secret},
                         "password": [secret],
@@ -177,11 +179,12 @@ def test_no_secret_of_a_run_is_found_in_any_form_anywhere(house: House, run: Run
         "database local.oplog.rs",
         "stream EVENTS",
     ):
-        assert len(places[needed]) > 1_000, f"{needed} was looked into"
+        assert len(places[needed]) > 100, f"{needed} was looked into"
     assert account.email.encode() in places["database auth.users"] + places["database local.oplog.rs"]
     assert sum(status >= 400 for status in run.told.statuses.values()) > 100, "errors were made"
     assert [place for place, status in run.told.statuses.items() if status >= 500] == []
-    assert search(run.secrets, places) == []
+    found = search(run.secrets, places)
+    assert found == [], "\n".join(found)
 
 
 def _again(run: Run, account: Account) -> dict[str, str]:

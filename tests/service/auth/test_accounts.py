@@ -50,6 +50,7 @@ async def test_a_registration_that_cannot_be_names_the_field(gateway: Gateway) -
 
 
 async def test_every_failed_login_gets_the_same_answer(gateway: Gateway, database: Database) -> None:
+    """C9."""
     await gateway.register("ada@example.com")
     disabled = await gateway.register("disabled@example.com")
     await database.get_collection("users").update_one({"_id": disabled.id}, {"$set": {"is_active": False}})

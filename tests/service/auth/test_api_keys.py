@@ -45,6 +45,7 @@ async def test_an_unknown_key_is_refused(gateway: Gateway, ada: UserRow) -> None
 async def test_a_revoked_key_is_refused_at_once_and_revoking_again_changes_nothing(
     gateway: Gateway, database: Database, ada: UserRow
 ) -> None:
+    """C5, F40."""
     key, other = new_key(), new_key()
     row = await gateway.create_key(ada.id, key)
     await gateway.create_key(ada.id, other)
@@ -57,6 +58,7 @@ async def test_a_revoked_key_is_refused_at_once_and_revoking_again_changes_nothi
 
 
 async def test_only_its_owner_can_revoke_a_key(gateway: Gateway, ada: UserRow) -> None:
+    """C11."""
     eve = await gateway.register("eve@example.com")
     key = new_key()
     row = await gateway.create_key(ada.id, key)
@@ -86,6 +88,7 @@ async def test_a_key_that_has_expired_already_cannot_be_made(gateway: Gateway, a
 
 
 async def test_the_keys_of_a_disabled_user_are_refused(gateway: Gateway, database: Database, ada: UserRow) -> None:
+    """F40."""
     key = new_key()
     await gateway.create_key(ada.id, key)
     await database.get_collection("users").update_one({"_id": ada.id}, {"$set": {"is_active": False}})

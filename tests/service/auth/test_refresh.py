@@ -56,6 +56,7 @@ async def test_twenty_refreshes_at_once_get_one_answer(gateway: Gateway, databas
 async def test_a_token_presented_again_after_the_grace_ends_its_login(
     gateway: Gateway, database: Database, tokens: Tokens
 ) -> None:
+    """C8."""
     successor = await gateway.refresh(tokens.refresh_token)
     await age(database, "refresh_answers", "created_at", seconds=11)
     assert await refused(gateway, tokens.refresh_token) == "refresh_token_reused"

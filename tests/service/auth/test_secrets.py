@@ -3,7 +3,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from morpheus_auth.documents import DOCUMENTS, SealingKeyDocument, SigningKeyDocument
+from morpheus_auth.documents import DOCUMENTS, AuditKeyDocument, SealingKeyDocument, SigningKeyDocument
 from morpheus_auth.keyring import Keyring
 from morpheus_auth.settings import AuthSettings
 from morpheus_common.bus.names import User
@@ -21,6 +21,7 @@ WRONG = "a planted wrong password"
 async def test_no_secret_is_on_the_bus_in_the_database_or_in_a_log(
     settings: AuthSettings, database: Database, nats_streams: NatsAccount, tmp_path: Path
 ) -> None:
+    """C2, C39."""
     await init_documents(database, DOCUMENTS)
     key, log = new_key(), tmp_path / "log"
     async with wiretap(settings.nats_url) as bus:
@@ -40,7 +41,7 @@ async def test_no_secret_is_on_the_bus_in_the_database_or_in_a_log(
         await connection.close()
     private_keys = [
         Keyring(settings.keyring).unwrap(document.private_key, record_id=document.id)
-        for kind in (SigningKeyDocument, SealingKeyDocument)
+        for kind in (SigningKeyDocument, SealingKeyDocument, AuditKeyDocument)
         for document in await kind.find_all().to_list()
     ]
     traffic, stored, logged = bytes(bus.traffic), await dump(database), log.read_bytes()
@@ -54,6 +55,7 @@ async def test_no_secret_is_on_the_bus_in_the_database_or_in_a_log(
         "API key": key.encode(),
         "signing key": private_keys[0],
         "sealing key": private_keys[1],
+        "audit key": private_keys[2],
     }
     # what is looked for could be found: other parts of the same questions are there in clear
     assert user.id.encode() in traffic

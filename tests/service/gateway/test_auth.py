@@ -37,6 +37,7 @@ async def test_register_login_refresh(house: House) -> None:
 
 
 async def test_a_password_never_travels_in_clear(house: House) -> None:
+    """C39."""
     await house.http.post("/api/v1/auth/register", json=PERSON)
     await house.http.post("/api/v1/auth/login", json=PERSON)
     seen = "".join(question.model_dump_json() for questions in house.auth.asked.values() for question in questions)
@@ -64,6 +65,7 @@ async def test_a_seal_that_auth_cannot_open_is_made_again_with_its_new_key(house
 
 
 async def test_a_new_key_is_shown_once_and_auth_never_sees_it(house: House) -> None:
+    """C4."""
     made = await house.http.post("/api/v1/auth/keys", json={"name": "laptop"}, headers=house.by_token)
     assert made.status_code == 201
     body = made.json()
@@ -148,6 +150,7 @@ async def test_a_token_with_anything_wrong_is_401(house: House) -> None:
 
 
 async def test_a_token_of_another_algorithm_or_key_is_401(house: House) -> None:
+    """C7."""
     good = house.auth.token()
     claims = jwt.decode(good, options={"verify_signature": False})
     head = {"typ": "at+jwt", "kid": "k1"}

@@ -46,6 +46,7 @@ async def test_openais_client_is_told_of_an_unknown_model(house: House) -> None:
 
 
 async def test_openais_client_is_told_of_a_bad_key(house: House) -> None:
+    """C1."""
     async with house.openai.with_options(api_key="sk-wrong") as client:
         with pytest.raises(AuthenticationError) as caught:
             await client.chat.completions.create(model="mistral-small", messages=HELLO)

@@ -38,6 +38,7 @@ FAILURES: list[tuple[str, str, dict[str, Any], int, str]] = [
 
 
 async def test_every_error_has_openais_form_and_our_request_id(make_house: MakeHouse) -> None:
+    """C54."""
     house = await make_house(body_limit=65_536)
     for method, path, sent, status, code in FAILURES:
         response = await house.http.request(method, path, **sent)
@@ -65,6 +66,7 @@ async def test_an_endpoint_of_openai_that_is_missing_names_the_one_to_use(house:
 
 
 async def test_what_was_sent_is_not_in_the_error(house: House) -> None:
+    """C54."""
     body = {"email": "someone@example.org", "password": ["hunter2-hunter2"]}
     response = await house.http.post("/api/v1/auth/register", json=body)
     assert response.status_code == 422
@@ -251,6 +253,8 @@ async def test_the_signing_keys_are_public(house: House) -> None:
 
 
 async def test_a_bug_answers_in_openais_form(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C54."""
+
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 

@@ -23,6 +23,7 @@ def test_new_secrets_are_wrapped_with_the_newest_key() -> None:
 
 
 def test_a_wrapped_secret_does_not_open_in_another_record() -> None:
+    """C38: a ciphertext that was moved."""
     ring = keyring(v1=FIRST)
     wrapped = ring.wrap(b"secret", record_id="record")
     with pytest.raises(KeyringError, match="another"):

@@ -31,6 +31,7 @@ class SlowHasher:
 
 
 async def test_a_password_verifies_against_its_own_hash_only() -> None:
+    """C10."""
     passwords = cheap()
     stored = await passwords.hash("correct horse")
     assert stored.startswith("$argon2id$")
@@ -39,6 +40,7 @@ async def test_a_password_verifies_against_its_own_hash_only() -> None:
 
 
 async def test_an_unknown_user_costs_a_whole_verification_and_never_passes() -> None:
+    """C9."""
     passwords = cheap()
     verified: list[str] = []
     hasher = passwords._hasher

@@ -64,6 +64,7 @@ def test_production_refuses_to_start_without_a_secret(monkeypatch: pytest.Monkey
 def test_production_refuses_what_everybody_knows_as_any_version(
     monkeypatch: pytest.MonkeyPatch, name: str, known: bytes
 ) -> None:
+    """F47."""
     variables = {"AUTH_PEPPERS": own_secret(), "AUTH_KEYRING": own_secret()}
     variables[name] += "," + versioned(2, known)
     with pytest.raises(ValidationError, match=name):
@@ -71,6 +72,7 @@ def test_production_refuses_what_everybody_knows_as_any_version(
 
 
 def test_settings_do_not_show_their_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """C39."""
     pepper, key = own_secret(), own_secret()
     settings = production(monkeypatch, AUTH_PEPPERS=pepper, AUTH_KEYRING=key)
     shown = repr(settings) + str(settings) + repr(settings.peppers) + settings.model_dump_json()

@@ -136,6 +136,7 @@ def test_every_line_is_one_json_object_with_its_request_and_worker(log: io.Strin
 
 @pytest.mark.parametrize("name", SECRETS)
 def test_no_line_shows_a_secret_wherever_it_stands(log: io.StringIO, name: str) -> None:
+    """C39."""
     secret = SECRETS[name]
     get_logger("ours").info(f"event {secret}", value=secret, listed=[secret], nested={"deep": {"er": secret}})
     logging.getLogger("theirs").warning("words %s", secret)

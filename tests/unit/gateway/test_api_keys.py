@@ -24,6 +24,7 @@ def test_the_checksum_is_crc_32_in_base62() -> None:
 
 
 def test_a_key_with_any_one_character_changed_is_no_key() -> None:
+    """C1."""
     key = api_keys.make()
     for position in range(len(key)):
         changed = "Q" if key[position] != "Q" else "R"
@@ -31,6 +32,7 @@ def test_a_key_with_any_one_character_changed_is_no_key() -> None:
 
 
 def test_other_lengths_and_letters_are_no_keys() -> None:
+    """C1."""
     key = api_keys.make()
     for text in (
         "",

@@ -41,6 +41,7 @@ def cache(auth: Auth) -> CallerCache:
 
 
 async def test_an_answer_counts_from_the_moment_its_question_was_sent(auth: Auth, cache: CallerCache) -> None:
+    """C5."""
     auth.takes = 0.5
     assert await cache.check("k") is ADA
     auth.now += 0.3
@@ -62,6 +63,7 @@ async def test_an_answer_that_took_too_long_is_none(auth: Auth, cache: CallerCac
 
 @pytest.mark.parametrize("code", ["service_unavailable", "service_timeout", "internal_error"])
 async def test_without_an_answer_the_old_one_is_not_used(auth: Auth, cache: CallerCache, code: str) -> None:
+    """C5."""
     await cache.check("k")
     auth.now += 1.0
     auth.error = ApiError(code)
