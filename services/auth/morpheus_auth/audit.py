@@ -112,9 +112,9 @@ class Audit:
         subject_user: str | None,
         facts: Mapping[str, str | int | bool],
     ) -> None:
-        """Write an entry in the transaction of the act, best one that `transaction` runs.
+        """Write an entry in the transaction of the act; `transaction` runs it best.
 
-        Best as the first write of it: acts take turns at the log, and one that has to be done again then has done
+        Make it the act's first write: acts take turns at the log, and one that has to be done again then has done
         nothing yet. `subject_user` is the id of the user whom it is about. `facts` are ids, numbers and words of ours,
         never personal data; the user's id is not among them.
 
@@ -153,7 +153,10 @@ class Audit:
         await heads.update_one({"_id": AUDIT_HEAD}, {"$set": sealed}, session=session)
 
     async def forget(self, user_id: str, *, session: AsyncClientSession) -> None:
-        """Delete what tells which entries are about a user: the last thing done about him, after his last entry."""
+        """Delete what tells which entries are about a user.
+
+        The last thing done about him: an entry after it would make a new link.
+        """
         await AuditSubjectDocument.get_pymongo_collection().delete_one({"_id": user_id}, session=session)
 
     async def verify(self, question: VerifyAudit) -> AuditVerdict:
