@@ -19,7 +19,8 @@ class AccessTokens:
     lifetime: int
 
     def make(self, *, user_id: str, login_id: str, authenticated_at: datetime, now: datetime) -> str:
-        """Return a token for the user of a login, valid from `now` on."""
+        """Return a token for the user of a login, valid from `now` on. Raises `ApiError` (service_unavailable)."""
+        kid, key = self.keys.current
         issued_at = int(now.timestamp())
         claims = {
             "iss": self.issuer,
@@ -32,5 +33,5 @@ class AccessTokens:
             "jti": uuid7(),
             "auth_time": int(authenticated_at.timestamp()),
         }
-        headers = {"typ": "at+jwt", "kid": self.keys.current_kid}
-        return jwt.encode(claims, self.keys.current, algorithm=ALGORITHM, headers=headers)
+        headers = {"typ": "at+jwt", "kid": kid}
+        return jwt.encode(claims, key, algorithm=ALGORITHM, headers=headers)

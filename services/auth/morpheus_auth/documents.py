@@ -147,7 +147,15 @@ _ONE_A_GENERATION = IndexModel([("generation", ASCENDING)], name="generation", u
 
 
 class SigningKeyDocument(ServiceKeyDocument):
-    """An Ed25519 key that signs access tokens. Its id is the `kid`."""
+    """An Ed25519 key that signs access tokens. Its id is the `kid`.
+
+    All times are the database's and never change, so that whoever reads them at any moment knows what each key is for.
+    `signs_from`: None for the first key, which signs from its beginning. `older_until`: when all keys of lower generations
+    stop being accepted.
+    """
+
+    signs_from: datetime | None = None
+    older_until: datetime | None = None
 
     class Settings:
         """Where and how it is stored."""

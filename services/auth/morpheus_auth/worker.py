@@ -47,7 +47,14 @@ from morpheus_common.contracts.auth import (
 )
 from morpheus_common.contracts.base import Empty
 from morpheus_common.contracts.health import PING, Health
+from morpheus_common.contracts.signing_keys import (
+    LIST_SIGNING_KEYS,
+    ROTATE_SIGNING_KEYS,
+    RotateSigningKeys,
+    SigningKeyRows,
+)
 from morpheus_common.errors import ApiError
+from morpheus_common.service import background
 from morpheus_common.store.service import StoreService, store_service
 from morpheus_common.store.watch import DatabaseWatch
 
@@ -55,12 +62,13 @@ from morpheus_auth.access_tokens import AccessTokens
 from morpheus_auth.accounts import Accounts
 from morpheus_auth.audit import Audit, load_audit_keys
 from morpheus_auth.documents import DOCUMENTS
+from morpheus_auth.key_rotation import KeyRotation
 from morpheus_auth.keyring import Keyring
 from morpheus_auth.keys import ApiKeys
 from morpheus_auth.passwords import Passwords
 from morpheus_auth.sealing_key import SealingKey, load_sealing_key, read_answer_key, seal_answer
 from morpheus_auth.settings import AuthSettings
-from morpheus_auth.signing import SigningKeys, load_signing_keys
+from morpheus_auth.signing import SigningKeys
 from morpheus_auth.tokens import Logins
 
 SERVICE = User.AUTH
@@ -75,6 +83,7 @@ class Auth:
     settings: AuthSettings
     watch: DatabaseWatch
     signing: SigningKeys
+    rotation: KeyRotation
     sealing: SealingKey
     accounts: Accounts
     logins: Logins
@@ -98,6 +107,14 @@ def subscribe(broker: NatsBroker, auth: Auth) -> None:
     @broker.subscriber(PUBLIC_KEYS.subject, queue=SERVICE)
     async def public_keys(_: PublicKeysQuestion) -> PublicKeys:
         return PublicKeys(jwks=auth.signing.jwks, sealing_key=auth.sealing.public_text)
+
+    @broker.subscriber(LIST_SIGNING_KEYS.subject, queue=SERVICE)
+    async def operator_list_signing_keys(_: Empty) -> SigningKeyRows:
+        return await auth.rotation.read()
+
+    @broker.subscriber(ROTATE_SIGNING_KEYS.subject, queue=SERVICE)
+    async def operator_rotate_signing_keys(question: RotateSigningKeys) -> SigningKeyRows:
+        return await auth.rotation.rotate(revoke=question.revoke)
 
     @broker.subscriber(REGISTER.subject, queue=SERVICE, max_workers=password_workers)
     async def register(question: Register) -> UserRow:
@@ -162,7 +179,9 @@ def _text(refresh_token: bytes) -> str:
 async def build(settings: AuthSettings, service: StoreService) -> Auth:
     """Put the parts together. Raises `KeyringError` if the keyring is not the one that is in use."""
     keyring = Keyring(settings.keyring)
-    signing = await load_signing_keys(keyring, utc_now)
+    signing = SigningKeys()
+    rotation = KeyRotation(keyring, signing, token_lifetime=settings.access_token_seconds)
+    await rotation.load(utc_now)
     sealing = await load_sealing_key(keyring, utc_now)
     audit = Audit(service.client, await load_audit_keys(keyring, utc_now))
     await audit.begin()
@@ -183,6 +202,7 @@ async def build(settings: AuthSettings, service: StoreService) -> Auth:
         settings=settings,
         watch=service.watch,
         signing=signing,
+        rotation=rotation,
         sealing=sealing,
         accounts=Accounts(audit=audit, passwords=passwords, clock=utc_now, staged=service.relay.nudge),
         logins=Logins(
@@ -208,6 +228,7 @@ async def build(settings: AuthSettings, service: StoreService) -> Auth:
 async def serve(settings: AuthSettings) -> AsyncIterator[None]:
     """Answer questions while the block runs."""
     async with store_service(settings, SERVICE, DOCUMENTS) as service:
-        subscribe(service.broker, await build(settings, service))
-        async with service.answering():
+        auth = await build(settings, service)
+        subscribe(service.broker, auth)
+        async with background(auth.rotation.keep_fresh()), service.answering():
             yield

@@ -5,9 +5,10 @@ from pathlib import Path
 import jwt
 import pytest
 from morpheus_auth.documents import DOCUMENTS, SigningKeyDocument
+from morpheus_auth.key_rotation import KeyRotation
 from morpheus_auth.keyring import Keyring, KeyringError
 from morpheus_auth.settings import AuthSettings
-from morpheus_auth.signing import load_signing_keys
+from morpheus_auth.signing import SigningKeys
 from morpheus_auth.versioned_secrets import VersionedSecrets
 from morpheus_auth.worker import serve
 from morpheus_common.clock import utc_now
@@ -41,20 +42,22 @@ async def test_two_workers_at_once_share_their_keys_and_keep_them_when_killed(
     assert await database.get_collection("sealing_keys").count_documents({}) == 1
 
 
+async def load(keyring: VersionedSecrets, keys: SigningKeys) -> None:
+    await KeyRotation(Keyring(keyring), keys, token_lifetime=1800).load(utc_now)
+
+
 async def test_ten_first_starts_at_once_make_one_signing_key(settings: AuthSettings, database: Database) -> None:
     await init_documents(database, DOCUMENTS)
-    keyring = Keyring(settings.keyring)
-    loaded = await asyncio.gather(*(load_signing_keys(keyring, utc_now) for _ in range(10)))
-    assert len({keys.current_kid for keys in loaded}) == 1
-    assert all(keys.jwks == loaded[0].jwks for keys in loaded)
+    loaded = [SigningKeys() for _ in range(10)]
+    await asyncio.gather(*(load(settings.keyring, keys) for keys in loaded))
+    assert all(len(keys.jwks["keys"]) == 1 and keys.jwks == loaded[0].jwks for keys in loaded)
 
 
 async def test_a_worker_with_another_keyring_does_not_start(settings: AuthSettings, database: Database) -> None:
     await init_documents(database, DOCUMENTS)
-    await load_signing_keys(Keyring(settings.keyring), utc_now)
-    other = Keyring(VersionedSecrets({1: bytes(32)}))
+    await load(settings.keyring, SigningKeys())
     with pytest.raises(KeyringError, match="AUTH_KEYRING version 1"):
-        await load_signing_keys(other, utc_now)
+        await load(VersionedSecrets({1: bytes(32)}), SigningKeys())
     assert await SigningKeyDocument.count() == 1
 
 

@@ -1,6 +1,6 @@
 """Contracts of the bus, one module a domain. Importing this package fills the registry."""
 
-from morpheus_common.contracts import audit, auth, automation, chat, health, operator, sessions
+from morpheus_common.contracts import audit, auth, automation, chat, health, operator, sessions, signing_keys
 from morpheus_common.contracts.base import REGISTRY
 
-__all__ = ["REGISTRY", "audit", "auth", "automation", "chat", "health", "operator", "sessions"]
+__all__ = ["REGISTRY", "audit", "auth", "automation", "chat", "health", "operator", "sessions", "signing_keys"]
