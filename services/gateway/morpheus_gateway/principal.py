@@ -64,11 +64,11 @@ def key_of(caller: Caller) -> tuple[str, str]:
     return caller.key_id, caller.key_prefix
 
 
-async def _login(request: Request, verifier: TokenVerifier) -> Login:
+def _login(request: Request, verifier: TokenVerifier) -> Login:
     credential = read_credential(request)
     if credential.startswith("sk-"):
         raise ApiError("wrong_credential_kind", _TOKEN_WANTED)
-    return await verifier.verify(credential)
+    return verifier.verify(credential)
 
 
 async def _caller_of(login: Login, logins: CallerCache) -> Caller:
@@ -87,12 +87,12 @@ def note_caller(request: Request, caller: Caller) -> None:
 
 async def by_token(request: Request, context: ContextOf) -> Caller:
     """The user of a presented access token."""
-    return _noted(request, await _caller_of(await _login(request, context.tokens), context.logins))
+    return _noted(request, await _caller_of(_login(request, context.tokens), context.logins))
 
 
 async def by_recent_token(request: Request, context: ContextOf) -> Caller:
     """The user of a presented access token whose login is of the last hour. Raises `reauthentication_required` (403)."""
-    login = await _login(request, context.tokens)
+    login = _login(request, context.tokens)
     caller = _noted(request, await _caller_of(login, context.logins))
     if time.time() - login.authenticated_at > RECENT_SECONDS + LEEWAY_SECONDS:
         raise ApiError("reauthentication_required")

@@ -17,21 +17,25 @@ from morpheus_common.sealing import public_key_from_text
 
 log = get_logger(__name__)
 
-REFRESH_SECONDS = 60.0
+REFRESH_SECONDS = 5.0
+"""A small question, answered from memory. A new key is published for minutes before it signs; a key that others may have is
+withdrawn at once, and so is forgotten here within this time."""
 FIRST_RETRY_SECONDS = 0.5
+STALE_SECONDS = 30.0
+"""No token is verified with an older copy: it could still hold a key that was withdrawn, or lack the one that signs."""
 MIN_PAUSE_SECONDS = 3.0
-"""Tokens with invented key ids must not make us ask auth more often than this."""
+"""Seals that auth cannot open must not make us ask it more often than this."""
 
 
 class PublicKeys:
-    """A copy of auth's public keys."""
+    """A copy of auth's public keys, kept fresh in the background."""
 
     def __init__(self, rpc: RpcClient) -> None:
         self._rpc = rpc
         self._signing: Mapping[str, Ed25519PublicKey] = {}
         self._sealing: X25519PublicKey | None = None
         self._jwks: dict[str, Any] | None = None
-        self._asked_at = -MIN_PAUSE_SECONDS
+        self._asked_at = self._copied_at = float("-inf")
         self._lock = asyncio.Lock()
 
     @property
@@ -46,11 +50,13 @@ class PublicKeys:
             raise ApiError("service_unavailable", retry_after=1)
         return self._jwks
 
-    async def signing_key(self, key_id: str) -> Ed25519PublicKey | None:
-        """Return the key a token names, None if auth does not have it."""
-        if key_id not in self._signing:
-            await self.renew()
-        if self._jwks is None:
+    def signing_key(self, key_id: str) -> Ed25519PublicKey | None:
+        """Return the key a token names, None if auth does not have it.
+
+        Asks nobody: auth publishes a key long before it signs with it, so that a key we do not know is none. Raises
+        `service_unavailable` without a copy that is fresh enough to say so.
+        """
+        if time.monotonic() - self._copied_at > STALE_SECONDS:
             raise ApiError("service_unavailable", retry_after=1)
         return self._signing.get(key_id)
 
@@ -89,6 +95,7 @@ class PublicKeys:
             return
         self._signing = _signing_keys(answer.jwks)
         self._sealing = sealing
+        self._copied_at = self._asked_at
         self._jwks = answer.jwks
 
 

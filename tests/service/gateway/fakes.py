@@ -155,6 +155,7 @@ class FakeAuth(FakeService):
         self.signing = Ed25519PrivateKey.generate()
         self.sealing = X25519PrivateKey.generate()
         self.kid = "k1"
+        self.also_published: dict[str, Ed25519PrivateKey] = {}
         self.rows: dict[str, KeyRow] = {}
         self.check_delay = 0.0
         self.passwords: dict[str, str] = {}
@@ -213,8 +214,11 @@ class FakeAuth(FakeService):
         return TokenPair(tokens=sealed)
 
     async def _public_keys(self, _: PublicKeysQuestion) -> PublicKeys:
-        entry = OKPAlgorithm.to_jwk(self.signing.public_key(), as_dict=True) | {"kid": self.kid, "use": "sig"}
-        return PublicKeys(jwks={"keys": [entry]}, sealing_key=public_key_to_text(self.sealing.public_key()))
+        entries = [
+            OKPAlgorithm.to_jwk(key.public_key(), as_dict=True) | {"kid": kid, "use": "sig"}
+            for kid, key in ({self.kid: self.signing} | self.also_published).items()
+        ]
+        return PublicKeys(jwks={"keys": entries}, sealing_key=public_key_to_text(self.sealing.public_key()))
 
     async def _check_key(self, question: CheckKey) -> Caller:
         await asyncio.sleep(self.check_delay)

@@ -1,16 +1,22 @@
 """Accounts, logins, API keys, and every way a token can be wrong."""
 
+import asyncio
 import base64
 import json
 import time
 from typing import Any
 
 import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from morpheus_common.contracts.auth import PUBLIC_KEYS, PublicKeys, PublicKeysQuestion
+from morpheus_common.errors import ApiError
+from morpheus_devstack.waiting import poll
 from morpheus_gateway import api_keys
 
-from tests.service.gateway.conftest import House
+from tests.service.gateway.conftest import House, MakeHouse
 from tests.service.gateway.fakes import SESSION_ID
 
 PERSON = {"email": "ada@example.org", "password": "correct horse battery", "name": "Ada"}
@@ -116,7 +122,8 @@ async def test_key_routes_want_a_token(house: House) -> None:
 
 
 NOW = int(time.time())
-
+CLAIMS = ("iss", "aud", "sub", "sid", "iat", "nbf", "exp", "jti", "auth_time")
+TIMES = ("iat", "nbf", "exp", "auth_time")
 
 WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"exp": NOW - 3600}, {}, "token_expired"),
@@ -124,69 +131,201 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"iat": NOW + 3600}, {}, "invalid_token"),
     ({"iss": "someone"}, {}, "invalid_token"),
     ({"aud": "someone"}, {}, "invalid_token"),
-    *(
-        ({claim: None}, {}, "invalid_token")
-        for claim in ("iss", "aud", "sub", "sid", "iat", "nbf", "exp", "jti", "auth_time")
-    ),
-    ({"sid": 7}, {}, "invalid_token"),
-    ({"auth_time": "now"}, {}, "invalid_token"),
-    ({"auth_time": True}, {}, "invalid_token"),
+    ({"aud": ["morpheus-gateway"]}, {}, "invalid_token"),
+    ({"aud": ["someone", "morpheus-gateway"]}, {}, "invalid_token"),
+    ({"aud": {"morpheus-gateway": 1}}, {}, "invalid_token"),
+    *(({claim: None}, {}, "invalid_token") for claim in CLAIMS),
+    *(({claim: value}, {}, "invalid_token") for claim in TIMES for value in (True, str(NOW), [NOW], -1, 10**400)),
+    *(({claim: value}, {}, "invalid_token") for claim in ("sub", "sid", "jti") for value in (7, "", [], {"a": 1})),
     ({}, {"typ": "JWT"}, "invalid_token"),
-    ({}, {"kid": "unknown"}, "invalid_token"),
+    ({}, {"typ": None}, "invalid_token"),
+    ({}, {"typ": ["at+jwt"]}, "invalid_token"),
+    *(
+        ({}, {"kid": kid}, "invalid_token")
+        for kid in ("unknown", "", "../../dev/null", "k1' OR '1'='1", "k1\x00", "K1", "k" * 5_000)
+    ),
     ({}, {"jku": "https://example.org/keys"}, "invalid_token"),
     ({}, {"x5u": "https://example.org/cert"}, "invalid_token"),
+    ({}, {"x5c": ["MIIB"]}, "invalid_token"),
     ({}, {"jwk": {"kty": "OKP"}}, "invalid_token"),
     ({}, {"crit": ["exp"]}, "invalid_token"),
+    ({}, {"zip": "DEF"}, "invalid_token"),
 ]
+
+
+def part(value: Any) -> str:
+    """A segment of a token: the JSON text of a value, or a text as it is."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return base64.urlsafe_b64encode(text.encode()).rstrip(b"=").decode()
+
+
+def signed(house: House, head: Any, claims: Any) -> str:
+    """A token of whatever header and payload, with a good signature of auth's key."""
+    content = f"{part(head)}.{part(claims)}"
+    signature = house.auth.signing.sign(content.encode())
+    return f"{content}.{base64.urlsafe_b64encode(signature).rstrip(b'=').decode()}"
+
+
+async def answer_to(house: House, token: str) -> tuple[int, str | None]:
+    response = await house.http.get("/api/v1/auth/keys", headers={"Authorization": f"Bearer {token}"})
+    return response.status_code, None if response.status_code == 200 else response.json()["error"]["code"]
 
 
 async def test_a_token_with_anything_wrong_is_401(house: House) -> None:
     """C7"""
     for claims, headers, code in WRONG:
         token = house.auth.token(headers=headers, **claims)
-        response = await house.http.get("/api/v1/auth/keys", headers={"Authorization": f"Bearer {token}"})
-        assert (response.status_code, response.json()["error"]["code"]) == (401, code), (claims, headers)
+        assert await answer_to(house, token) == (401, code), (claims, headers)
     assert house.auth.asked["check_token"] == []
 
 
 async def test_a_token_of_another_algorithm_or_key_is_401(house: House) -> None:
-    """C7."""
+    """C7"""
     good = house.auth.token()
     claims = jwt.decode(good, options={"verify_signature": False})
     head = {"typ": "at+jwt", "kid": "k1"}
-    public = house.auth.signing.public_key().public_bytes_raw()
-    unsigned = ".".join(
-        base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode()
-        for part in ({**head, "alg": "none"}, claims)
-    )
+    public = house.auth.signing.public_key()
+    content, _, signature = good.rpartition(".")
+    rsa_key, ec_key = rsa.generate_private_key(65_537, 2048), ec.generate_private_key(ec.SECP256R1())
     for token in (
         jwt.encode(claims, Ed25519PrivateKey.generate(), algorithm="EdDSA", headers=head),
-        jwt.encode(claims, public, algorithm="HS256", headers=head),
-        f"{unsigned}.",
-        good[:-4] + "AAAA",
-        "a.b.c",
-        "x" * 10_000,
+        # the public key, in each form it has, as the secret of a symmetric algorithm
+        jwt.encode(claims, public.public_bytes_raw(), algorithm="HS256", headers=head),
+        jwt.encode(claims, base64.urlsafe_b64encode(public.public_bytes_raw()), algorithm="HS256", headers=head),
+        jwt.encode(claims, rsa_key, algorithm="RS256", headers=head),
+        jwt.encode(claims, ec_key, algorithm="ES256", headers=head),
+        *(f"{part({**head, 'alg': name})}.{part(claims)}." for name in ("none", "None", "nOnE", "")),
+        *(f"{part({**head, 'alg': name})}.{part(claims)}.{signature}" for name in ("none", "HS256", "ES256", "RS256")),
+        *(signed(house, {**head, "alg": name}, claims) for name in ("none", "HS256", "eddsa", "Ed448", None, 7)),
+        signed(house, head, claims),
+        f"{content}.",
+        f"{content}.{part('x' * 64)}",
+        f"{content}.{signature[:-4]}AAAA",
+        f"{part({**head, 'alg': 'EdDSA'})}.{part({**claims, 'sub': 'user-2'})}.{signature}",
     ):
-        response = await house.http.get("/api/v1/auth/keys", headers={"Authorization": f"Bearer {token}"})
-        assert (response.status_code, response.json()["error"]["code"]) == (401, "invalid_token")
+        assert await answer_to(house, token) == (401, "invalid_token"), token
+    assert await answer_to(house, good) == (200, None)
+
+
+async def test_a_text_that_is_no_token_is_401(house: House) -> None:
+    """C7: nor does it take long, or end in a 500."""
+    good = house.auth.token()
+    head, claims, signature = good.split(".")
+    for token in (
+        "a.b.c",
+        "..",
+        "x" * 10_000,
+        f"{head}.{claims}",
+        f"{good}.{signature}",
+        f"{head}.{claims}.{signature[:8]}!{signature[8:]}",
+        f"{head}.{claims}.{signature}==",
+        f"{head}. {claims}.{signature}",
+        f"{part('[' * 5_000)}.{claims}.{signature}",
+        f"{part('[]')}.{claims}.{signature}",
+        f"{part('7')}.{part('null')}.{signature}",
+        f"{head}.{part('{')}.{signature}",
+        f"{head}.{base64.urlsafe_b64encode(bytes(range(128, 200))).decode()}.{signature}",
+        f"{base64.urlsafe_b64encode('{}'.encode('utf-16')).decode().rstrip('=')}.{claims}.{signature}",
+        house.auth.token(padding="x" * 9_000),
+    ):
+        assert await answer_to(house, token) == (401, "invalid_token"), token
+
+
+async def test_a_token_that_says_something_twice_is_401(house: House) -> None:
+    """C7: two readers could believe different halves of it, so it is refused although auth signed it."""
+    head = {"alg": "EdDSA", "typ": "at+jwt", "kid": house.auth.kid}
+    claims = jwt.decode(house.auth.token(), options={"verify_signature": False})
+    assert await answer_to(house, signed(house, head, claims)) == (200, None)
+    twice = json.dumps(claims)[:-1]
+    for token in (
+        signed(house, head, f'{twice}, "sub": "user-2"}}'),
+        signed(house, head, f'{twice}, "sub": "user-1"}}'),
+        signed(house, head, f'{twice}, "act": {{"a": 1, "a": 2}}}}'),
+        signed(house, f'{json.dumps(head)[:-1]}, "alg": "none"}}', claims),
+        signed(house, f'{json.dumps(head)[:-1]}, "kid": "k2"}}', claims),
+        signed(house, {**head, "kid": ["k1"]}, claims),
+        signed(house, {**head, "kid": None}, claims),
+        signed(house, {**head, "b64": False}, claims),
+        signed(house, head, f'{twice}, "n": NaN}}'),
+        signed(house, head, json.dumps(claims | {"exp": "X"}).replace('"X"', "1e999")),
+        signed(house, head, [claims]),
+    ):
+        assert await answer_to(house, token) == (401, "invalid_token"), token
+
+
+async def test_a_token_just_within_the_leeway_is_good(house: House) -> None:
+    now = int(time.time())
+    assert await answer_to(house, house.auth.token(exp=now - 20)) == (200, None)
+    assert await answer_to(house, house.auth.token(nbf=now + 20, iat=now + 20)) == (200, None)
 
 
 async def test_a_token_of_a_login_that_was_ended_is_401(house: House) -> None:
+    """C7: auth says the same of a login that was ended and of a user who is disabled or deleted."""
     assert (await house.http.get("/api/v1/auth/keys", headers=house.by_token)).status_code == 200
     house.auth.ended_logins.add("login-1")
     house.gateway.let_callers_age(1.0)
-    assert (await house.http.get("/api/v1/auth/keys", headers=house.by_token)).status_code == 401
+    assert await answer_to(house, house.auth.token()) == (401, "invalid_token")
 
 
-async def test_a_new_signing_key_of_auth_is_found(house: House) -> None:
-    house.auth.signing, house.auth.kid = Ed25519PrivateKey.generate(), "k2"
+async def renewed(house: House) -> None:
+    """Let the gateway's copy of auth's keys be renewed now."""
     house.gateway.context.public_keys._asked_at -= 10
-    assert (await house.http.get("/api/v1/auth/keys", headers=house.by_token)).status_code == 200
+    await house.gateway.context.public_keys.renew()
 
 
-async def test_invented_key_ids_do_not_make_us_ask_auth_again_and_again(house: House) -> None:
-    asked = len(house.auth.asked["public_keys"])
+async def test_tokens_of_a_published_key_are_good_and_those_of_a_withdrawn_one_are_not(house: House) -> None:
+    """C7"""
+    old, new = house.auth.signing, Ed25519PrivateKey.generate()
+    of_old = house.auth.token()
+    house.auth.signing, house.auth.kid = new, "k2"
+    house.auth.also_published = {"k1": old}
+    await renewed(house)
+    assert await answer_to(house, of_old) == (200, None)
+    assert await answer_to(house, house.auth.token()) == (200, None)
+    house.auth.also_published = {}
+    await renewed(house)
+    assert await answer_to(house, of_old) == (401, "invalid_token")
+    assert await answer_to(house, house.auth.token()) == (200, None)
+
+
+async def test_a_new_signing_key_of_auth_is_found_without_a_request(
+    make_house: MakeHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("morpheus_gateway.public_keys.REFRESH_SECONDS", 0.05)
+    house = await make_house()
+    house.auth.signing, house.auth.kid = Ed25519PrivateKey.generate(), "k2"
+    token = house.auth.token()
+
+    async def is_good() -> bool:
+        return await answer_to(house, token) == (200, None)
+
+    assert await poll(is_good, seconds=10)
+
+
+async def test_an_unknown_key_id_is_401_without_asking_or_waiting_for_auth(house: House) -> None:
+    never = asyncio.Event()
+    asked_by_requests: list[str] = []
+
+    async def never_answers(_: PublicKeysQuestion) -> PublicKeys:
+        if house.auth.request_ids[-1] is not None:
+            asked_by_requests.append("public_keys")
+        await never.wait()
+        raise ApiError("service_unavailable")
+
+    await house.auth.answer(PUBLIC_KEYS, never_answers)
+    house.gateway.context.public_keys._asked_at -= 10
     for number in range(5):
         token = house.auth.token(headers={"kid": f"invented-{number}"})
-        await house.http.get("/api/v1/auth/keys", headers={"Authorization": f"Bearer {token}"})
-    assert len(house.auth.asked["public_keys"]) == asked
+        assert await answer_to(house, token) == (401, "invalid_token")
+    assert asked_by_requests == []
+
+
+async def test_without_a_fresh_copy_of_auths_keys_no_token_is_judged(house: House) -> None:
+    """A copy that is old could hold a key that was withdrawn, or lack the one that signs."""
+    public_keys = house.gateway.context.public_keys
+    copied_at = public_keys._copied_at
+    public_keys._copied_at = copied_at - 31
+    assert await answer_to(house, house.auth.token()) == (503, "service_unavailable")
+    assert await answer_to(house, house.auth.token(headers={"kid": "unknown"})) == (503, "service_unavailable")
+    public_keys._copied_at = copied_at
+    assert await answer_to(house, house.auth.token()) == (200, None)
