@@ -49,6 +49,14 @@ _KINDS = (
     ErrorKind("session_known", 409, _INVALID, False, "A record or an open of ours already stands for that session."),
     ErrorKind("session_unrecorded", 409, _INVALID, False, "No record stands for that session. Adopt it first."),
     ErrorKind("key_not_found", 404, _INVALID, False, "You have no API key with that id."),
+    ErrorKind("key_inactive", 409, _INVALID, False, "This API key is revoked or expired. Make a new one."),
+    ErrorKind(
+        "key_rotation_limit",
+        409,
+        _INVALID,
+        False,
+        "Too many earlier secrets of this key still work. Wait for their end, or rotate with a shorter grace_seconds.",
+    ),
     ErrorKind(
         "no_active_session",
         400,

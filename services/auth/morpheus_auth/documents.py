@@ -40,19 +40,30 @@ class UserDocument(Document):
         ]
 
 
+class KeySecret(BaseModel):
+    """What an API key is known by. `digest` is HMAC-SHA-256(pepper, SHA-256 of the key) as hex; the key was never here.
+
+    `until`: when it stops being accepted, because another one was made in its place; None for the one in use.
+    """
+
+    digest: str
+    pepper_version: int
+    until: datetime | None = None
+
+
 class ApiKeyDocument(Document):
-    """An API key. `digest` is HMAC-SHA-256(pepper, SHA-256 of the key) as hex; the key itself was never here."""
+    """An API key. `secrets`: the one in use last, those in their grace before it. `key_prefix` is of the one in use."""
 
     id: str = Field(default_factory=uuid7)  # type: ignore[assignment]  # Beanie types it as an ObjectId
     user_id: str
     key_prefix: str
-    digest: str
-    pepper_version: int
+    secrets: list[KeySecret]
     name: str | None
     is_active: bool = True
     created_at: datetime
     expires_at: datetime | None
     deactivated_at: datetime | None = None
+    rotated_at: datetime | None = None
     last_used_at: datetime | None = None
     scopes: list[Scope]
     allowed_models: list[str] | None
@@ -63,7 +74,7 @@ class ApiKeyDocument(Document):
 
         name = "api_keys"
         indexes: ClassVar[list[IndexModel]] = [
-            IndexModel([("digest", ASCENDING)], name="digest", unique=True),
+            IndexModel([("secrets.digest", ASCENDING)], name="secret", unique=True),
             IndexModel([("user_id", ASCENDING), ("_id", DESCENDING)], name="user_newest"),
         ]
 

@@ -18,21 +18,26 @@ from morpheus_common.contracts.audit import (
     VerifyAudit,
 )
 from morpheus_common.contracts.auth import (
+    CHANGE_KEY,
     CHECK_KEY,
     CHECK_TOKEN,
     CREATE_KEY,
     DEACTIVATE_KEY,
     ENDED_KEYS,
+    GET_KEY,
     LIST_KEYS,
     LOGIN,
     PUBLIC_KEYS,
     REFRESH,
     REGISTER,
+    ROTATE_KEY,
     Caller,
+    ChangeKey,
     CheckKey,
     CheckToken,
     CreateKey,
     DeactivateKey,
+    GetKey,
     KeyIds,
     KeyRow,
     KeyRows,
@@ -42,6 +47,8 @@ from morpheus_common.contracts.auth import (
     PublicKeysQuestion,
     Refresh,
     Register,
+    RotatedKey,
+    RotateKey,
     TokenPair,
     UserRow,
 )
@@ -61,7 +68,8 @@ from morpheus_common.store.watch import DatabaseWatch
 from morpheus_auth.access_tokens import AccessTokens
 from morpheus_auth.accounts import Accounts
 from morpheus_auth.audit import Audit, load_audit_keys
-from morpheus_auth.documents import DOCUMENTS
+from morpheus_auth.deferred_writes import DeferredWrites
+from morpheus_auth.documents import DOCUMENTS, ApiKeyDocument
 from morpheus_auth.key_rotation import KeyRotation
 from morpheus_auth.keyring import Keyring
 from morpheus_auth.keys import ApiKeys
@@ -89,6 +97,7 @@ class Auth:
     logins: Logins
     keys: ApiKeys
     audit: Audit
+    after_checks: DeferredWrites
 
 
 def subscribe(broker: NatsBroker, auth: Auth) -> None:
@@ -144,6 +153,18 @@ def subscribe(broker: NatsBroker, auth: Auth) -> None:
     async def list_keys(question: ListKeys) -> KeyRows:
         return KeyRows(keys=await auth.keys.list_of(question.user_id))
 
+    @broker.subscriber(GET_KEY.subject, queue=SERVICE, max_workers=CONCURRENT)
+    async def get_key(question: GetKey) -> KeyRow:
+        return await auth.keys.get(user_id=question.user_id, key_id=question.key_id)
+
+    @broker.subscriber(CHANGE_KEY.subject, queue=SERVICE, max_workers=CONCURRENT)
+    async def change_key(question: ChangeKey) -> KeyRow:
+        return await auth.keys.change(question)
+
+    @broker.subscriber(ROTATE_KEY.subject, queue=SERVICE, max_workers=CONCURRENT)
+    async def rotate_key(question: RotateKey) -> RotatedKey:
+        return await auth.keys.rotate(question)
+
     @broker.subscriber(DEACTIVATE_KEY.subject, queue=SERVICE, max_workers=CONCURRENT)
     async def deactivate_key(question: DeactivateKey) -> KeyRow:
         return await auth.keys.deactivate(user_id=question.user_id, key_id=question.key_id)
@@ -198,6 +219,7 @@ async def build(settings: AuthSettings, service: StoreService) -> Auth:
         audience=settings.token_audience,
         lifetime=settings.access_token_seconds,
     )
+    after_checks = DeferredWrites(ApiKeyDocument.get_pymongo_collection)
     return Auth(
         settings=settings,
         watch=service.watch,
@@ -219,8 +241,10 @@ async def build(settings: AuthSettings, service: StoreService) -> Auth:
             max_active=settings.max_active_keys,
             clock=utc_now,
             staged=service.relay.nudge,
+            after_checks=after_checks,
         ),
         audit=audit,
+        after_checks=after_checks,
     )
 
 
@@ -230,5 +254,6 @@ async def serve(settings: AuthSettings) -> AsyncIterator[None]:
     async with store_service(settings, SERVICE, DOCUMENTS) as service:
         auth = await build(settings, service)
         subscribe(service.broker, auth)
-        async with background(auth.rotation.keep_fresh()), service.answering():
+        async with background(auth.rotation.keep_fresh(), auth.after_checks.run()), service.answering():
             yield
+        await auth.after_checks.write()

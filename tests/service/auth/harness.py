@@ -21,20 +21,26 @@ from morpheus_auth.settings import AuthSettings
 from morpheus_common.bus.names import User
 from morpheus_common.bus.rpc import RpcClient
 from morpheus_common.contracts.auth import (
+    CHANGE_KEY,
     CHECK_KEY,
     CHECK_TOKEN,
     CREATE_KEY,
     DEACTIVATE_KEY,
+    GET_KEY,
     LIST_KEYS,
     LOGIN,
     PUBLIC_KEYS,
     REFRESH,
     REGISTER,
+    ROTATE_KEY,
     Caller,
+    ChangeKey,
     CheckKey,
     CheckToken,
     CreateKey,
     DeactivateKey,
+    GetKey,
+    KeyField,
     KeyRow,
     ListKeys,
     Login,
@@ -42,6 +48,8 @@ from morpheus_common.contracts.auth import (
     PublicKeysQuestion,
     Refresh,
     Register,
+    RotatedKey,
+    RotateKey,
     Scope,
     TokenPair,
     UserRow,
@@ -123,6 +131,23 @@ class Gateway:
 
     async def list_keys(self, user_id: str) -> list[KeyRow]:
         return (await self.rpc.call(LIST_KEYS, ListKeys(user_id=user_id))).keys
+
+    async def get_key(self, user_id: str, key_id: str) -> KeyRow:
+        return await self.rpc.call(GET_KEY, GetKey(user_id=user_id, key_id=key_id))
+
+    async def change_key(self, user_id: str, key_id: str, **changes: Any) -> KeyRow:
+        fields = [KeyField(name) for name in changes]
+        return await self.rpc.call(CHANGE_KEY, ChangeKey(user_id=user_id, key_id=key_id, fields=fields, **changes))
+
+    async def rotate_key(self, user_id: str, key_id: str, key: str, *, grace_seconds: int = 86_400) -> RotatedKey:
+        question = RotateKey(
+            user_id=user_id,
+            key_id=key_id,
+            key_prefix=key[:9],
+            sha256=hashlib.sha256(key.encode()).hexdigest(),
+            grace_seconds=grace_seconds,
+        )
+        return await self.rpc.call(ROTATE_KEY, question, timeout=15)
 
     async def deactivate_key(self, user_id: str, key_id: str) -> KeyRow:
         return await self.rpc.call(DEACTIVATE_KEY, DeactivateKey(user_id=user_id, key_id=key_id))

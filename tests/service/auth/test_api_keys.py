@@ -2,6 +2,7 @@ import asyncio
 import base64
 import secrets
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from morpheus_auth.settings import AuthSettings
@@ -11,7 +12,7 @@ from morpheus_common.errors import ApiError
 from morpheus_common.store.mongo import Database
 from pydantic import SecretStr
 
-from tests.service.auth.harness import Gateway, age, new_key
+from tests.service.auth.harness import Gateway, age, new_key, until
 
 
 async def refused(gateway: Gateway, key: str) -> str:
@@ -126,17 +127,160 @@ async def test_a_user_sees_all_own_keys_and_no_others_newest_first(gateway: Gate
     assert [(row.name, row.is_active) for row in rows] == [("2", True), ("1", False), ("0", True)]
 
 
-async def test_keys_outlive_a_change_of_the_pepper(
+async def test_a_key_is_shown_to_its_owner_only(gateway: Gateway, ada: UserRow) -> None:
+    eve = await gateway.register("eve@example.com")
+    row = await gateway.create_key(ada.id, new_key())
+    assert await gateway.get_key(ada.id, row.id) == row
+    with pytest.raises(ApiError, match="key_not_found"):
+        await gateway.get_key(eve.id, row.id)
+
+
+async def test_what_is_left_out_of_a_change_stays_and_null_clears(gateway: Gateway, ada: UserRow) -> None:
+    expires_at = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
+    key = new_key()
+    row = await gateway.create_key(ada.id, key, name="laptop", scopes=[Scope.CHAT], expires_at=expires_at)
+    changed = await gateway.change_key(ada.id, row.id, scopes=[Scope.USAGE], allowed_models=["0x1"])
+    assert changed == row.model_copy(update={"scopes": [Scope.USAGE], "allowed_models": ["0x1"]})
+    caller = await gateway.check_key(key)
+    assert (caller.scopes, caller.allowed_models) == ([Scope.USAGE], ["0x1"])
+    cleared = await gateway.change_key(ada.id, row.id, name=None, expires_at=None, allowed_models=None)
+    assert (cleared.name, cleared.expires_at, cleared.allowed_models) == (None, None, None)
+    assert cleared.scopes == [Scope.USAGE]
+    assert await gateway.change_key(ada.id, row.id) == cleared
+
+
+async def test_a_change_that_makes_no_sense_is_refused(gateway: Gateway, ada: UserRow) -> None:
+    row = await gateway.create_key(ada.id, new_key())
+    wrong: list[dict[str, Any]] = [{"scopes": []}, {"expires_at": datetime.now(UTC) - timedelta(seconds=1)}]
+    for changes in wrong:
+        with pytest.raises(ApiError) as error:
+            await gateway.change_key(ada.id, row.id, **changes)
+        assert (error.value.code, error.value.param) == ("validation_error", next(iter(changes)))
+
+
+async def test_no_change_brings_a_key_back_to_life(gateway: Gateway, database: Database, ada: UserRow) -> None:
+    """F40"""
+    revoked, expired = new_key(), new_key()
+    first = await gateway.create_key(ada.id, revoked)
+    second = await gateway.create_key(ada.id, expired, expires_at=datetime.now(UTC) + timedelta(hours=1))
+    await gateway.deactivate_key(ada.id, first.id)
+    await age(database, "api_keys", "expires_at", seconds=3601)
+    for key_id in (first.id, second.id):
+        with pytest.raises(ApiError, match="key_inactive"):
+            await gateway.change_key(ada.id, key_id, expires_at=None, name="alive")
+        with pytest.raises(ApiError, match="key_inactive"):
+            await gateway.rotate_key(ada.id, key_id, new_key())
+    assert [await refused(gateway, key) for key in (revoked, expired)] == ["invalid_api_key"] * 2
+
+
+async def test_changes_are_told_in_order(gateway: Gateway, database: Database, ada: UserRow) -> None:
+    """Each of them once, with ids only."""
+    row = await gateway.create_key(ada.id, new_key(), name="a secret name")
+    await gateway.change_key(ada.id, row.id, name="another")
+    replacement = new_key()
+    for _ in range(2):
+        await gateway.rotate_key(ada.id, row.id, replacement)
+    await gateway.deactivate_key(ada.id, row.id)
+    rows = [event async for event in database.get_collection("outbox").find({"entity": row.id}).sort("version")]
+    kinds = [event["subject"].split(".")[3] for event in rows]
+    assert kinds == ["created", "changed", "rotated", "deactivated"]
+    assert [event["version"] for event in rows] == [1, 2, 3, 4]
+    assert "name" not in str(rows)
+
+
+@pytest.mark.parametrize("other", ["get", "change", "rotate"])
+async def test_only_its_owner_can_change_a_key(gateway: Gateway, ada: UserRow, other: str) -> None:
+    eve = await gateway.register("eve@example.com")
+    key = new_key()
+    row = await gateway.create_key(ada.id, key)
+    act = {
+        "get": lambda: gateway.get_key(eve.id, row.id),
+        "change": lambda: gateway.change_key(eve.id, row.id, name="mine"),
+        "rotate": lambda: gateway.rotate_key(eve.id, row.id, new_key(), grace_seconds=0),
+    }[other]
+    with pytest.raises(ApiError, match="key_not_found"):
+        await act()
+    await gateway.check_key(key)
+
+
+async def test_a_use_is_recorded_a_moment_later_and_never_backwards(
+    gateway: Gateway, database: Database, ada: UserRow
+) -> None:
+    key = new_key()
+    row = await gateway.create_key(ada.id, key)
+    before = datetime.now(UTC) - timedelta(seconds=1)
+    await gateway.check_key(key)
+
+    async def is_recorded() -> bool:
+        used_at = (await gateway.get_key(ada.id, row.id)).last_used_at
+        return used_at is not None and used_at >= before
+
+    await until(is_recorded)
+    later = datetime(2100, 1, 1, tzinfo=UTC)
+    await database.get_collection("api_keys").update_one({"_id": row.id}, {"$set": {"last_used_at": later}})
+    other = new_key()
+    marker = await gateway.create_key(ada.id, other)
+    await gateway.check_key(key)
+    await gateway.check_key(other)
+
+    async def both_were_written() -> bool:
+        return (await gateway.get_key(ada.id, marker.id)).last_used_at is not None
+
+    await until(both_were_written)
+    assert (await gateway.get_key(ada.id, row.id)).last_used_at == later
+
+
+async def test_a_worker_that_drains_records_what_it_has_seen(
+    settings: AuthSettings, database: Database, idle_gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("morpheus_auth.deferred_writes.PAUSE_SECONDS", 3600.0)
+    key = new_key()
+    async with serve(settings):
+        ada = await idle_gateway.register("ada@example.com")
+        row = await idle_gateway.create_key(ada.id, key)
+        await idle_gateway.check_key(key)
+        assert (await idle_gateway.get_key(ada.id, row.id)).last_used_at is None
+    stored = await database.get_collection("api_keys").find_one({"_id": row.id})
+    assert stored is not None
+    assert stored["last_used_at"] is not None
+
+
+async def test_keys_outlive_a_change_of_the_pepper_and_move_to_the_new_one_when_used(
     settings: AuthSettings, database: Database, idle_gateway: Gateway
 ) -> None:
+    """C2"""
     old, new = (base64.b64encode(secrets.token_bytes(32)).decode() for _ in range(2))
-    first, second = new_key(), new_key()
+    first, second, unused = new_key(), new_key(), new_key()
+
+    async def versions() -> list[int]:
+        keys = database.get_collection("api_keys").find().sort("_id")
+        return [secret["pepper_version"] async for key in keys for secret in key["secrets"]]
+
     async with serve(settings.model_copy(update={"auth_peppers": SecretStr(f"1:{old}")})):
         ada = await idle_gateway.register("ada@example.com")
         await idle_gateway.create_key(ada.id, first)
+        await idle_gateway.create_key(ada.id, unused)
     async with serve(settings.model_copy(update={"auth_peppers": SecretStr(f"1:{old},2:{new}")})):
         await idle_gateway.create_key(ada.id, second)
+        assert await versions() == [1, 1, 2]
+        for _ in range(3):
+            assert (await idle_gateway.check_key(first)).user_id == ada.id
+            assert (await idle_gateway.check_key(second)).user_id == ada.id
+    assert await versions() == [2, 1, 2]
+    async with serve(settings.model_copy(update={"auth_peppers": SecretStr(f"2:{new}")})):
         assert (await idle_gateway.check_key(first)).user_id == ada.id
-        assert (await idle_gateway.check_key(second)).user_id == ada.id
-    versions = [key["pepper_version"] async for key in database.get_collection("api_keys").find().sort("_id")]
-    assert versions == [1, 2]
+        assert await refused(idle_gateway, unused) == "invalid_api_key"
+
+
+async def test_no_two_keys_are_known_by_the_same_secret_not_even_by_one_in_its_grace(
+    gateway: Gateway, database: Database, ada: UserRow
+) -> None:
+    """F41"""
+    eve = await gateway.register("eve@example.com")
+    key = new_key()
+    row = await gateway.create_key(ada.id, key)
+    await gateway.rotate_key(ada.id, row.id, new_key())
+    with pytest.raises(ApiError, match="internal_error"):
+        await gateway.create_key(eve.id, key)
+    assert (await gateway.check_key(key)).user_id == ada.id
+    assert await database.get_collection("api_keys").count_documents({}) == 1

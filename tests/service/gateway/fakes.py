@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import jwt
@@ -28,20 +28,25 @@ from morpheus_common.bus.names import (
 )
 from morpheus_common.bus.rpc import error_envelope
 from morpheus_common.contracts.auth import (
+    CHANGE_KEY,
     CHECK_KEY,
     CHECK_TOKEN,
     CREATE_KEY,
     DEACTIVATE_KEY,
+    GET_KEY,
     LIST_KEYS,
     LOGIN,
     PUBLIC_KEYS,
     REFRESH,
     REGISTER,
+    ROTATE_KEY,
     Caller,
+    ChangeKey,
     CheckKey,
     CheckToken,
     CreateKey,
     DeactivateKey,
+    GetKey,
     KeyRow,
     KeyRows,
     ListKeys,
@@ -50,6 +55,8 @@ from morpheus_common.contracts.auth import (
     PublicKeysQuestion,
     Refresh,
     Register,
+    RotatedKey,
+    RotateKey,
     Scope,
     TokenPair,
     UserRow,
@@ -168,6 +175,9 @@ class FakeAuth(FakeService):
         await self.answer(CHECK_TOKEN, self._check_token)
         await self.answer(CREATE_KEY, self._create_key)
         await self.answer(LIST_KEYS, self._list_keys)
+        await self.answer(GET_KEY, self._get_key)
+        await self.answer(CHANGE_KEY, self._change_key)
+        await self.answer(ROTATE_KEY, self._rotate_key)
         await self.answer(DEACTIVATE_KEY, self._deactivate_key)
         await self.answer(REGISTER, self._register)
         await self.answer(LOGIN, self._login)
@@ -254,12 +264,31 @@ class FakeAuth(FakeService):
         rows = [row for row in self.rows.values() if row.user_id == question.user_id]
         return KeyRows(keys=list(reversed(rows)))
 
-    async def _deactivate_key(self, question: DeactivateKey) -> KeyRow:
+    def _own(self, user_id: str, key_id: str) -> tuple[str, KeyRow]:
         for digest, row in self.rows.items():
-            if (row.id, row.user_id) == (question.key_id, question.user_id):
-                self.rows[digest] = row.model_copy(update={"is_active": False})
-                return self.rows[digest]
+            if (row.id, row.user_id) == (key_id, user_id):
+                return digest, row
         raise ApiError("key_not_found")
+
+    async def _get_key(self, question: GetKey) -> KeyRow:
+        return self._own(question.user_id, question.key_id)[1]
+
+    async def _change_key(self, question: ChangeKey) -> KeyRow:
+        digest, row = self._own(question.user_id, question.key_id)
+        if not row.is_active:
+            raise ApiError("key_inactive")
+        self.rows[digest] = row.model_copy(update={field: getattr(question, field) for field in question.fields})
+        return self.rows[digest]
+
+    async def _rotate_key(self, question: RotateKey) -> RotatedKey:
+        _, row = self._own(question.user_id, question.key_id)
+        self.rows[question.sha256] = row = row.model_copy(update={"key_prefix": question.key_prefix})
+        return RotatedKey(row=row, previous_until=LONG_AGO + timedelta(seconds=question.grace_seconds))
+
+    async def _deactivate_key(self, question: DeactivateKey) -> KeyRow:
+        digest, row = self._own(question.user_id, question.key_id)
+        self.rows[digest] = row.model_copy(update={"is_active": False})
+        return self.rows[digest]
 
     async def _register(self, question: Register) -> UserRow:
         if question.email in self.passwords:

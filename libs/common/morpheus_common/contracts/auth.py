@@ -111,6 +111,62 @@ class KeyRows(Message):
     keys: list[KeyRow]
 
 
+class KeyField(StrEnum):
+    """What can be changed of an API key."""
+
+    NAME = "name"
+    EXPIRES_AT = "expires_at"
+    SCOPES = "scopes"
+    ALLOWED_MODELS = "allowed_models"
+
+
+class ChangeKey(Message):
+    """Change the `fields` of a key; all others stay. None clears a name, an end or the models.
+
+    Unknown or another user's: `key_not_found`; revoked or expired: `key_inactive`.
+    """
+
+    user_id: str
+    key_id: str
+    fields: list[KeyField]
+    name: str | None = Field(None, max_length=100)
+    expires_at: UtcTime | None = None
+    scopes: list[Scope] = Field(default_factory=list)
+    allowed_models: list[str] | None = Field(None, max_length=100)
+
+
+MAX_GRACE_SECONDS = 30 * 86_400
+
+
+class RotateKey(Message):
+    """Give a key another secret, made by the gateway. The one in use stays good for `grace_seconds`, and one that was
+    replaced before no longer than that.
+
+    Unknown or another user's: `key_not_found`; revoked or expired: `key_inactive`; `key_rotation_limit` with too many secrets
+    in their grace.
+    """
+
+    user_id: str
+    key_id: str
+    key_prefix: str = Field(max_length=16)
+    sha256: Sha256Hex
+    grace_seconds: int = Field(ge=0, le=MAX_GRACE_SECONDS)
+
+
+class RotatedKey(Message):
+    """`previous_until`: when the secret that was in use stops working."""
+
+    row: KeyRow
+    previous_until: UtcTime
+
+
+class GetKey(Message):
+    """Ask for one key of a user. Unknown or another user's: `key_not_found`."""
+
+    user_id: str
+    key_id: str
+
+
 class ListKeys(Message):
     """Ask for all keys of a user."""
 
@@ -163,7 +219,7 @@ class UserRegistered(Message):
 
 
 class KeyChanged(Message):
-    """An API key was created or deactivated."""
+    """An API key was created, changed, rotated or deactivated."""
 
     key_id: str
     user_id: str
@@ -177,6 +233,9 @@ LOGIN = REGISTRY.rpc(User.AUTH, "login", Login, TokenPair, callers=GATEWAY_ONLY,
 REFRESH = REGISTRY.rpc(User.AUTH, "refresh", Refresh, TokenPair, callers=GATEWAY_ONLY)
 CREATE_KEY = REGISTRY.rpc(User.AUTH, "create_key", CreateKey, KeyRow, callers=GATEWAY_ONLY)
 LIST_KEYS = REGISTRY.rpc(User.AUTH, "list_keys", ListKeys, KeyRows, callers=GATEWAY_ONLY)
+GET_KEY = REGISTRY.rpc(User.AUTH, "get_key", GetKey, KeyRow, callers=GATEWAY_ONLY)
+CHANGE_KEY = REGISTRY.rpc(User.AUTH, "change_key", ChangeKey, KeyRow, callers=GATEWAY_ONLY)
+ROTATE_KEY = REGISTRY.rpc(User.AUTH, "rotate_key", RotateKey, RotatedKey, callers=GATEWAY_ONLY)
 DEACTIVATE_KEY = REGISTRY.rpc(User.AUTH, "deactivate_key", DeactivateKey, KeyRow, callers=GATEWAY_ONLY)
 CHECK_KEY = REGISTRY.rpc(User.AUTH, "check_key", CheckKey, Caller, callers=GATEWAY_ONLY, timeout=2.0)
 ENDED_KEYS = REGISTRY.rpc(User.AUTH, "ended_keys", KeyIds, KeyIds, callers=frozenset({User.SESSIONS}))
@@ -184,6 +243,16 @@ CHECK_TOKEN = REGISTRY.rpc(User.AUTH, "check_token", CheckToken, Caller, callers
 
 USER_REGISTERED = REGISTRY.event(User.AUTH, "user", "registered", UserRegistered, description="An account was made.")
 KEY_CREATED = REGISTRY.event(User.AUTH, "key", "created", KeyChanged, description="An API key was made.")
+KEY_CHANGED = REGISTRY.event(
+    User.AUTH, "key", "changed", KeyChanged, description="An API key's name, end, scopes or models were changed."
+)
+KEY_ROTATED = REGISTRY.event(
+    User.AUTH,
+    "key",
+    "rotated",
+    KeyChanged,
+    description="An API key got another secret; id, sessions and limits are the same.",
+)
 KEY_DEACTIVATED = REGISTRY.event(
     User.AUTH,
     "key",
