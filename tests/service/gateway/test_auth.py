@@ -111,19 +111,93 @@ async def test_a_key_is_deactivated_as_often_as_one_likes(house: House) -> None:
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "key_not_found")
 
 
-async def test_a_key_knows_itself(house: House) -> None:
+async def test_a_key_knows_itself_by_one_question(house: House) -> None:
     row = next(iter(house.auth.rows.values()))
     assert (await house.http.get("/api/v1/auth/keys/current", headers=house.by_key)).json()["id"] == row.id
+    assert len(house.auth.asked["get_key"]) == 1
+    assert house.auth.asked["list_keys"] == []
+
+
+async def test_what_is_left_out_of_a_change_stays_and_null_clears(house: House) -> None:
+    house.auth.add_key(name="laptop", allowed_models=[house.sessions.models[0].id])
+    row = list(house.auth.rows.values())[-1]
+    path = f"/api/v1/auth/keys/{row.id}"
+    named = await house.http.patch(path, json={"scopes": ["chat"]}, headers=house.by_token)
+    assert named.status_code == 200
+    assert (named.json()["name"], named.json()["scopes"]) == ("laptop", ["chat"])
+    assert named.json()["allowed_models"] == [house.sessions.models[0].id]
+    sent = {"name": None, "allowed_models": ["mistral-small"]}
+    changed = (await house.http.patch(path, json=sent, headers=house.by_token)).json()
+    assert (changed["name"], changed["allowed_models"]) == (None, [house.sessions.models[1].id])
+    assert [question.fields for question in house.auth.asked["change_key"]] == [["scopes"], ["name", "allowed_models"]]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [{"scopes": None}, {"scopes": []}, {"scopes": ["all"]}, {"name": "x" * 101}, {"expires_at": "2030-01-01"}, []],
+)
+async def test_a_change_that_is_none_is_422(house: House, sent: Any) -> None:
+    row = next(iter(house.auth.rows.values()))
+    response = await house.http.patch(f"/api/v1/auth/keys/{row.id}", json=sent, headers=house.by_token)
+    assert (response.status_code, response.json()["error"]["code"]) == (422, "validation_error")
+    assert house.auth.asked["change_key"] == []
+
+
+async def test_nothing_but_what_may_be_changed_is_changed(house: House) -> None:
+    """C13"""
+    row = next(iter(house.auth.rows.values()))
+    sent = {"user_id": "user-2", "is_active": False, "id": "x", "key_prefix": "sk-mine", "name": "new"}
+    changed = await house.http.patch(f"/api/v1/auth/keys/{row.id}", json=sent, headers=house.by_token)
+    assert changed.json() == row.model_dump(mode="json") | {"name": "new"}
+
+
+async def test_a_revoked_key_cannot_be_changed(house: House) -> None:
+    house.auth.revoke(house.key)
+    row = next(iter(house.auth.rows.values()))
+    response = await house.http.patch(f"/api/v1/auth/keys/{row.id}", json={"name": "x"}, headers=house.by_token)
+    assert (response.status_code, response.json()["error"]["code"]) == (409, "key_inactive")
+
+
+async def test_a_rotated_key_is_shown_once_with_the_end_of_the_old_one(house: House) -> None:
+    """C4"""
+    row = next(iter(house.auth.rows.values()))
+    path = f"/api/v1/auth/keys/{row.id}/rotate"
+    rotated = await house.http.post(path, json={"grace_seconds": 60}, headers=house.by_token)
+    assert rotated.status_code == 200
+    body = rotated.json()
+    assert api_keys.is_well_formed(body["key"])
+    assert body["key"] != house.key
+    assert (body["id"], body["key_prefix"]) == (row.id, body["key"][:9])
+    assert body["previous_key_expires_at"] == "2026-01-02T03:05:05.000Z"
+    assert body["key"] not in house.auth.asked["rotate_key"][0].model_dump_json()
+    house.key = body["key"]
+    assert (await house.chat()).status_code == 200
+    # no body at all is as good as an empty one
+    assert (await house.http.post(path, headers=house.by_token)).status_code == 200
+    assert (await house.http.post(path, json={}, headers=house.by_token)).status_code == 200
+    assert [question.grace_seconds for question in house.auth.asked["rotate_key"]] == [60, 86_400, 86_400]
+
+
+@pytest.mark.parametrize("grace", [-1, 30 * 86_400 + 1, 1.5, "soon", None])
+async def test_a_grace_of_more_than_thirty_days_or_less_than_none_is_422(house: House, grace: Any) -> None:
+    row = next(iter(house.auth.rows.values()))
+    sent = {"grace_seconds": grace}
+    response = await house.http.post(f"/api/v1/auth/keys/{row.id}/rotate", json=sent, headers=house.by_token)
+    assert (response.status_code, response.json()["error"]["code"]) == (422, "validation_error")
+    assert house.auth.asked["rotate_key"] == []
 
 
 async def test_key_routes_want_a_token(house: House) -> None:
-    response = await house.http.get("/api/v1/auth/keys", headers=house.by_key)
-    assert (response.status_code, response.json()["error"]["code"]) == (401, "wrong_credential_kind")
+    for method, path in (("GET", ""), ("POST", ""), ("PATCH", "/x"), ("POST", "/x/rotate"), ("DELETE", "/x")):
+        response = await house.http.request(method, f"/api/v1/auth/keys{path}", json={}, headers=house.by_key)
+        assert (response.status_code, response.json()["error"]["code"]) == (401, "wrong_credential_kind")
 
 
 NOW = int(time.time())
 CLAIMS = ("iss", "aud", "sub", "sid", "iat", "nbf", "exp", "jti", "auth_time")
 TIMES = ("iat", "nbf", "exp", "auth_time")
+NO_TIMES: tuple[Any, ...] = (True, str(NOW), [NOW], -1, 10**400)
+NO_NAMES: tuple[Any, ...] = (7, "", [], {"a": 1})
 
 WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"exp": NOW - 3600}, {}, "token_expired"),
@@ -135,8 +209,8 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"aud": ["someone", "morpheus-gateway"]}, {}, "invalid_token"),
     ({"aud": {"morpheus-gateway": 1}}, {}, "invalid_token"),
     *(({claim: None}, {}, "invalid_token") for claim in CLAIMS),
-    *(({claim: value}, {}, "invalid_token") for claim in TIMES for value in (True, str(NOW), [NOW], -1, 10**400)),
-    *(({claim: value}, {}, "invalid_token") for claim in ("sub", "sid", "jti") for value in (7, "", [], {"a": 1})),
+    *(({claim: value}, {}, "invalid_token") for claim in TIMES for value in NO_TIMES),
+    *(({claim: value}, {}, "invalid_token") for claim in ("sub", "sid", "jti") for value in NO_NAMES),
     ({}, {"typ": "JWT"}, "invalid_token"),
     ({}, {"typ": None}, "invalid_token"),
     ({}, {"typ": ["at+jwt"]}, "invalid_token"),

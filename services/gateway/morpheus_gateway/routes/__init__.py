@@ -6,6 +6,7 @@ from fastapi import Request
 from morpheus_common.errors import ApiError
 
 from morpheus_gateway.routes import (
+    api_keys,
     auth,
     automation,
     chat,
@@ -22,6 +23,7 @@ ROUTERS = (
     root.router,
     health.router,
     auth.router,
+    api_keys.router,
     models.router,
     sessions.router,
     session_reads.router,
