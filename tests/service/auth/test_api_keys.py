@@ -188,18 +188,16 @@ async def test_changes_are_told_in_order(gateway: Gateway, database: Database, a
     assert "name" not in str(rows)
 
 
-@pytest.mark.parametrize("other", ["get", "change", "rotate"])
-async def test_only_its_owner_can_change_a_key(gateway: Gateway, ada: UserRow, other: str) -> None:
+async def test_only_its_owner_can_change_a_key(gateway: Gateway, ada: UserRow) -> None:
     eve = await gateway.register("eve@example.com")
     key = new_key()
     row = await gateway.create_key(ada.id, key)
-    act = {
-        "get": lambda: gateway.get_key(eve.id, row.id),
-        "change": lambda: gateway.change_key(eve.id, row.id, name="mine"),
-        "rotate": lambda: gateway.rotate_key(eve.id, row.id, new_key(), grace_seconds=0),
-    }[other]
-    with pytest.raises(ApiError, match="key_not_found"):
-        await act()
+    for refused_act in (
+        gateway.change_key(eve.id, row.id, name="mine"),
+        gateway.rotate_key(eve.id, row.id, new_key(), grace_seconds=0),
+    ):
+        with pytest.raises(ApiError, match="key_not_found"):
+            await refused_act
     await gateway.check_key(key)
 
 

@@ -1,6 +1,9 @@
 """Signing keys follow each other without logging anyone out."""
 
 import asyncio
+import json
+import os
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -216,3 +219,46 @@ async def test_a_worker_without_its_database_publishes_nothing_old_and_comes_bac
             await until(is_refused)
             tap.mend()
             await until(answers)
+
+
+async def morpheus_keys(account: NatsAccount, *arguments: str) -> tuple[int | None, str, str]:
+    """Run `morpheus keys`; return exit code, stdout and stderr."""
+    command = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "morpheus_devstack",
+        "keys",
+        *arguments,
+        env={"PATH": os.environ["PATH"], "NATS_URL": account.url, "NATS_SEED": account.seeds[User.OPS]},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await command.communicate()
+    return command.returncode, out.decode(), err.decode()
+
+
+async def test_an_operator_lists_rotates_and_revokes(
+    nats_streams: NatsAccount, settings: AuthSettings, idle_gateway: Gateway
+) -> None:
+    code, _, err = await morpheus_keys(nats_streams, "list")
+    assert (code, err) == (1, "morpheus: No auth worker answers on the bus.\n")
+    async with serve(settings):
+        (old,) = await published(idle_gateway)
+        _, rotated, _ = await morpheus_keys(nats_streams, "rotate", "--json")
+        rows = [json.loads(line) for line in rotated.splitlines()]
+        assert [(row["state"], row["kid"] == old) for row in rows] == [("published", False), ("signing", True)]
+        assert rows[0]["signs_from"] > rows[0]["created_at"]
+        _, table, _ = await morpheus_keys(nats_streams, "list")
+        lines = table.splitlines()
+        assert lines[0].split() == ["KID", "STATE", "CREATED", "SIGNS", "FROM", "RETIRES"]
+        assert [line.split()[:2] for line in lines[1:3]] == [[row["kid"], row["state"]] for row in rows]
+
+        code, out, err = await morpheus_keys(nats_streams, "rotate", "--revoke-current")
+        assert (code, out.strip()) == (1, "")
+        assert "dies within a minute" in err, "it asks, and nobody says yes"
+        assert old in await published(idle_gateway)
+        _, revoked, _ = await morpheus_keys(nats_streams, "rotate", "--revoke-current", "--yes", "--json")
+        (only,) = [json.loads(line) for line in revoked.splitlines()]
+        assert only["state"] == "signing"
+        assert await published(idle_gateway) == {only["kid"]}
