@@ -11,6 +11,7 @@ import httpx2
 import openai
 import pytest
 from morpheus_common.bus.frames import WINDOW_BYTES, Kind
+from morpheus_common.contracts.auth import CHECK_KEY, Caller, CheckKey
 from morpheus_gateway.relay import RelayTimes
 from openai.types.chat import ChatCompletionMessageParam
 
@@ -73,6 +74,31 @@ async def ignore(_: FakePrompt) -> None:
 
 
 # the caller
+
+
+async def test_a_known_key_is_checked_while_a_worker_makes_ready(house: House) -> None:
+    """The check adds nothing to the first byte: auth's answer comes after the worker has the prompt, and before its accept."""
+    await house.chat()
+    house.gateway.let_callers_age(1.0)
+    order: list[str] = []
+    worker_has_it, checked = asyncio.Event(), asyncio.Event()
+
+    async def answer_when_the_worker_has_it(question: CheckKey) -> Caller:
+        await worker_has_it.wait()
+        order.append("checked")
+        checked.set()
+        return await house.auth._check_key(question)
+
+    async def accept_when_checked(prompt: FakePrompt) -> None:
+        order.append("worker has the prompt")
+        worker_has_it.set()
+        await checked.wait()
+        await answer_with_echo(prompt)
+
+    await house.auth.answer(CHECK_KEY, answer_when_the_worker_has_it)
+    house.worker.script = accept_when_checked
+    assert (await house.chat()).status_code == 200
+    assert order == ["worker has the prompt", "checked"]
 
 
 async def test_credit_waits_for_the_caller_check(house: House) -> None:
