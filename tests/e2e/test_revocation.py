@@ -26,7 +26,8 @@ from pydantic import SecretStr
 from tests.servers import NatsAccount
 from tests.service.auth.harness import opened, process, wiretap
 
-REVOCATIONS = 100
+REVOCATIONS = 25
+"""Of each of four kinds."""
 AT_ONCE = 5
 PAUSE_SECONDS = 0.02
 """Between two requests of a watch: without it we would measure how fast the machine is."""

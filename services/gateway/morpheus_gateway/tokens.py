@@ -72,7 +72,6 @@ class TokenVerifier:
                 issuer=self._issuer,
                 audience=self._audience,
                 leeway=LEEWAY_SECONDS,
-                options={"strict_aud": True},
             )
         except jwt.ExpiredSignatureError:
             raise ApiError("token_expired") from None
