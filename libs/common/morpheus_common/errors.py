@@ -75,6 +75,13 @@ _KINDS = (
     ),
     ErrorKind("direct_payment_unsupported", 400, _INVALID, False, "directPayment is not offered; send false."),
     ErrorKind("email_taken", 409, _INVALID, False, "An account with this e-mail exists. Log in instead."),
+    ErrorKind(
+        "password_too_common",
+        422,
+        _INVALID,
+        False,
+        "This password is one of the most common ones, which are guessed first. Choose another.",
+    ),
     ErrorKind("operation_not_found", 404, _INVALID, False, "This API key has no operation with that id."),
     ErrorKind(
         "open_cancelled",
@@ -101,6 +108,13 @@ _KINDS = (
     ErrorKind("invalid_credentials", 401, _INVALID, False, "E-mail or password is wrong."),
     ErrorKind("invalid_refresh_token", 401, _INVALID, False, "This refresh token is not valid. Log in again."),
     ErrorKind("refresh_token_reused", 401, _INVALID, False, "This refresh token was used before. Log in again."),
+    ErrorKind(
+        "invalid_reset_token",
+        401,
+        _INVALID,
+        False,
+        "This token for a new password is not valid, was used or has expired. Ask the operator for another.",
+    ),
     ErrorKind("insufficient_balance", 402, "insufficient_quota", False, "The gateway's wallet lacks the MOR to stake."),
     ErrorKind("insufficient_scope", 403, "permission_error", False, "This API key lacks the scope for this call."),
     ErrorKind(
@@ -109,6 +123,14 @@ _KINDS = (
         "permission_error",
         False,
         "This needs a login of the last hour. Log in again and repeat the request.",
+    ),
+    ErrorKind("registration_closed", 403, "permission_error", False, "This gateway makes no new accounts."),
+    ErrorKind(
+        "invite_required",
+        403,
+        "permission_error",
+        False,
+        "A new account needs an unused invite code. Ask the operator for one and send it as invite_code.",
     ),
     ErrorKind("model_not_allowed", 403, "permission_error", False, "This API key may not use that model."),
     ErrorKind("key_limit_reached", 403, "permission_error", False, "You have as many active API keys as are allowed."),

@@ -13,6 +13,7 @@ from morpheus_common.request_context import request_id
 _SECRETS = re.compile(
     r"sk-[0-9A-Za-z]{6}\.[0-9A-Za-z]{20,}"  # API keys
     r"|rt-[0-9A-Za-z_-]{43}"  # refresh tokens
+    r"|(?:invite|reset)-[0-9A-Za-z_-]{43}"  # invite codes, tokens for a new password
     r"|eyJ[0-9A-Za-z_-]{8,}\.[0-9A-Za-z_-]{8,}\.[0-9A-Za-z_-]{8,}"  # JSON web tokens
     r"|\bS[UAOCN][A-Z2-7]{56}\b"  # NKey seeds
     r"|(?<=://)[^/@\s:]+:[^/@\s]+(?=@)"  # user:password in a URL

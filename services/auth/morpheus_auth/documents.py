@@ -14,11 +14,23 @@ REFRESH_GRACE_SECONDS = 10
 """How long a spent refresh token still gives the same answer: two tabs refresh at once, a reply gets lost."""
 
 
+NOT_EXPIRED = {"$gt": ["$expires_at", "$$NOW"]}
+"""Compared by the database's clock, because those of the workers may be off."""
+
+
+class KnownAddress(BaseModel):
+    """An address that logged in to the account, by a keyed hash, and when it last did."""
+
+    digest: str
+    at: datetime
+
+
 class UserDocument(Document):
     """An account. `email_key` is the normalised e-mail, `email` what its owner typed.
 
     `key_guard` changes with every change to the set of the user's API keys: two transactions that would both count
-    the keys meet there.
+    the keys meet there. `login_guard` is the same for logins and the password: a login with the old password does not
+    begin beside a change of it.
     """
 
     id: str = Field(default_factory=uuid7)  # type: ignore[assignment]  # Beanie types it as an ObjectId
@@ -30,6 +42,8 @@ class UserDocument(Document):
     created_at: datetime
     version: int = 1
     key_guard: int = 0
+    login_guard: int = 0
+    known_addresses: list[KnownAddress] = Field(default_factory=list)
 
     class Settings:
         """Where and how it is stored."""
@@ -134,6 +148,83 @@ class RefreshAnswerDocument(Document):
         indexes: ClassVar[list[IndexModel]] = [
             # the database looks once a minute; until then the answer is refused by its age
             IndexModel([("created_at", ASCENDING)], name="expiry", expireAfterSeconds=REFRESH_GRACE_SECONDS),
+        ]
+
+
+class InviteDocument(Document):
+    """An invite code, by a keyed hash of its SHA-256. It goes when it is used, or has expired."""
+
+    id: str  # type: ignore[assignment]  # Beanie types it as an ObjectId
+    created_at: datetime
+    expires_at: datetime | None
+
+    class Settings:
+        """Where and how it is stored."""
+
+        name = "invites"
+        indexes: ClassVar[list[IndexModel]] = [
+            IndexModel([("expires_at", ASCENDING)], name="expiry", expireAfterSeconds=0),
+        ]
+
+
+class PasswordResetDocument(Document):
+    """A token that lets its bearer set a user's password once, by a keyed hash of its SHA-256."""
+
+    id: str  # type: ignore[assignment]  # Beanie types it as an ObjectId
+    user_id: str
+    expires_at: datetime
+
+    class Settings:
+        """Where and how it is stored."""
+
+        name = "password_resets"
+        indexes: ClassVar[list[IndexModel]] = [
+            IndexModel([("user_id", ASCENDING)], name="user"),
+            IndexModel([("expires_at", ASCENDING)], name="expiry", expireAfterSeconds=0),
+        ]
+
+
+class CountedTry(BaseModel):
+    """A try to log in. What proves right, or was not made after all, is taken out again."""
+
+    id: str
+    at: datetime
+
+
+class LoginTriesDocument(Document):
+    """The last tries to log in to an account, which may not exist, by a keyed hash of its e-mail."""
+
+    id: str  # type: ignore[assignment]  # Beanie types it as an ObjectId
+    tries: list[CountedTry]
+    expires_at: datetime
+
+    class Settings:
+        """Where and how it is stored."""
+
+        name = "login_tries"
+        indexes: ClassVar[list[IndexModel]] = [
+            IndexModel([("expires_at", ASCENDING)], name="expiry", expireAfterSeconds=0),
+        ]
+
+
+class LoginWaitDocument(Document):
+    """When an address may next try to log in to an account that is being guessed at, by a keyed hash of both.
+
+    `taken_by` is the try that had the last turn.
+    """
+
+    id: str  # type: ignore[assignment]  # Beanie types it as an ObjectId
+    turn_at: datetime
+    taken_by: str | None
+    asked_at: datetime
+    expires_at: datetime
+
+    class Settings:
+        """Where and how it is stored."""
+
+        name = "login_waits"
+        indexes: ClassVar[list[IndexModel]] = [
+            IndexModel([("expires_at", ASCENDING)], name="expiry", expireAfterSeconds=0),
         ]
 
 
@@ -257,6 +348,10 @@ DOCUMENTS: tuple[type[Document], ...] = (
     LoginDocument,
     RefreshTokenDocument,
     RefreshAnswerDocument,
+    InviteDocument,
+    PasswordResetDocument,
+    LoginTriesDocument,
+    LoginWaitDocument,
     SigningKeyDocument,
     SealingKeyDocument,
     AuditKeyDocument,

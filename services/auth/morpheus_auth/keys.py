@@ -197,6 +197,10 @@ class ApiKeys:
         ended = key.secrets[-2].until if len(key.secrets) > 1 else None
         return RotatedKey(row=_row(key), previous_until=ended or key.rotated_at or now)
 
+    async def count_active(self, user_id: str) -> int:
+        """Return how many keys of a user can be used."""
+        return await ApiKeyDocument.find({"user_id": user_id, **_USABLE}).count()
+
     async def deactivate(self, *, user_id: str, key_id: str) -> KeyRow:
         """Revoke a key of the user's; again changes nothing. Raises `ApiError` (key_not_found)."""
         now = self.clock()

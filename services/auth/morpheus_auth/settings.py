@@ -7,6 +7,7 @@ from morpheus_common.settings import Environment, StoreSettings
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from morpheus_auth.invites import Registration
 from morpheus_auth.versioned_secrets import VersionedSecrets
 
 MINUTE = 60
@@ -43,6 +44,17 @@ class AuthSettings(StoreSettings):
     access_token_seconds: int = Field(30 * MINUTE, gt=0, description="lifetime of an access token, in seconds")
     refresh_token_seconds: int = Field(7 * DAY, gt=0, description="lifetime of an unused refresh token, in seconds")
     login_seconds: int = Field(90 * DAY, gt=0, description="longest a login can be refreshed, in seconds")
+
+    registration: Registration = Field(
+        Registration.OPEN, description="who may make an account: open, invite (who has an invite code) or closed"
+    )
+    failed_logins: int = Field(
+        20, gt=0, description="failed logins of an account in FAILED_LOGIN_SECONDS; then addresses new to it wait"
+    )
+    failed_login_seconds: int = Field(10 * MINUTE, gt=0, description="how long a failed login counts, in seconds")
+    login_wait_seconds: int = Field(
+        MINUTE, gt=0, le=MINUTE, description="how long such an address waits for each try, in seconds"
+    )
 
     max_active_keys: int = Field(20, gt=0, description="active API keys a user may have")
 

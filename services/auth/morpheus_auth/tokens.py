@@ -21,15 +21,17 @@ from pydantic import BaseModel
 from pymongo.asynchronous.client_session import AsyncClientSession
 
 from morpheus_auth.access_tokens import AccessTokens
-from morpheus_auth.accounts import is_active_user
+from morpheus_auth.accounts import Proven, is_active_user
 from morpheus_auth.audit import Audit
 from morpheus_auth.documents import (
+    NOT_EXPIRED,
     REFRESH_GRACE_SECONDS,
     LoginDocument,
     RefreshAnswerDocument,
     RefreshTokenDocument,
     UserDocument,
 )
+from morpheus_auth.login_throttle import remembering
 
 log = get_logger(__name__)
 
@@ -37,8 +39,6 @@ PREFIX = "rt-"
 """Makes a refresh token recognisable: logs are masked by it."""
 NONCE_BYTES = 12
 
-_NOT_EXPIRED = {"$gt": ["$expires_at", "$$NOW"]}
-"""Compared by the database's clock, because those of the workers may be off."""
 _IN_GRACE = {
     "$gt": ["$created_at", {"$dateSubtract": {"startDate": "$$NOW", "unit": "second", "amount": REFRESH_GRACE_SECONDS}}]
 }
@@ -84,14 +84,27 @@ class Logins:
     login_lifetime: timedelta
     clock: Clock
 
-    async def start(self, user_id: str) -> Tokens:
-        """Begin a login of a user who has just proved who he is."""
+    async def start(self, proven: Proven) -> Tokens:
+        """Begin a login of a user who has just proved who he is, and remember from where.
+
+        Raises `ApiError` (invalid_credentials) if his password was changed meanwhile.
+        """
         now = self.clock()
-        login = LoginDocument(user_id=user_id, authenticated_at=now, expires_at=now + self.login_lifetime)
+        login = LoginDocument(user_id=proven.user_id, authenticated_at=now, expires_at=now + self.login_lifetime)
         tokens = self._make_tokens(login, now)
         first = self._document(tokens.refresh_token, login, now)
 
         async def write(session: AsyncClientSession) -> None:
+            still_his = await UserDocument.get_pymongo_collection().update_one(
+                {"_id": proven.user_id, "is_active": True, "password_hash": proven.password_hash},
+                [
+                    {"$set": {"login_guard": {"$add": [{"$ifNull": ["$login_guard", 0]}, 1]}}},
+                    remembering(proven.address),
+                ],
+                session=session,
+            )
+            if not still_his.matched_count:
+                raise ApiError("invalid_credentials")
             await login.insert(session=session)
             await first.insert(session=session)
 
@@ -124,14 +137,14 @@ class Logins:
 
         async def write(session: AsyncClientSession) -> bool:
             spent = await RefreshTokenDocument.get_pymongo_collection().update_one(
-                {"_id": digest, "used_at": None, "$expr": _NOT_EXPIRED},
+                {"_id": digest, "used_at": None, "$expr": NOT_EXPIRED},
                 [{"$set": {"used_at": "$$NOW"}}],
                 session=session,
             )
             if not spent.matched_count:
                 return False
             alive = await LoginDocument.get_pymongo_collection().update_one(
-                {"_id": login.id, "revoked_at": None, "$expr": _NOT_EXPIRED},
+                {"_id": login.id, "revoked_at": None, "$expr": NOT_EXPIRED},
                 {"$inc": {"refreshes": 1}},
                 session=session,
             )
@@ -185,11 +198,27 @@ class Logins:
     async def check(self, *, user_id: str, login_id: str) -> Caller:
         """Return the caller of an access token whose signature is good. Raises `ApiError` (invalid_token)."""
         login = await LoginDocument.get_pymongo_collection().find_one(
-            {"_id": login_id, "user_id": user_id, "revoked_at": None, "$expr": _NOT_EXPIRED}, {"_id": 1}
+            {"_id": login_id, "user_id": user_id, "revoked_at": None, "$expr": NOT_EXPIRED}, {"_id": 1}
         )
         if login is None or not await is_active_user(user_id):
             raise ApiError("invalid_token")
         return Caller(user_id=user_id, login_id=login_id)
+
+    async def end(self, user_id: str, login_id: str) -> None:
+        """End one login of a user; again, or one that is not his, changes nothing."""
+        await LoginDocument.get_pymongo_collection().update_one(
+            {"_id": login_id, "user_id": user_id, "revoked_at": None}, [{"$set": {"revoked_at": "$$NOW"}}]
+        )
+
+    async def end_all(
+        self, user_id: str, *, keep: str | None = None, session: AsyncClientSession | None = None
+    ) -> None:
+        """End all logins of a user, but the one with the id `keep`."""
+        await LoginDocument.get_pymongo_collection().update_many(
+            {"user_id": user_id, "_id": {"$ne": keep}, "revoked_at": None},
+            [{"$set": {"revoked_at": "$$NOW"}}],
+            session=session,
+        )
 
     def _make_tokens(self, login: LoginDocument, now: datetime) -> Tokens:
         access_token = self.access_tokens.make(

@@ -9,6 +9,23 @@ from faststream.nats import NatsBroker
 from morpheus_common import __version__
 from morpheus_common.bus.names import User
 from morpheus_common.clock import utc_now
+from morpheus_common.contracts.accounts import (
+    ALLOW_RESET,
+    CHANGE_PASSWORD,
+    END_LOGINS,
+    GET_ACCOUNT,
+    MAKE_INVITES,
+    RESET_PASSWORD,
+    Account,
+    AllowReset,
+    ChangePassword,
+    EndLogins,
+    GetAccount,
+    MakeInvites,
+    PasswordChange,
+    PasswordReset,
+    ResetPassword,
+)
 from morpheus_common.contracts.audit import (
     LIST_AUDIT,
     VERIFY_AUDIT,
@@ -70,9 +87,13 @@ from morpheus_auth.accounts import Accounts
 from morpheus_auth.audit import Audit, load_audit_keys
 from morpheus_auth.deferred_writes import DeferredWrites
 from morpheus_auth.documents import DOCUMENTS, ApiKeyDocument
+from morpheus_auth.invites import Invites
 from morpheus_auth.key_rotation import KeyRotation
+from morpheus_auth.keyed_hashes import KeyedHashes
 from morpheus_auth.keyring import Keyring
 from morpheus_auth.keys import ApiKeys
+from morpheus_auth.login_throttle import LoginThrottle
+from morpheus_auth.password_changes import PasswordChanges
 from morpheus_auth.passwords import Passwords
 from morpheus_auth.sealing_key import SealingKey, load_sealing_key, read_answer_key, seal_answer
 from morpheus_auth.settings import AuthSettings
@@ -93,8 +114,10 @@ class Auth:
     signing: SigningKeys
     rotation: KeyRotation
     sealing: SealingKey
+    invites: Invites
     accounts: Accounts
     logins: Logins
+    password_changes: PasswordChanges
     keys: ApiKeys
     audit: Audit
     after_checks: DeferredWrites
@@ -128,14 +151,16 @@ def subscribe(broker: NatsBroker, auth: Auth) -> None:
     @broker.subscriber(REGISTER.subject, queue=SERVICE, max_workers=password_workers)
     async def register(question: Register) -> UserRow:
         password = auth.sealing.open(question.password, REGISTER)
-        return await auth.accounts.register(email=question.email, name=question.name, password=password)
+        return await auth.accounts.register(
+            email=question.email, name=question.name, password=password, invite_sha256=question.invite_sha256
+        )
 
     @broker.subscriber(LOGIN.subject, queue=SERVICE, max_workers=password_workers)
     async def login(question: Login) -> TokenPair:
         answer_key = read_answer_key(question.answer_key)
         password = auth.sealing.open(question.password, LOGIN)
-        user_id = await auth.accounts.authenticate(email=question.email, password=password)
-        tokens = await auth.logins.start(user_id)
+        proven = await auth.accounts.authenticate(email=question.email, password=password, address=question.address)
+        tokens = await auth.logins.start(proven)
         return TokenPair(tokens=seal_answer(tokens.model_dump_json().encode(), answer_key, LOGIN))
 
     @broker.subscriber(REFRESH.subject, queue=SERVICE, max_workers=CONCURRENT)
@@ -144,6 +169,48 @@ def subscribe(broker: NatsBroker, auth: Auth) -> None:
         token = auth.sealing.open(question.refresh_token, REFRESH)
         tokens = await auth.logins.refresh(_text(token))
         return TokenPair(tokens=seal_answer(tokens.model_dump_json().encode(), answer_key, REFRESH))
+
+    @broker.subscriber(GET_ACCOUNT.subject, queue=SERVICE, max_workers=CONCURRENT)
+    async def get_account(question: GetAccount) -> Account:
+        user = await auth.accounts.get(question.user_id)
+        active_keys = await auth.keys.count_active(user.id)
+        return Account(**user.model_dump(exclude={"is_active"}), active_keys=active_keys)
+
+    @broker.subscriber(END_LOGINS.subject, queue=SERVICE, max_workers=CONCURRENT)
+    async def end_logins(question: EndLogins) -> Empty:
+        if question.login_id is None:
+            await auth.logins.end_all(question.user_id)
+        else:
+            await auth.logins.end(question.user_id, question.login_id)
+        return Empty()
+
+    @broker.subscriber(CHANGE_PASSWORD.subject, queue=SERVICE, max_workers=password_workers)
+    async def change_password(question: ChangePassword) -> Empty:
+        asked = PasswordChange.model_validate_json(auth.sealing.open(question.passwords, CHANGE_PASSWORD))
+        await auth.password_changes.change(
+            user_id=question.user_id,
+            login_id=question.login_id,
+            current=asked.current_password,
+            new=asked.new_password,
+            address=question.address,
+        )
+        return Empty()
+
+    @broker.subscriber(RESET_PASSWORD.subject, queue=SERVICE, max_workers=password_workers)
+    async def reset_password(question: ResetPassword) -> Empty:
+        asked = PasswordReset.model_validate_json(auth.sealing.open(question.reset, RESET_PASSWORD))
+        await auth.password_changes.reset(token=asked.token, new=asked.new_password)
+        return Empty()
+
+    @broker.subscriber(ALLOW_RESET.subject, queue=SERVICE)
+    async def allow_reset(question: AllowReset) -> Empty:
+        await auth.password_changes.allow_reset(email=question.email, sha256=question.sha256)
+        return Empty()
+
+    @broker.subscriber(MAKE_INVITES.subject, queue=SERVICE)
+    async def make_invites(question: MakeInvites) -> Empty:
+        await auth.invites.make(question.sha256, days=question.days)
+        return Empty()
 
     @broker.subscriber(CREATE_KEY.subject, queue=SERVICE, max_workers=CONCURRENT)
     async def create_key(question: CreateKey) -> KeyRow:
@@ -220,20 +287,42 @@ async def build(settings: AuthSettings, service: StoreService) -> Auth:
         lifetime=settings.access_token_seconds,
     )
     after_checks = DeferredWrites(ApiKeyDocument.get_pymongo_collection)
+    hashes = KeyedHashes(settings.peppers)
+    invites = Invites(hashes, settings.registration)
+    throttle = LoginThrottle(
+        hashes=hashes,
+        limit=settings.failed_logins,
+        window=settings.failed_login_seconds,
+        wait=settings.login_wait_seconds,
+        clock=utc_now,
+    )
+    accounts = Accounts(
+        audit=audit,
+        invites=invites,
+        throttle=throttle,
+        passwords=passwords,
+        clock=utc_now,
+        staged=service.relay.nudge,
+    )
+    logins = Logins(
+        client=service.client,
+        audit=audit,
+        access_tokens=access_tokens,
+        refresh_lifetime=timedelta(seconds=settings.refresh_token_seconds),
+        login_lifetime=timedelta(seconds=settings.login_seconds),
+        clock=utc_now,
+    )
     return Auth(
         settings=settings,
         watch=service.watch,
         signing=signing,
         rotation=rotation,
         sealing=sealing,
-        accounts=Accounts(audit=audit, passwords=passwords, clock=utc_now, staged=service.relay.nudge),
-        logins=Logins(
-            client=service.client,
-            audit=audit,
-            access_tokens=access_tokens,
-            refresh_lifetime=timedelta(seconds=settings.refresh_token_seconds),
-            login_lifetime=timedelta(seconds=settings.login_seconds),
-            clock=utc_now,
+        invites=invites,
+        accounts=accounts,
+        logins=logins,
+        password_changes=PasswordChanges(
+            client=service.client, hashes=hashes, passwords=passwords, accounts=accounts, logins=logins
         ),
         keys=ApiKeys(
             audit=audit,

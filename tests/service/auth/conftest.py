@@ -10,7 +10,7 @@ from morpheus_common.store.mongo import Database, apply_indexes
 from pydantic import SecretStr
 
 from tests.servers import NatsAccount
-from tests.service.auth.harness import Gateway, opened
+from tests.service.auth.harness import Gateway, Operator, opened
 
 
 @pytest.fixture
@@ -43,6 +43,14 @@ async def idle_gateway(nats_streams: NatsAccount) -> AsyncIterator[Gateway]:
     """The gateway, connected to the bus; the test starts who answers it."""
     connection = await nats_streams.connect(User.GATEWAY)
     yield Gateway(RpcClient(connection))
+    await connection.close()
+
+
+@pytest.fixture
+async def operator(nats_streams: NatsAccount) -> AsyncIterator[Operator]:
+    """The operator's command, connected to the bus."""
+    connection = await nats_streams.connect(User.OPS)
+    yield Operator(RpcClient(connection))
     await connection.close()
 
 

@@ -16,10 +16,28 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import bson
+import jwt
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from morpheus_auth.settings import AuthSettings
 from morpheus_common.bus.names import User
 from morpheus_common.bus.rpc import RpcClient
+from morpheus_common.contracts.accounts import (
+    ALLOW_RESET,
+    CHANGE_PASSWORD,
+    END_LOGINS,
+    GET_ACCOUNT,
+    MAKE_INVITES,
+    RESET_PASSWORD,
+    Account,
+    AllowReset,
+    ChangePassword,
+    EndLogins,
+    GetAccount,
+    MakeInvites,
+    PasswordChange,
+    PasswordReset,
+    ResetPassword,
+)
 from morpheus_common.contracts.auth import (
     CHANGE_KEY,
     CHECK_KEY,
@@ -71,6 +89,36 @@ class Tokens:
     refresh_token: str
     expires_in: int
 
+    @property
+    def user_id(self) -> str:
+        return str(self._claims["sub"])
+
+    @property
+    def login_id(self) -> str:
+        return str(self._claims["sid"])
+
+    @property
+    def _claims(self) -> dict[str, Any]:
+        claims: dict[str, Any] = jwt.decode(self.access_token, options={"verify_signature": False})
+        return claims
+
+
+@dataclass
+class Operator:
+    """Asks auth as the user `ops` does."""
+
+    rpc: RpcClient
+
+    async def invite(self, *, days: int | None = None) -> str:
+        code = f"invite-{secrets.token_urlsafe(32)}"
+        await self.rpc.call(MAKE_INVITES, MakeInvites(sha256=[sha256(code)], days=days))
+        return code
+
+    async def reset_token(self, email: str) -> str:
+        token = f"reset-{secrets.token_urlsafe(32)}"
+        await self.rpc.call(ALLOW_RESET, AllowReset(email=email, sha256=sha256(token)))
+        return token
+
 
 @dataclass
 class Gateway:
@@ -87,18 +135,48 @@ class Gateway:
             self._sealing_key = public_key_from_text((await self.public_keys()).sealing_key)
         return seal(secret.encode(), self._sealing_key, subject=rpc.subject, request_id=request_id.get() or "")
 
-    async def register(self, email: str, password: str = PASSWORD, name: str | None = None) -> UserRow:
+    async def register(
+        self, email: str, password: str = PASSWORD, name: str | None = None, *, invite_code: str | None = None
+    ) -> UserRow:
         request_id.set(uuid7())
-        question = Register(email=email, name=name, password=await self.seal(password, REGISTER))
+        question = Register(
+            email=email,
+            name=name,
+            password=await self.seal(password, REGISTER),
+            invite_sha256=None if invite_code is None else sha256(invite_code),
+        )
         return await self.rpc.call(REGISTER, question)
 
-    async def login(self, email: str, password: str = PASSWORD) -> Tokens:
+    async def account(self, user_id: str) -> Account:
+        return await self.rpc.call(GET_ACCOUNT, GetAccount(user_id=user_id))
+
+    async def end_logins(self, user_id: str, login_id: str | None) -> None:
+        await self.rpc.call(END_LOGINS, EndLogins(user_id=user_id, login_id=login_id))
+
+    async def change_password(self, tokens: Tokens, current: str, new: str, *, address: str | None = None) -> None:
+        request_id.set(uuid7())
+        change = PasswordChange(current_password=current, new_password=new).model_dump_json()
+        question = ChangePassword(
+            user_id=tokens.user_id,
+            login_id=tokens.login_id,
+            passwords=await self.seal(change, CHANGE_PASSWORD),
+            address=address,
+        )
+        await self.rpc.call(CHANGE_PASSWORD, question)
+
+    async def reset_password(self, token: str, new: str) -> None:
+        request_id.set(uuid7())
+        reset = PasswordReset(token=token, new_password=new).model_dump_json()
+        await self.rpc.call(RESET_PASSWORD, ResetPassword(reset=await self.seal(reset, RESET_PASSWORD)))
+
+    async def login(self, email: str, password: str = PASSWORD, *, address: str | None = None) -> Tokens:
         request_id.set(uuid7())
         own_key = X25519PrivateKey.generate()
         question = Login(
             email=email,
             password=await self.seal(password, LOGIN),
             answer_key=public_key_to_text(own_key.public_key()),
+            address=address,
         )
         return _open(await self.rpc.call(LOGIN, question), own_key, LOGIN)
 
@@ -173,7 +251,7 @@ async def opened(settings: AuthSettings) -> AsyncIterator[Database]:
 
 
 @asynccontextmanager
-async def process(settings: AuthSettings, worker: str, log: Path) -> AsyncIterator[Process]:
+async def process(settings: AuthSettings, worker: str, log: Path, **variables: str) -> AsyncIterator[Process]:
     """Run the service as it is started for real."""
     environment = {
         "PATH": os.environ["PATH"],
@@ -186,6 +264,7 @@ async def process(settings: AuthSettings, worker: str, log: Path) -> AsyncIterat
         "ARGON2_PASSES": "1",
         "ARGON2_MEMORY_KIB": "8",
         "ARGON2_LANES": "1",
+        **variables,
     }
     with log.open("ab") as output:
         started = await asyncio.create_subprocess_exec(
@@ -197,6 +276,11 @@ async def process(settings: AuthSettings, worker: str, log: Path) -> AsyncIterat
         if started.returncode is None:
             started.kill()
         await started.wait()
+
+
+def sha256(secret: str) -> str:
+    """Return what auth is told of a code or token (hex)."""
+    return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def new_key() -> str:

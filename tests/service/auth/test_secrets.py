@@ -12,14 +12,16 @@ from morpheus_common.errors import ApiError
 from morpheus_common.store.mongo import Database, init_documents
 
 from tests.servers import NatsAccount
-from tests.service.auth.harness import Gateway, answered_by, dump, new_key, process, until, wiretap
+from tests.service.auth.harness import Gateway, Operator, answered_by, dump, new_key, process, until, wiretap
 
 PLANTED = "a planted password"
+CHANGED = "a planted new password"
+RESET = "a planted password of a reset"
 WRONG = "a planted wrong password"
 
 
 async def test_no_secret_is_on_the_bus_in_the_database_or_in_a_log(
-    settings: AuthSettings, database: Database, nats_streams: NatsAccount, tmp_path: Path
+    settings: AuthSettings, database: Database, nats_streams: NatsAccount, operator: Operator, tmp_path: Path
 ) -> None:
     """C2, C39."""
     await init_documents(database, DOCUMENTS)
@@ -36,6 +38,11 @@ async def test_no_secret_is_on_the_bus_in_the_database_or_in_a_log(
                 await gateway.login("ada@example.com", WRONG)
             await gateway.create_key(user.id, key)
             await gateway.check_key(key)
+            await gateway.change_password(tokens, PLANTED, CHANGED)
+            token = await operator.reset_token("ada@example.com")
+            await gateway.reset_password(token, RESET)
+            code = await operator.invite()
+            await gateway.register("eve@example.com", PLANTED, invite_code=code)
             worker.terminate()
             await worker.wait()
         await connection.close()
@@ -49,6 +56,10 @@ async def test_no_secret_is_on_the_bus_in_the_database_or_in_a_log(
     secrets = {
         "password": PLANTED.encode(),
         "wrong password": WRONG.encode(),
+        "new password": CHANGED.encode(),
+        "password of a reset": RESET.encode(),
+        "reset token": token.encode(),
+        "invite code": code.encode(),
         "first refresh token": tokens.refresh_token.encode(),
         "second refresh token": refreshed.refresh_token.encode(),
         "access token": tokens.access_token.encode(),

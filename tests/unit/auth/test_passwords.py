@@ -1,8 +1,9 @@
 import asyncio
+import os
 import threading
 
 import pytest
-from morpheus_auth.passwords import Passwords, read_new_password, read_password
+from morpheus_auth.passwords import COMMON, NICE, Passwords, read_new_password, read_password
 from morpheus_common.errors import ApiError
 from morpheus_common.request_context import Deadline, deadline
 
@@ -35,8 +36,9 @@ async def test_a_password_verifies_against_its_own_hash_only() -> None:
     passwords = cheap()
     stored = await passwords.hash("correct horse")
     assert stored.startswith("$argon2id$")
-    assert await passwords.verify("correct horse", stored)
-    assert not await passwords.verify("wrong horse", stored)
+    with passwords.place():
+        assert await passwords.verify("correct horse", stored)
+        assert not await passwords.verify("wrong horse", stored)
 
 
 async def test_an_unknown_user_costs_a_whole_verification_and_never_passes() -> None:
@@ -51,7 +53,8 @@ async def test_an_unknown_user_costs_a_whole_verification_and_never_passes() -> 
             return hasher.verify(password, stored)
 
     passwords._hasher = Counting()  # type: ignore[assignment]  # a hasher that counts stands in
-    assert not await passwords.verify("anything", None)
+    with passwords.place():
+        assert not await passwords.verify("anything", None)
     assert verified[0].startswith("$argon2id$v=19$m=8,t=1,p=1$")
 
 
@@ -67,6 +70,19 @@ async def test_hashes_run_a_few_at_a_time_and_one_too_many_is_refused_at_once() 
     assert await asyncio.gather(*admitted) == [f"hash of password {n}" for n in range(6)]
     assert hasher.most_at_once <= 2
     assert await passwords.hash("there is room again") == "hash of there is room again"
+
+
+async def test_what_is_asked_before_a_hash_has_a_place_in_the_line() -> None:
+    passwords = cheap(at_once=1, waiting=0)
+    with passwords.place(), pytest.raises(ApiError, match="overloaded"):
+        await passwords.hash("one too many")
+    await passwords.hash("there is room again")
+
+
+async def test_hashes_are_less_urgent_than_all_else() -> None:
+    passwords = cheap()
+    priority = await passwords._in_turn(lambda: os.getpriority(os.PRIO_PROCESS, 0))
+    assert priority == min(19, os.getpriority(os.PRIO_PROCESS, 0) + NICE)
 
 
 async def test_nothing_is_hashed_for_a_caller_who_gave_up_while_waiting() -> None:
@@ -100,3 +116,19 @@ def test_a_password_that_cannot_be_chosen_is_refused_without_being_quoted(raw: b
 @pytest.mark.parametrize("length", [8, 1024])
 def test_length_is_counted_in_characters_not_in_bytes(length: int) -> None:
     assert len(read_new_password(("\N{LATIN SMALL LETTER E WITH ACUTE}" * length).encode())) == length
+
+
+def test_the_ten_thousand_most_common_passwords_are_refused_in_any_case_of_their_letters() -> None:
+    assert 9_900 < len(COMMON) <= 10_000
+    for common in ("password", "PassWord", "12345678", "QwertyUiop"):
+        with pytest.raises(ApiError) as refused:
+            read_new_password(common.encode(), param="new_password")
+        assert (refused.value.code, refused.value.param) == ("password_too_common", "new_password")
+    assert read_new_password(b"password and more") == "password and more"
+
+
+def test_length_is_counted_after_composition() -> None:
+    """Seven letters typed as fourteen characters are seven."""
+    with pytest.raises(ApiError, match="validation_error"):
+        read_new_password(("e\N{COMBINING ACUTE ACCENT}" * 7).encode())
+    read_new_password(("e\N{COMBINING ACUTE ACCENT}" * 1024).encode())

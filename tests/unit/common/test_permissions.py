@@ -48,7 +48,7 @@ def test_every_question_has_a_caller_and_no_service_asks_itself() -> None:
 
 
 def test_an_observer_is_for_development_and_publishes_nothing_but_to_jetstream() -> None:
-    assert "password" not in rendered()
+    assert "password:" not in rendered()
     observed = rendered(observer=("watch", 'pa"ss'))
     assert 'user: "watch", password: "pa\\"ss"' in observed
     line = next(line for line in observed.splitlines() if "watch" in line)

@@ -40,11 +40,12 @@ class PublicKeys(Message):
 
 
 class Register(Message):
-    """Make an account. `password` is the sealed UTF-8 password."""
+    """Make an account. `password` is the sealed UTF-8 password, `invite_sha256` the SHA-256 of an invite code."""
 
     email: str = Field(max_length=320)
     name: str | None = Field(None, max_length=200)
     password: Sealed
+    invite_sha256: Sha256Hex | None = None
 
 
 class UserRow(Message):
@@ -58,11 +59,12 @@ class UserRow(Message):
 
 
 class Login(Message):
-    """Exchange e-mail and password for tokens."""
+    """Exchange e-mail and password for tokens. `address`: the client's, for the throttle of failed logins."""
 
     email: str = Field(max_length=320)
     password: Sealed
     answer_key: str
+    address: str | None = Field(None, max_length=64)
 
 
 class Refresh(Message):
