@@ -246,7 +246,7 @@ class FakeAuth(FakeService):
     async def _check_token(self, question: CheckToken) -> Caller:
         if question.login_id in self.ended_logins:
             raise ApiError("invalid_token")
-        return Caller(user_id=question.user_id)
+        return Caller(user_id=question.user_id, login_id=question.login_id)
 
     async def _create_key(self, question: CreateKey) -> KeyRow:
         row = _key_row(

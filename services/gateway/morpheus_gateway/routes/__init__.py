@@ -6,6 +6,7 @@ from fastapi import Request
 from morpheus_common.errors import ApiError
 
 from morpheus_gateway.routes import (
+    account,
     api_keys,
     auth,
     automation,
@@ -24,6 +25,7 @@ ROUTERS = (
     health.router,
     auth.router,
     api_keys.router,
+    account.router,
     models.router,
     sessions.router,
     session_reads.router,

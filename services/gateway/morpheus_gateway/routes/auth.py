@@ -1,31 +1,50 @@
 """Accounts and logins."""
 
+import hashlib
+import unicodedata
 from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends, Request
 from morpheus_common.contracts.auth import LOGIN, REFRESH, REGISTER, Login, Refresh, Register, UserRow
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from morpheus_gateway.context import ContextOf
 
 router = APIRouter(prefix="/api/v1/auth", tags=["auth"])
 
 Email = Annotated[str, Field(min_length=3, max_length=320)]
+NewPassword = Annotated[
+    str,
+    # as auth counts them: one character may have been typed as two
+    BeforeValidator(lambda typed: unicodedata.normalize("NFC", typed) if isinstance(typed, str) else typed),
+    Field(min_length=8, max_length=1_024),
+]
+"""A password that somebody chooses."""
+AnyPassword = Annotated[str, Field(max_length=4_096)]
+"""A password that is to be right. No rule on its length: a short one is as wrong as any other."""
+
+
+def _address(request: Request) -> str | None:
+    return request.client.host if request.client else None
+
+
+ClientAddress = Annotated[str | None, Depends(_address)]
 
 
 class Registration(BaseModel):
-    """A new account."""
+    """A new account. `invite_code` where the operator asks for one."""
 
     email: Email
-    password: str = Field(min_length=8, max_length=1_024)
+    password: NewPassword
     name: str | None = Field(None, max_length=200)
+    invite_code: str | None = Field(None, max_length=200)
 
 
 class Credentials(BaseModel):
-    """An account's e-mail and password. No rule on the password's length: a short one is as wrong as any other."""
+    """An account's e-mail and password."""
 
     email: Email
-    password: str = Field(max_length=4_096)
+    password: AnyPassword
 
 
 class RefreshRequest(BaseModel):
@@ -46,16 +65,25 @@ class Tokens(BaseModel):
 @router.post("/register", status_code=201)
 async def register(body: Registration, context: ContextOf) -> UserRow:
     """Make an account."""
+    code = body.invite_code
+    invite = None if code is None else hashlib.sha256(code.strip().encode()).hexdigest()
     return await context.secrets.ask(
-        REGISTER, body.password, lambda sealed: Register(email=body.email, name=body.name, password=sealed)
+        REGISTER,
+        body.password,
+        lambda sealed: Register(email=body.email, name=body.name, password=sealed, invite_sha256=invite),
     )
 
 
 @router.post("/login")
-async def login(body: Credentials, context: ContextOf) -> Tokens:
-    """Exchange e-mail and password for tokens."""
+async def login(body: Credentials, address: ClientAddress, context: ContextOf) -> Tokens:
+    """Exchange e-mail and password for tokens.
+
+    After too many failed logins of an account, addresses that never logged in to it wait up to a minute for each try.
+    """
     tokens = await context.secrets.ask_for_tokens(
-        LOGIN, body.password, lambda sealed, key: Login(email=body.email, password=sealed, answer_key=key)
+        LOGIN,
+        body.password,
+        lambda sealed, key: Login(email=body.email, password=sealed, answer_key=key, address=address),
     )
     return Tokens.model_validate(tokens)
 
