@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from morpheus_devstack.admin_command import app as admin_app
 from morpheus_devstack.audit_command import app as audit_app
 from morpheus_devstack.console import Progress, write_err, write_out
 from morpheus_devstack.errors import StackError
@@ -36,6 +37,7 @@ app = typer.Typer(
 app.add_typer(audit_app, name="audit")
 app.add_typer(sessions_app, name="sessions")
 app.add_typer(keys_app, name="keys")
+app.add_typer(admin_app, name="admin")
 
 Data = Annotated[Path, typer.Option("--data", help="folder of the stack's data, secrets and logs")]
 DATA = Path(".data")
