@@ -169,7 +169,9 @@ class Gateway:
         reset = PasswordReset(token=token, new_password=new).model_dump_json()
         await self.rpc.call(RESET_PASSWORD, ResetPassword(reset=await self.seal(reset, RESET_PASSWORD)))
 
-    async def login(self, email: str, password: str = PASSWORD, *, address: str | None = None) -> Tokens:
+    async def login(
+        self, email: str, password: str = PASSWORD, *, address: str | None = None, timeout: float | None = None
+    ) -> Tokens:
         request_id.set(uuid7())
         own_key = X25519PrivateKey.generate()
         question = Login(
@@ -178,7 +180,7 @@ class Gateway:
             answer_key=public_key_to_text(own_key.public_key()),
             address=address,
         )
-        return _open(await self.rpc.call(LOGIN, question), own_key, LOGIN)
+        return _open(await self.rpc.call(LOGIN, question, timeout=timeout), own_key, LOGIN)
 
     async def refresh(self, token: str) -> Tokens:
         request_id.set(uuid7())

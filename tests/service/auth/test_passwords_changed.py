@@ -1,6 +1,7 @@
 """New passwords, and the end of logins."""
 
 import asyncio
+from collections.abc import Awaitable
 
 import pytest
 from morpheus_common.errors import ApiError
@@ -31,9 +32,9 @@ async def lives(gateway: Gateway, tokens: Tokens) -> bool:
     return codes == {""}
 
 
-async def code_of(asked: "asyncio.Future[None] | object") -> tuple[str, str | None]:
+async def code_of(asked: Awaitable[object]) -> tuple[str, str | None]:
     with pytest.raises(ApiError) as error:
-        await asked  # type: ignore[misc]  # any awaitable
+        await asked
     return error.value.code, error.value.param
 
 
