@@ -10,6 +10,9 @@ from morpheus_common.store.outbox import OutboxRow
 from pydantic import BaseModel, Field
 from pymongo import ASCENDING, DESCENDING, IndexModel
 
+LOCAL_PROVIDER = "local"
+"""Keys that auth itself holds; the other providers never show theirs."""
+
 REFRESH_GRACE_SECONDS = 10
 """How long a spent refresh token still gives the same answer: two tabs refresh at once, a reply gets lost."""
 
@@ -229,10 +232,16 @@ class LoginWaitDocument(Document):
 
 
 class WrappedSecret(BaseModel):
-    """A secret at rest: AES-256-GCM under version `key_version` of the keyring, bound to its record's id."""
+    """A secret at rest, wrapped by a version of a key-encryption key and bound to its record's id.
 
-    key_version: int
-    nonce: bytes
+    `key` is what the provider calls its key, `nonce` the local provider's only. Records of the first release have
+    neither `provider` nor `key`: they are local.
+    """
+
+    provider: str = LOCAL_PROVIDER
+    key: str = ""
+    key_version: int | str
+    nonce: bytes = b""
     ciphertext: bytes
 
 

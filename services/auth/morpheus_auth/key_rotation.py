@@ -19,6 +19,7 @@ from morpheus_common.logs import get_logger
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from morpheus_auth.documents import SigningKeyDocument, WrappedSecret
+from morpheus_auth.key_encryption import ProviderAway
 from morpheus_auth.keyring import Keyring, KeyringError
 from morpheus_auth.service_keys import load_or_create
 from morpheus_auth.signing import KeyTimes, SigningKeys, live_keys
@@ -57,7 +58,7 @@ class KeyRotation:
             try:
                 with pymongo.timeout(READ_LIMIT_SECONDS):
                     await self.read()
-            except (PyMongoError, KeyringError) as error:
+            except (PyMongoError, KeyringError, ProviderAway) as error:
                 log.warning("signing keys not read", problem=str(error) or type(error).__name__)
 
     async def read(self) -> SigningKeyRows:
@@ -73,7 +74,7 @@ class KeyRotation:
         live = live_keys(times, now)
         kids = {key.kid for key in live}
         private_keys = {
-            key.id: self._keys.known.get(key.id) or self._open(key.id, key.private_key)
+            key.id: self._keys.known.get(key.id) or await self._open(key.id, key.private_key)
             for key in documents
             if key.id in kids
         }
@@ -85,8 +86,8 @@ class KeyRotation:
             log.info("signing keys withdrawn and deleted", kids=withdrawn)
         return SigningKeyRows(keys=live, now=now)
 
-    def _open(self, kid: str, wrapped: WrappedSecret) -> Ed25519PrivateKey:
-        return Ed25519PrivateKey.from_private_bytes(self._keyring.unwrap(wrapped, record_id=kid))
+    async def _open(self, kid: str, wrapped: WrappedSecret) -> Ed25519PrivateKey:
+        return Ed25519PrivateKey.from_private_bytes(await self._keyring.unwrap(wrapped, record_id=kid))
 
     async def rotate(self, *, revoke: str | None = None) -> SigningKeyRows:
         """Make a new key, unless what the operator wants has been done; return all keys.
@@ -111,7 +112,7 @@ class KeyRotation:
     async def _insert(self, generation: int, *, at_once: bool) -> None:
         """Make a key. Raises `DuplicateKeyError` if somebody else has just made one of this generation."""
         kid = uuid7()
-        wrapped = self._keyring.wrap(_generate(), record_id=kid)
+        wrapped = await self._keyring.wrap(_generate(), record_id=kid)
         signs_after = 0 if at_once else PUBLISHED_SECONDS
         older_after = 0 if at_once else PUBLISHED_SECONDS + self._token_lifetime + OVERLAP_SECONDS
         # an insert cannot ask the database for its time, an upsert of a new id can

@@ -1,40 +1,95 @@
-"""The keys that wrap other keys: what is stored opens only with a secret that the database never sees."""
+"""The one place through which everything at rest is wrapped: one provider wraps, each opens what it wrapped."""
 
-import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from morpheus_common.logs import get_logger
 
 from morpheus_auth.documents import WrappedSecret
-from morpheus_auth.versioned_secrets import VersionedSecrets
+from morpheus_auth.key_encryption import KekVersion, KeyEncryption, KeyringError, LocalKeyEncryption, ProviderAway
+from morpheus_auth.settings import AuthSettings, KekProvider
 
-NONCE_BYTES = 12
+log = get_logger(__name__)
 
-
-class KeyringError(Exception):
-    """The keyring does not open what is stored: it is not the one that closed it."""
+__all__ = ["Keyring", "KeyringError", "open_keyring"]
 
 
 class Keyring:
-    """Wraps and unwraps secrets with AES-256-GCM."""
+    """The provider that wraps from now on, and those whose records are still there. Itself a `KeyEncryption`."""
 
-    def __init__(self, keys: VersionedSecrets) -> None:
-        self._keys = keys
+    def __init__(self, current: KeyEncryption, *former: KeyEncryption) -> None:
+        self._current = current
+        self._by_name = {provider.provider: provider for provider in (*former, current)}
 
-    def wrap(self, secret: bytes, *, record_id: str) -> WrappedSecret:
-        """Wrap `secret` so that it opens in the record `record_id` only."""
-        nonce = os.urandom(NONCE_BYTES)
-        ciphertext = AESGCM(self._keys.current).encrypt(nonce, secret, record_id.encode())
-        return WrappedSecret(key_version=self._keys.current_version, nonce=nonce, ciphertext=ciphertext)
+    @property
+    def provider(self) -> str:
+        """The provider that wraps."""
+        return self._current.provider
 
-    def unwrap(self, wrapped: WrappedSecret, *, record_id: str) -> bytes:
-        """Return what was wrapped. Raises `KeyringError`."""
-        key = self._keys.by_version.get(wrapped.key_version)
-        if key is None:
-            raise KeyringError(f"AUTH_KEYRING lacks version {wrapped.key_version}, which record {record_id} needs")
-        try:
-            return AESGCM(key).decrypt(wrapped.nonce, wrapped.ciphertext, record_id.encode())
-        except InvalidTag:
+    async def wrap(self, secret: bytes, *, record_id: str) -> WrappedSecret:
+        """Wrap `secret` so that it opens in the record `record_id` only. Raises `ProviderAway`."""
+        return await self._current.wrap(secret, record_id=record_id)
+
+    async def unwrap(self, wrapped: WrappedSecret, *, record_id: str) -> bytes:
+        """Return what was wrapped. Raises `KeyringError`, `ProviderAway`."""
+        return await self._of(wrapped, record_id).unwrap(wrapped, record_id=record_id)
+
+    async def rewrap(self, wrapped: WrappedSecret, *, record_id: str) -> WrappedSecret:
+        """Wrap the same secret with the current version. Raises `KeyringError`, `ProviderAway`."""
+        if wrapped.provider == self.provider:
+            return await self._current.rewrap(wrapped, record_id=record_id)
+        return await self.wrap(await self.unwrap(wrapped, record_id=record_id), record_id=record_id)
+
+    async def versions(self) -> list[KekVersion]:
+        """Return the versions of all providers, the one that wraps first; without those of a former one that is away.
+
+        Raises `ProviderAway`, `KeyringError`.
+        """
+        versions = await self._current.versions()
+        for provider in self._by_name.values():
+            if provider is not self._current:
+                try:
+                    versions += await provider.versions()
+                except ProviderAway:
+                    log.warning("a former provider of key encryption is away", provider=provider.provider)
+        return versions
+
+    async def close(self) -> None:
+        """Let the providers' connections go."""
+        for provider in self._by_name.values():
+            await provider.close()
+
+    def _of(self, wrapped: WrappedSecret, record_id: str) -> KeyEncryption:
+        provider = self._by_name.get(wrapped.provider)
+        if provider is None:
             raise KeyringError(
-                f"AUTH_KEYRING version {wrapped.key_version} is not the key that record {record_id} was wrapped with"
-            ) from None
+                f"record {record_id} was wrapped by {wrapped.provider}, which the settings do not describe"
+            )
+        return provider
+
+
+@asynccontextmanager
+async def open_keyring(settings: AuthSettings) -> AsyncIterator[Keyring]:
+    """Describe the providers of the settings while the block runs. Nothing is asked of them yet."""
+    keyring = Keyring(*_providers(settings))
+    try:
+        yield keyring
+    finally:
+        await keyring.close()
+
+
+def _providers(settings: AuthSettings) -> Sequence[KeyEncryption]:
+    """Return all providers that are described, the chosen one first. What a provider needs is imported with it."""
+    described: dict[KekProvider, KeyEncryption] = {}
+    if settings.has_keyring:
+        described[KekProvider.LOCAL] = LocalKeyEncryption(settings.keyring)
+    if settings.auth_vault_address is not None:
+        from morpheus_auth.key_encryption_vault import VaultKeyEncryption
+
+        described[KekProvider.VAULT] = VaultKeyEncryption.of(settings.auth_vault_address, settings)
+    if settings.auth_kms_key is not None:
+        from morpheus_auth.key_encryption_aws import AwsKeyEncryption
+
+        described[KekProvider.AWS] = AwsKeyEncryption.of(settings.auth_kms_key, settings)
+    chosen = described.pop(settings.auth_kek_provider)
+    return [chosen, *described.values()]

@@ -20,15 +20,15 @@ async def load_or_create(
 ) -> dict[str, bytes]:
     """Return all keys of a kind, raw private bytes by id, newest first; make the first one if there is none.
 
-    Raises `KeyringError`.
+    Raises `KeyringError`, `ProviderAway`.
     """
     documents = await kind.find().sort("-generation").to_list()
     if not documents:
         key_id = uuid7()
-        wrapped = keyring.wrap(generate(), record_id=key_id)
+        wrapped = await keyring.wrap(generate(), record_id=key_id)
         try:
             await kind(id=key_id, generation=FIRST_GENERATION, private_key=wrapped, created_at=clock()).insert()
         except DuplicateKeyError:
             log.info("another process made the first key", collection=kind.get_collection_name())
         documents = await kind.find().sort("-generation").to_list()
-    return {document.id: keyring.unwrap(document.private_key, record_id=document.id) for document in documents}
+    return {document.id: await keyring.unwrap(document.private_key, record_id=document.id) for document in documents}

@@ -1,7 +1,10 @@
 """What can be configured. Environment variables, names in upper case."""
 
 import base64
-from typing import Self
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit
 
 from morpheus_common.settings import Environment, StoreSettings
 from pydantic import Field, SecretStr, field_validator, model_validator
@@ -16,6 +19,19 @@ DAY = 86_400
 DEVELOPMENT_PEPPER = b"a pepper for development only !!"
 DEVELOPMENT_KEY = b"a key for development only !!!!!"
 """Everybody knows these two, so production refuses them."""
+
+
+class KekProvider(StrEnum):
+    """Who holds the keys that wrap what is stored."""
+
+    LOCAL = "local"
+    VAULT = "vault"
+    AWS = "aws"
+
+
+KEY_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$"
+"""A key of Vault's transit engine: one segment of a path, and never two."""
+_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
 def _first_version(secret: bytes) -> SecretStr:
@@ -36,8 +52,32 @@ class AuthSettings(StoreSettings):
     )
     auth_keyring: SecretStr = Field(
         _first_version(DEVELOPMENT_KEY),
-        description="keys that wrap private keys at rest, 1:<base64 of 32 bytes>[,2:…]; the highest wraps new ones",
+        description="keys that wrap what is stored, 1:<base64 of 32 bytes>[,2:…]; the highest wraps new ones",
     )
+    auth_keyring_file: Path | None = Field(
+        None, description="a file with what AUTH_KEYRING would say; read at start, and used instead of it"
+    )
+    auth_kek_provider: KekProvider = Field(
+        KekProvider.LOCAL,
+        description="who wraps what is stored: local (AUTH_KEYRING), vault or aws; the others open what they wrapped",
+    )
+    auth_kek_seconds: float = Field(3.0, gt=0, le=30, description="limit of one wrapping or unwrapping, in seconds")
+    auth_vault_address: str | None = Field(None, description="HashiCorp Vault, for example https://vault:8200")
+    auth_vault_mount: str = Field(
+        "transit", pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]*$", description="path of Vault's transit engine"
+    )
+    auth_vault_key: str = Field(
+        "morpheus-auth", pattern=KEY_NAME_PATTERN, description="key of the transit engine, made with derived=true"
+    )
+    auth_vault_token: SecretStr | None = Field(None, description="token for Vault")
+    auth_vault_token_file: Path | None = Field(
+        None, description="file with the token for Vault, read at every call; used instead of AUTH_VAULT_TOKEN"
+    )
+    auth_vault_namespace: str | None = Field(None, description="namespace in Vault (enterprise)")
+    auth_vault_ca_file: Path | None = Field(None, description="certificates that Vault's own is checked against (PEM)")
+    auth_kms_key: str | None = Field(None, description="AWS KMS: id, ARN or alias of a symmetric key")
+    auth_kms_region: str | None = Field(None, description="AWS KMS: region; without it as boto3 finds it")
+    auth_kms_endpoint: str | None = Field(None, description="AWS KMS: another address than the region's")
 
     token_issuer: str = Field("morpheus-auth", description="claim iss of access tokens")
     token_audience: str = Field("morpheus-gateway", description="claim aud of access tokens")
@@ -71,13 +111,42 @@ class AuthSettings(StoreSettings):
         VersionedSecrets.parse(value.get_secret_value())
         return value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_keyring_file(cls, values: dict[str, Any]) -> dict[str, Any]:
+        if file := values.get("auth_keyring_file"):
+            try:
+                return values | {"auth_keyring": Path(file).read_text().strip()}
+            except (OSError, UnicodeDecodeError) as error:
+                raise ValueError(f"AUTH_KEYRING_FILE cannot be read: {type(error).__name__}") from None
+        return values
+
+    @model_validator(mode="after")
+    def _provider_described(self) -> Self:
+        if self.auth_kek_provider is KekProvider.VAULT and self.auth_vault_address is None:
+            raise ValueError("AUTH_KEK_PROVIDER=vault needs AUTH_VAULT_ADDRESS")
+        if self.auth_kek_provider is KekProvider.AWS and self.auth_kms_key is None:
+            raise ValueError("AUTH_KEK_PROVIDER=aws needs AUTH_KMS_KEY")
+        if self.auth_vault_address is not None and not (self.auth_vault_token or self.auth_vault_token_file):
+            raise ValueError("AUTH_VAULT_ADDRESS needs AUTH_VAULT_TOKEN or AUTH_VAULT_TOKEN_FILE")
+        return self
+
     @model_validator(mode="after")
     def _fit_for_production(self) -> Self:
         if self.environment is Environment.PRODUCTION:
             known = {DEVELOPMENT_PEPPER, DEVELOPMENT_KEY}
-            for name, secrets in (("AUTH_PEPPERS", self.peppers), ("AUTH_KEYRING", self.keyring)):
-                if known.intersection(secrets.by_version.values()):
+            secrets = {"AUTH_PEPPERS": self.peppers}
+            if self.has_keyring:
+                secrets["AUTH_KEYRING"] = self.keyring
+            for name, versions in secrets.items():
+                if known.intersection(versions.by_version.values()):
                     raise ValueError(f"{name} is missing or holds a development secret, which production refuses")
+            for name, address in (
+                ("AUTH_VAULT_ADDRESS", self.auth_vault_address),
+                ("AUTH_KMS_ENDPOINT", self.auth_kms_endpoint),
+            ):
+                if address is not None and not _is_private(address):
+                    raise ValueError(f"{name} has to begin with https:// in production, or be on this host")
         return self
 
     @property
@@ -87,5 +156,16 @@ class AuthSettings(StoreSettings):
 
     @property
     def keyring(self) -> VersionedSecrets:
-        """The keys that wrap private keys at rest."""
+        """The keys of the local provider."""
         return VersionedSecrets.parse(self.auth_keyring.get_secret_value())
+
+    @property
+    def has_keyring(self) -> bool:
+        """Whether there is a local provider. Where another one wraps, AUTH_KEYRING only opens what it wrapped before."""
+        return self.auth_kek_provider is KekProvider.LOCAL or "auth_keyring" in self.model_fields_set
+
+
+def _is_private(address: str) -> bool:
+    """Tell whether nobody on the way can read what is sent there."""
+    parts = urlsplit(address)
+    return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)

@@ -78,7 +78,7 @@ from morpheus_common.contracts.signing_keys import (
     SigningKeyRows,
 )
 from morpheus_common.errors import ApiError
-from morpheus_common.service import background
+from morpheus_common.service import background, until_it_works
 from morpheus_common.store.service import StoreService, store_service
 from morpheus_common.store.watch import DatabaseWatch
 
@@ -88,9 +88,10 @@ from morpheus_auth.audit import Audit, load_audit_keys
 from morpheus_auth.deferred_writes import DeferredWrites
 from morpheus_auth.documents import DOCUMENTS, ApiKeyDocument
 from morpheus_auth.invites import Invites
+from morpheus_auth.key_encryption import ProviderAway
 from morpheus_auth.key_rotation import KeyRotation
 from morpheus_auth.keyed_hashes import KeyedHashes
-from morpheus_auth.keyring import Keyring
+from morpheus_auth.keyring import Keyring, open_keyring
 from morpheus_auth.keys import ApiKeys
 from morpheus_auth.login_throttle import LoginThrottle
 from morpheus_auth.password_changes import PasswordChanges
@@ -264,14 +265,21 @@ def _text(refresh_token: bytes) -> str:
         raise ApiError("invalid_refresh_token") from None
 
 
-async def build(settings: AuthSettings, service: StoreService) -> Auth:
-    """Put the parts together. Raises `KeyringError` if the keyring is not the one that is in use."""
-    keyring = Keyring(settings.keyring)
+async def build(settings: AuthSettings, service: StoreService, keyring: Keyring) -> Auth:
+    """Put the parts together, as soon as the keyring's provider answers. Raises `KeyringError` if it is not the one that
+    is in use.
+    """
     signing = SigningKeys()
     rotation = KeyRotation(keyring, signing, token_lifetime=settings.access_token_seconds)
-    await rotation.load(utc_now)
-    sealing = await load_sealing_key(keyring, utc_now)
-    audit = Audit(service.client, await load_audit_keys(keyring, utc_now))
+
+    async def load() -> tuple[SealingKey, Audit]:
+        # says at start what is wrong with a key that nothing has been wrapped with yet
+        await keyring.versions()
+        await rotation.load(utc_now)
+        sealing = await load_sealing_key(keyring, utc_now)
+        return sealing, Audit(service.client, await load_audit_keys(keyring, utc_now))
+
+    sealing, audit = await until_it_works("key encryption", load, errors=(ProviderAway,))
     await audit.begin()
     passwords = Passwords(
         passes=settings.argon2_passes,
@@ -340,8 +348,8 @@ async def build(settings: AuthSettings, service: StoreService) -> Auth:
 @asynccontextmanager
 async def serve(settings: AuthSettings) -> AsyncIterator[None]:
     """Answer questions while the block runs."""
-    async with store_service(settings, SERVICE, DOCUMENTS) as service:
-        auth = await build(settings, service)
+    async with open_keyring(settings) as keyring, store_service(settings, SERVICE, DOCUMENTS) as service:
+        auth = await build(settings, service, keyring)
         subscribe(service.broker, auth)
         async with background(auth.rotation.keep_fresh(), auth.after_checks.run()), service.answering():
             yield

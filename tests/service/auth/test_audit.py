@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from morpheus_auth.audit import Audit, AuditBrokenError, load_audit_keys
 from morpheus_auth.documents import DOCUMENTS, AuditKeyDocument
+from morpheus_auth.key_encryption import LocalKeyEncryption
 from morpheus_auth.keyring import Keyring
 from morpheus_auth.settings import AuthSettings
 from morpheus_common.bus.names import User
@@ -43,7 +44,7 @@ MORPHEUS = Path(sys.executable).with_name("morpheus")
 async def audit(settings: AuthSettings, database: Database) -> Audit:
     """An audit log that has begun, in this process."""
     await init_documents(database, DOCUMENTS)
-    audit = Audit(database.client, await load_audit_keys(Keyring(settings.keyring), utc_now))
+    audit = Audit(database.client, await load_audit_keys(Keyring(LocalKeyEncryption(settings.keyring)), utc_now))
     await audit.begin()
     return audit
 
@@ -274,7 +275,7 @@ async def test_two_processes_at_once_make_one_log(audit: Audit) -> None:
 async def test_a_log_goes_on_under_a_new_key_and_entries_of_a_lost_key_are_said_to_be_unproven(
     ten: Audit, database: Database, settings: AuthSettings
 ) -> None:
-    keyring = Keyring(settings.keyring)
+    keyring = Keyring(LocalKeyEncryption(settings.keyring))
     key_id = uuid7()
     wrapped = keyring.wrap(b"n" * 32, record_id=key_id)
     await AuditKeyDocument(id=key_id, generation=2, private_key=wrapped, created_at=utc_now()).insert()

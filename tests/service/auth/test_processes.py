@@ -5,6 +5,7 @@ from pathlib import Path
 import jwt
 import pytest
 from morpheus_auth.documents import DOCUMENTS, SigningKeyDocument
+from morpheus_auth.key_encryption import LocalKeyEncryption
 from morpheus_auth.key_rotation import KeyRotation
 from morpheus_auth.keyring import Keyring, KeyringError
 from morpheus_auth.settings import AuthSettings
@@ -43,7 +44,8 @@ async def test_two_workers_at_once_share_their_keys_and_keep_them_when_killed(
 
 
 async def load(keyring: VersionedSecrets, keys: SigningKeys) -> None:
-    await KeyRotation(Keyring(keyring), keys, token_lifetime=1800).load(utc_now)
+    ring = Keyring(LocalKeyEncryption(keyring))
+    await KeyRotation(ring, keys, token_lifetime=1800).load(utc_now)
 
 
 async def test_ten_first_starts_at_once_make_one_signing_key(settings: AuthSettings, database: Database) -> None:

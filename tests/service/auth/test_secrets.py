@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from morpheus_auth.documents import DOCUMENTS, AuditKeyDocument, SealingKeyDocument, SigningKeyDocument
-from morpheus_auth.keyring import Keyring
+from morpheus_auth.key_encryption import LocalKeyEncryption
 from morpheus_auth.settings import AuthSettings
 from morpheus_common.bus.names import User
 from morpheus_common.bus.rpc import RpcClient
@@ -47,7 +47,7 @@ async def test_no_secret_is_on_the_bus_in_the_database_or_in_a_log(
             await worker.wait()
         await connection.close()
     private_keys = [
-        Keyring(settings.keyring).unwrap(document.private_key, record_id=document.id)
+        await LocalKeyEncryption(settings.keyring).unwrap(document.private_key, record_id=document.id)
         for kind in (SigningKeyDocument, SealingKeyDocument, AuditKeyDocument)
         for document in await kind.find_all().to_list()
     ]

@@ -1,5 +1,6 @@
 import base64
 import secrets
+from pathlib import Path
 
 import pytest
 from morpheus_auth.settings import DEVELOPMENT_KEY, DEVELOPMENT_PEPPER, AuthSettings
@@ -71,11 +72,55 @@ def test_production_refuses_what_everybody_knows_as_any_version(
         production(monkeypatch, **variables)
 
 
+def test_a_keyring_is_read_from_its_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "keyring"
+    file.write_text(f"{versioned(2, b'k' * 32)},{own_secret()}\n")
+    settings = production(monkeypatch, AUTH_PEPPERS=own_secret(), AUTH_KEYRING_FILE=str(file))
+    assert settings.keyring.current == b"k" * 32
+
+
+@pytest.mark.parametrize("text", [None, "1:c2VjcmV0"])
+def test_a_file_that_is_no_keyring_is_refused_without_being_quoted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str | None
+) -> None:
+    file = tmp_path / "keyring"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ValidationError) as refused:
+        production(monkeypatch, AUTH_PEPPERS=own_secret(), AUTH_KEYRING_FILE=str(file))
+    assert "c2VjcmV0" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("variables", "missing"),
+    [
+        ({"AUTH_KEK_PROVIDER": "vault"}, "AUTH_VAULT_ADDRESS"),
+        ({"AUTH_KEK_PROVIDER": "vault", "AUTH_VAULT_ADDRESS": "https://vault"}, "AUTH_VAULT_TOKEN"),
+        ({"AUTH_KEK_PROVIDER": "aws"}, "AUTH_KMS_KEY"),
+        ({"AUTH_KEK_PROVIDER": "vault", "AUTH_VAULT_ADDRESS": "http://vault", "AUTH_VAULT_TOKEN": "t"}, "https://"),
+        ({"AUTH_KEK_PROVIDER": "aws", "AUTH_KMS_KEY": "k", "AUTH_KMS_ENDPOINT": "http://kms"}, "https://"),
+    ],
+)
+def test_a_provider_has_to_be_described_and_reached_in_private(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], missing: str
+) -> None:
+    with pytest.raises(ValidationError, match=missing):
+        production(monkeypatch, AUTH_PEPPERS=own_secret(), **variables)
+
+
+@pytest.mark.parametrize("address", ["https://vault:8200", "http://127.0.0.1:8200"])
+def test_with_another_provider_production_needs_no_keyring(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    vault = {"AUTH_KEK_PROVIDER": "vault", "AUTH_VAULT_ADDRESS": address, "AUTH_VAULT_TOKEN": "t"}
+    assert not production(monkeypatch, AUTH_PEPPERS=own_secret(), **vault).has_keyring
+    assert production(monkeypatch, AUTH_PEPPERS=own_secret(), AUTH_KEYRING=own_secret(), **vault).has_keyring
+
+
 def test_settings_do_not_show_their_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     """C39."""
     pepper, key = own_secret(), own_secret()
-    settings = production(monkeypatch, AUTH_PEPPERS=pepper, AUTH_KEYRING=key)
+    settings = production(monkeypatch, AUTH_PEPPERS=pepper, AUTH_KEYRING=key, AUTH_VAULT_TOKEN="a planted token")
     shown = repr(settings) + str(settings) + repr(settings.peppers) + settings.model_dump_json()
     assert pepper[2:] not in shown
     assert key[2:] not in shown
+    assert "a planted token" not in shown
     assert repr(settings.peppers.current) not in shown
