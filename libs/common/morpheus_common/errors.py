@@ -57,6 +57,14 @@ _KINDS = (
         False,
         "Too many earlier secrets of this key still work. Wait for their end, or rotate with a shorter grace_seconds.",
     ),
+    ErrorKind("private_key_not_found", 404, _INVALID, False, "You have stored no private key."),
+    ErrorKind(
+        "development_key_refused",
+        422,
+        _INVALID,
+        False,
+        "Everybody knows this private key: it belongs to a development chain. Store one that was drawn by chance.",
+    ),
     ErrorKind(
         "no_active_session",
         400,

@@ -31,9 +31,9 @@ class KnownAddress(BaseModel):
 class UserDocument(Document):
     """An account. `email_key` is the normalised e-mail, `email` what its owner typed.
 
-    `key_guard` changes with every change to the set of the user's API keys: two transactions that would both count
-    the keys meet there. `login_guard` is the same for logins and the password: a login with the old password does not
-    begin beside a change of it.
+    `key_guard` changes with every change to the set of the user's API keys, and to his private key: two transactions
+    that would both count the keys, or both replace it, meet there. `login_guard` is the same for logins and the password:
+    a login with the old password does not begin beside a change of it.
     """
 
     id: str = Field(default_factory=uuid7)  # type: ignore[assignment]  # Beanie types it as an ObjectId
@@ -351,6 +351,32 @@ class AuditSubjectDocument(Document):
         name = "audit_subjects"
 
 
+class PrivateKeyDocument(Document):
+    """A user's private key: AES-256-GCM under a data key of its own, which is wrapped.
+
+    Bound to user, id and version, so that it opens nowhere else. Whoever replaces it makes a new record; without
+    `data_key` the ciphertext of the old one is noise. `since`: when the user's first of an unbroken row was stored.
+    """
+
+    id: str = Field(default_factory=uuid7)  # type: ignore[assignment]  # Beanie types it as an ObjectId
+    user_id: str
+    data_key: WrappedSecret
+    nonce: bytes
+    ciphertext: bytes
+    address: str
+    since: datetime
+    created_at: datetime
+    version: int = 1
+
+    class Settings:
+        """Where and how it is stored."""
+
+        name = "private_keys"
+        indexes: ClassVar[list[IndexModel]] = [
+            IndexModel([("user_id", ASCENDING)], name="user", unique=True),
+        ]
+
+
 DOCUMENTS: tuple[type[Document], ...] = (
     UserDocument,
     ApiKeyDocument,
@@ -367,6 +393,7 @@ DOCUMENTS: tuple[type[Document], ...] = (
     AuditDocument,
     AuditHeadDocument,
     AuditSubjectDocument,
+    PrivateKeyDocument,
     OutboxRow,
 )
 """Everything stored, for `morpheus apply` and for the start."""

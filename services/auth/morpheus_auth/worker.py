@@ -77,8 +77,18 @@ from morpheus_common.contracts.signing_keys import (
     RotateSigningKeys,
     SigningKeyRows,
 )
+from morpheus_common.contracts.vault import (
+    DELETE_PRIVATE_KEY,
+    PRIVATE_KEY_STATUS,
+    STORE_PRIVATE_KEY,
+    PrivateKeyDeleted,
+    PrivateKeyOf,
+    PrivateKeyStatus,
+    StorePrivateKey,
+)
 from morpheus_common.errors import ApiError
 from morpheus_common.service import background, until_it_works
+from morpheus_common.settings import Environment
 from morpheus_common.store.service import StoreService, store_service
 from morpheus_common.store.watch import DatabaseWatch
 
@@ -100,6 +110,7 @@ from morpheus_auth.sealing_key import SealingKey, load_sealing_key, read_answer_
 from morpheus_auth.settings import AuthSettings
 from morpheus_auth.signing import SigningKeys
 from morpheus_auth.tokens import Logins
+from morpheus_auth.vault import Vault
 
 SERVICE = User.AUTH
 CONCURRENT = 64
@@ -122,6 +133,7 @@ class Auth:
     keys: ApiKeys
     audit: Audit
     after_checks: DeferredWrites
+    vault: Vault
 
 
 def subscribe(broker: NatsBroker, auth: Auth) -> None:
@@ -257,6 +269,19 @@ def subscribe(broker: NatsBroker, auth: Auth) -> None:
     async def audit_list(question: ListAudit) -> AuditEntries:
         return await auth.audit.list_entries(question)
 
+    @broker.subscriber(STORE_PRIVATE_KEY.subject, queue=SERVICE, max_workers=CONCURRENT)
+    async def store_private_key(question: StorePrivateKey) -> PrivateKeyStatus:
+        private_key = auth.sealing.open(question.private_key, STORE_PRIVATE_KEY)
+        return await auth.vault.store(user_id=question.user_id, private_key=private_key)
+
+    @broker.subscriber(PRIVATE_KEY_STATUS.subject, queue=SERVICE, max_workers=CONCURRENT)
+    async def private_key_status(question: PrivateKeyOf) -> PrivateKeyStatus:
+        return await auth.vault.status(question.user_id)
+
+    @broker.subscriber(DELETE_PRIVATE_KEY.subject, queue=SERVICE, max_workers=CONCURRENT)
+    async def delete_private_key(question: PrivateKeyOf) -> PrivateKeyDeleted:
+        return await auth.vault.delete(question.user_id)
+
 
 def _text(refresh_token: bytes) -> str:
     try:
@@ -342,6 +367,13 @@ async def build(settings: AuthSettings, service: StoreService, keyring: Keyring)
         ),
         audit=audit,
         after_checks=after_checks,
+        vault=Vault(
+            client=service.client,
+            keyring=keyring,
+            refuse_development_keys=settings.environment is Environment.PRODUCTION,
+            clock=utc_now,
+            staged=service.relay.nudge,
+        ),
     )
 
 

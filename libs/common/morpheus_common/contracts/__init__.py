@@ -1,6 +1,17 @@
 """Contracts of the bus, one module a domain. Importing this package fills the registry."""
 
-from morpheus_common.contracts import accounts, audit, auth, automation, chat, health, operator, sessions, signing_keys
+from morpheus_common.contracts import (
+    accounts,
+    audit,
+    auth,
+    automation,
+    chat,
+    health,
+    operator,
+    sessions,
+    signing_keys,
+    vault,
+)
 from morpheus_common.contracts.base import REGISTRY
 
 __all__ = [
@@ -14,4 +25,5 @@ __all__ = [
     "operator",
     "sessions",
     "signing_keys",
+    "vault",
 ]
