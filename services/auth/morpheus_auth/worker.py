@@ -79,11 +79,16 @@ from morpheus_common.contracts.signing_keys import (
 )
 from morpheus_common.contracts.vault import (
     DELETE_PRIVATE_KEY,
+    KEK_USES,
     PRIVATE_KEY_STATUS,
+    REWRAP_KEYS,
     STORE_PRIVATE_KEY,
+    KekUses,
+    KeysRewrapped,
     PrivateKeyDeleted,
     PrivateKeyOf,
     PrivateKeyStatus,
+    RewrapKeys,
     StorePrivateKey,
 )
 from morpheus_common.errors import ApiError
@@ -98,6 +103,7 @@ from morpheus_auth.audit import Audit, load_audit_keys
 from morpheus_auth.deferred_writes import DeferredWrites
 from morpheus_auth.documents import DOCUMENTS, ApiKeyDocument
 from morpheus_auth.invites import Invites
+from morpheus_auth.kek_rotation import KekRotation
 from morpheus_auth.key_encryption import ProviderAway
 from morpheus_auth.key_rotation import KeyRotation
 from morpheus_auth.keyed_hashes import KeyedHashes
@@ -134,6 +140,7 @@ class Auth:
     audit: Audit
     after_checks: DeferredWrites
     vault: Vault
+    kek_rotation: KekRotation
 
 
 def subscribe(broker: NatsBroker, auth: Auth) -> None:
@@ -282,6 +289,14 @@ def subscribe(broker: NatsBroker, auth: Auth) -> None:
     async def delete_private_key(question: PrivateKeyOf) -> PrivateKeyDeleted:
         return await auth.vault.delete(question.user_id)
 
+    @broker.subscriber(KEK_USES.subject, queue=SERVICE)
+    async def kek_uses(_: Empty) -> KekUses:
+        return await auth.kek_rotation.uses()
+
+    @broker.subscriber(REWRAP_KEYS.subject, queue=SERVICE)
+    async def rewrap_keys(question: RewrapKeys) -> KeysRewrapped:
+        return await auth.kek_rotation.rewrap(question)
+
 
 def _text(refresh_token: bytes) -> str:
     try:
@@ -374,6 +389,7 @@ async def build(settings: AuthSettings, service: StoreService, keyring: Keyring)
             clock=utc_now,
             staged=service.relay.nudge,
         ),
+        kek_rotation=KekRotation(keyring),
     )
 
 

@@ -42,7 +42,7 @@ def make_targets_named(text: str) -> set[str]:
 
 def morpheus_calls(text: str) -> list[tuple[str, list[str]]]:
     """Return every `morpheus <command>` in backticks, with the options after it."""
-    calls = re.findall(r"`(?:\.venv/bin/)?morpheus ([a-z]+)([^`]*)`", text)
+    calls = re.findall(r"`(?:\.venv/bin/)?morpheus ([a-z]+(?:-[a-z]+)*)([^`]*)`", text)
     return [(command, re.findall(r"--[a-z-]+", rest)) for command, rest in calls]
 
 

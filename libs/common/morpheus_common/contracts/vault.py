@@ -1,11 +1,19 @@
-"""Private keys of users.
+"""Private keys of users, and the keys that wrap everything auth stores.
 
 A private key travels sealed to auth and is never answered, in no form.
 """
 
+from enum import StrEnum
+
+from pydantic import Field
+
 from morpheus_common.bus.names import User
-from morpheus_common.contracts.base import GATEWAY_ONLY, REGISTRY, Message, UtcTime
+from morpheus_common.contracts.base import GATEWAY_ONLY, REGISTRY, Empty, Message, UtcTime
+from morpheus_common.contracts.operator import OPS_ONLY
 from morpheus_common.sealing import Sealed
+
+BATCH_KEYS = 200
+"""Keys of a batch at most: with a provider that answers in 20 ms, about half a second."""
 
 
 class StorePrivateKey(Message):
@@ -49,6 +57,50 @@ class PrivateKeyChanged(Message):
     user_id: str
 
 
+class WrappedKind(StrEnum):
+    """What is wrapped; the value is the collection's name."""
+
+    SIGNING_KEYS = "signing_keys"
+    SEALING_KEYS = "sealing_keys"
+    AUDIT_KEYS = "audit_keys"
+    PRIVATE_KEYS = "private_keys"
+
+
+class KekUse(Message):
+    """A version of a key-encryption key and how many records it wraps. `key`: the provider's name for it, may be ''.
+
+    `current`: wraps from now on.
+    """
+
+    provider: str
+    key: str
+    version: str
+    records: int
+    current: bool
+
+
+class KekUses(Message):
+    """The current version first."""
+
+    uses: list[KekUse]
+
+
+class RewrapKeys(Message):
+    """Rewrap the next batch of a kind to the current version. `after`: the last id of the batch before."""
+
+    kind: WrappedKind
+    after: str | None = None
+    limit: int = Field(BATCH_KEYS, ge=1, le=BATCH_KEYS)
+
+
+class KeysRewrapped(Message):
+    """`failed`: records that do not open. `last`: ask again after it; None when the kind is through."""
+
+    rewrapped: int
+    failed: list[str]
+    last: str | None
+
+
 STORE_PRIVATE_KEY = REGISTRY.rpc(
     User.AUTH, "store_private_key", StorePrivateKey, PrivateKeyStatus, callers=GATEWAY_ONLY, timeout=15.0
 )
@@ -56,6 +108,8 @@ PRIVATE_KEY_STATUS = REGISTRY.rpc(User.AUTH, "private_key_status", PrivateKeyOf,
 DELETE_PRIVATE_KEY = REGISTRY.rpc(
     User.AUTH, "delete_private_key", PrivateKeyOf, PrivateKeyDeleted, callers=GATEWAY_ONLY
 )
+KEK_USES = REGISTRY.rpc(User.AUTH, "kek_uses", Empty, KekUses, callers=OPS_ONLY, timeout=60.0)
+REWRAP_KEYS = REGISTRY.rpc(User.AUTH, "rewrap_keys", RewrapKeys, KeysRewrapped, callers=OPS_ONLY, timeout=120.0)
 
 PRIVATE_KEY_STORED = REGISTRY.event(
     User.AUTH, "private_key", "stored", PrivateKeyChanged, description="A user stored a private key."
