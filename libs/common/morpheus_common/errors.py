@@ -65,6 +65,17 @@ _KINDS = (
         False,
         "Everybody knows this private key: it belongs to a development chain. Store one that was drawn by chance.",
     ),
+    ErrorKind("delegation_not_found", 404, _INVALID, False, "You have no delegation with that id."),
+    ErrorKind(
+        "delegation_taken", 409, _INVALID, False, "Another account has stored this delegation. Sign another one."
+    ),
+    ErrorKind(
+        "delegation_unrestricted",
+        422,
+        _INVALID,
+        False,
+        "A delegation without caveats may do everything. Add caveats that limit it, and sign it again.",
+    ),
     ErrorKind(
         "no_active_session",
         400,
@@ -142,6 +153,13 @@ _KINDS = (
     ),
     ErrorKind("model_not_allowed", 403, "permission_error", False, "This API key may not use that model."),
     ErrorKind("key_limit_reached", 403, "permission_error", False, "You have as many active API keys as are allowed."),
+    ErrorKind(
+        "delegation_limit_reached",
+        403,
+        "permission_error",
+        False,
+        "You have stored as many delegations as are allowed. Delete one first.",
+    ),
     ErrorKind(
         "stake_limit_reached",
         403,

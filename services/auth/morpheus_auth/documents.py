@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from beanie import Document
 from morpheus_common.contracts.auth import Scope
+from morpheus_common.contracts.delegations import Verification
 from morpheus_common.ids import uuid7
 from morpheus_common.store.outbox import OutboxRow
 from pydantic import BaseModel, Field
@@ -32,8 +33,9 @@ class UserDocument(Document):
     """An account. `email_key` is the normalised e-mail, `email` what its owner typed.
 
     `key_guard` changes with every change to the set of the user's API keys, and to his private key: two transactions
-    that would both count the keys, or both replace it, meet there. `login_guard` is the same for logins and the password:
-    a login with the old password does not begin beside a change of it.
+    that would both count the keys, or both replace it, meet there. `delegation_guard` is the same for the set of the
+    user's delegations, `login_guard` for logins and the password: a login with the old password does not begin beside a
+    change of it.
     """
 
     id: str = Field(default_factory=uuid7)  # type: ignore[assignment]  # Beanie types it as an ObjectId
@@ -47,6 +49,7 @@ class UserDocument(Document):
     key_guard: int = 0
     login_guard: int = 0
     known_addresses: list[KnownAddress] = Field(default_factory=list)
+    delegation_guard: int = 0
 
     class Settings:
         """Where and how it is stored."""
@@ -151,6 +154,39 @@ class RefreshAnswerDocument(Document):
         indexes: ClassVar[list[IndexModel]] = [
             # the database looks once a minute; until then the answer is refused by its age
             IndexModel([("created_at", ASCENDING)], name="expiry", expireAfterSeconds=REFRESH_GRACE_SECONDS),
+        ]
+
+
+class DelegationDocument(Document):
+    """A delegation. `signed_delegation` is the JSON text that was sent: BSON has no number for a salt of 256 bits."""
+
+    id: str = Field(default_factory=uuid7)  # type: ignore[assignment]  # Beanie types it as an ObjectId
+    user_id: str
+    delegate_address: str
+    delegator_address: str
+    delegation_hash: str
+    signed_delegation: str
+    sent_as_text: bool
+    expiry: datetime | None
+    is_active: bool
+    verification: Verification
+    chain_id: int
+    created_at: datetime
+    version: int = 1
+
+    class Settings:
+        """Where and how it is stored."""
+
+        name = "delegations"
+        indexes: ClassVar[list[IndexModel]] = [
+            IndexModel([("delegation_hash", ASCENDING)], name="delegation_hash", unique=True),
+            IndexModel([("user_id", ASCENDING), ("_id", DESCENDING)], name="user_newest"),
+            IndexModel(
+                [("user_id", ASCENDING)],
+                name="one_active",
+                unique=True,
+                partialFilterExpression={"is_active": True},
+            ),
         ]
 
 
@@ -387,6 +423,7 @@ DOCUMENTS: tuple[type[Document], ...] = (
     PasswordResetDocument,
     LoginTriesDocument,
     LoginWaitDocument,
+    DelegationDocument,
     SigningKeyDocument,
     SealingKeyDocument,
     AuditKeyDocument,

@@ -3,15 +3,18 @@
 import base64
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
 from morpheus_common.settings import Environment, StoreSettings
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, StringConstraints, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from morpheus_auth.invites import Registration
 from morpheus_auth.versioned_secrets import VersionedSecrets
+
+Address = Annotated[str, StringConstraints(pattern=r"^0x[0-9a-fA-F]{40}$")]
+"""On chain; upper and lower case say the same."""
 
 MINUTE = 60
 DAY = 86_400
@@ -97,6 +100,17 @@ class AuthSettings(StoreSettings):
     )
 
     max_active_keys: int = Field(20, gt=0, description="active API keys a user may have")
+
+    delegate_address: Address | None = Field(
+        None, description="the gateway's address on chain, which delegations have to name; none takes no delegations"
+    )
+    chain_id: int = Field(8453, gt=0, description="chain that delegations are signed for (EIP-155); 8453 is Base")
+    delegation_manager_address: Address = Field(
+        "0xdb9B1e94B5b69Df7e401DDbedE43491141047dB3",
+        description="contract DelegationManager that delegations are signed for",
+    )
+    allow_unrestricted_delegations: bool = Field(False, description="take delegations without caveats as well")
+    max_delegations: int = Field(50, gt=0, description="delegations a user may have stored")
 
     hashes_at_once: int = Field(2, gt=0, description="password hashes computed at once")
     hashes_waiting: int = Field(64, ge=0, description="password hashes that may wait for their turn")

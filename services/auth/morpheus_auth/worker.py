@@ -70,6 +70,19 @@ from morpheus_common.contracts.auth import (
     UserRow,
 )
 from morpheus_common.contracts.base import Empty
+from morpheus_common.contracts.delegations import (
+    ACTIVE_DELEGATION,
+    DELETE_DELEGATION,
+    LIST_DELEGATIONS,
+    STORE_DELEGATION,
+    ActiveDelegation,
+    ActiveDelegationQuestion,
+    DelegationRow,
+    DelegationRows,
+    DeleteDelegation,
+    ListDelegations,
+    StoreDelegation,
+)
 from morpheus_common.contracts.health import PING, Health
 from morpheus_common.contracts.signing_keys import (
     LIST_SIGNING_KEYS,
@@ -101,6 +114,7 @@ from morpheus_auth.access_tokens import AccessTokens
 from morpheus_auth.accounts import Accounts
 from morpheus_auth.audit import Audit, load_audit_keys
 from morpheus_auth.deferred_writes import DeferredWrites
+from morpheus_auth.delegations import Delegations
 from morpheus_auth.documents import DOCUMENTS, ApiKeyDocument
 from morpheus_auth.invites import Invites
 from morpheus_auth.kek_rotation import KekRotation
@@ -114,6 +128,7 @@ from morpheus_auth.password_changes import PasswordChanges
 from morpheus_auth.passwords import Passwords
 from morpheus_auth.sealing_key import SealingKey, load_sealing_key, read_answer_key, seal_answer
 from morpheus_auth.settings import AuthSettings
+from morpheus_auth.signed_delegations import DelegationRules
 from morpheus_auth.signing import SigningKeys
 from morpheus_auth.tokens import Logins
 from morpheus_auth.vault import Vault
@@ -121,6 +136,7 @@ from morpheus_auth.vault import Vault
 SERVICE = User.AUTH
 CONCURRENT = 64
 """Handlers of one subject that may wait for the database at once; its connection pool has 50."""
+DELEGATIONS_AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +157,7 @@ class Auth:
     after_checks: DeferredWrites
     vault: Vault
     kek_rotation: KekRotation
+    delegations: Delegations
 
 
 def subscribe(broker: NatsBroker, auth: Auth) -> None:
@@ -297,6 +314,25 @@ def subscribe(broker: NatsBroker, auth: Auth) -> None:
     async def rewrap_keys(question: RewrapKeys) -> KeysRewrapped:
         return await auth.kek_rotation.rewrap(question)
 
+    # each computes for 10 ms, in a thread of its own
+    @broker.subscriber(STORE_DELEGATION.subject, queue=SERVICE, max_workers=DELEGATIONS_AT_ONCE)
+    async def store_delegation(question: StoreDelegation) -> DelegationRow:
+        return await auth.delegations.store(question)
+
+    @broker.subscriber(LIST_DELEGATIONS.subject, queue=SERVICE, max_workers=CONCURRENT)
+    async def list_delegations(question: ListDelegations) -> DelegationRows:
+        rows = await auth.delegations.list_of(question.user_id, skip=question.skip, limit=question.limit)
+        return DelegationRows(delegations=rows)
+
+    @broker.subscriber(ACTIVE_DELEGATION.subject, queue=SERVICE, max_workers=CONCURRENT)
+    async def active_delegation(question: ActiveDelegationQuestion) -> ActiveDelegation:
+        return ActiveDelegation(delegation=await auth.delegations.active_of(question.user_id))
+
+    @broker.subscriber(DELETE_DELEGATION.subject, queue=SERVICE, max_workers=CONCURRENT)
+    async def delete_delegation(question: DeleteDelegation) -> Empty:
+        await auth.delegations.delete(user_id=question.user_id, delegation_id=question.delegation_id)
+        return Empty()
+
 
 def _text(refresh_token: bytes) -> str:
     try:
@@ -390,6 +426,18 @@ async def build(settings: AuthSettings, service: StoreService, keyring: Keyring)
             staged=service.relay.nudge,
         ),
         kek_rotation=KekRotation(keyring),
+        delegations=Delegations(
+            client=service.client,
+            rules=DelegationRules(
+                delegate=settings.delegate_address,
+                chain_id=settings.chain_id,
+                manager=settings.delegation_manager_address,
+                allow_unrestricted=settings.allow_unrestricted_delegations,
+            ),
+            most=settings.max_delegations,
+            clock=utc_now,
+            staged=service.relay.nudge,
+        ),
     )
 
 

@@ -73,6 +73,17 @@ from morpheus_common.contracts.auth import (
     UserRow,
 )
 from morpheus_common.contracts.base import Empty, Rpc
+from morpheus_common.contracts.delegations import (
+    ACTIVE_DELEGATION,
+    DELETE_DELEGATION,
+    LIST_DELEGATIONS,
+    STORE_DELEGATION,
+    ActiveDelegationQuestion,
+    DelegationRow,
+    DeleteDelegation,
+    ListDelegations,
+    StoreDelegation,
+)
 from morpheus_common.contracts.health import PING
 from morpheus_common.errors import ApiError
 from morpheus_common.ids import uuid7
@@ -231,6 +242,22 @@ class Gateway:
 
     async def deactivate_key(self, user_id: str, key_id: str) -> KeyRow:
         return await self.rpc.call(DEACTIVATE_KEY, DeactivateKey(user_id=user_id, key_id=key_id))
+
+    async def store_delegation(self, user_id: str, delegation: str, **fields: Any) -> DelegationRow:
+        wish = {"delegate_address": json.loads(delegation)["delegate"], "sent_as_text": True} | fields
+        question = StoreDelegation(user_id=user_id, signed_delegation=delegation, **wish)
+        return await self.rpc.call(STORE_DELEGATION, question)
+
+    async def list_delegations(self, user_id: str, *, skip: int = 0, limit: int = 10) -> list[DelegationRow]:
+        question = ListDelegations(user_id=user_id, skip=skip, limit=limit)
+        return (await self.rpc.call(LIST_DELEGATIONS, question)).delegations
+
+    async def active_delegation(self, user_id: str) -> DelegationRow | None:
+        return (await self.rpc.call(ACTIVE_DELEGATION, ActiveDelegationQuestion(user_id=user_id))).delegation
+
+    async def delete_delegation(self, user_id: str, delegation_id: str) -> None:
+        question = DeleteDelegation(user_id=user_id, delegation_id=delegation_id)
+        await self.rpc.call(DELETE_DELEGATION, question)
 
     async def check_key(self, key: str) -> Caller:
         return await self.rpc.call(CHECK_KEY, CheckKey(sha256=hashlib.sha256(key.encode()).hexdigest()))

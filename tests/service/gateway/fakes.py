@@ -70,6 +70,20 @@ from morpheus_common.contracts.automation import (
 )
 from morpheus_common.contracts.base import Empty, Message, Rpc
 from morpheus_common.contracts.chat import AcceptFrame, AnswerHead, ErrorFrame, OwnerFrame, PromptHead
+from morpheus_common.contracts.delegations import (
+    ACTIVE_DELEGATION,
+    DELETE_DELEGATION,
+    LIST_DELEGATIONS,
+    STORE_DELEGATION,
+    ActiveDelegation,
+    ActiveDelegationQuestion,
+    DelegationRow,
+    DelegationRows,
+    DeleteDelegation,
+    ListDelegations,
+    StoreDelegation,
+    Verification,
+)
 from morpheus_common.contracts.health import PING, Health
 from morpheus_common.contracts.sessions import (
     CATALOGUE,
@@ -167,6 +181,7 @@ class FakeAuth(FakeService):
         self.check_delay = 0.0
         self.passwords: dict[str, str] = {}
         self.ended_logins: set[str] = set()
+        self.delegations: list[DelegationRow] = []
 
     async def start(self) -> None:
         await self.answer_pings()
@@ -182,6 +197,10 @@ class FakeAuth(FakeService):
         await self.answer(REGISTER, self._register)
         await self.answer(LOGIN, self._login)
         await self.answer(REFRESH, self._refresh)
+        await self.answer(STORE_DELEGATION, self._store_delegation)
+        await self.answer(LIST_DELEGATIONS, self._list_delegations)
+        await self.answer(ACTIVE_DELEGATION, self._active_delegation)
+        await self.answer(DELETE_DELEGATION, self._delete_delegation)
 
     def add_key(self, **fields: Any) -> str:
         """Record a key as if it had been made, and return it."""
@@ -305,6 +324,34 @@ class FakeAuth(FakeService):
         if self._unseal(question.refresh_token, REFRESH) != "rt-next":
             raise ApiError("invalid_refresh_token")
         return self._tokens(REFRESH, question.answer_key)
+
+    async def _store_delegation(self, question: StoreDelegation) -> DelegationRow:
+        row = DelegationRow(
+            id=uuid7(),
+            delegator_address="0x" + "5A" * 20,
+            delegation_hash="0x" + "ab" * 32,
+            verification=Verification.UNVERIFIED,
+            chain_id=8453,
+            created_at=LONG_AGO,
+            **question.model_dump(),
+        )
+        self.delegations.insert(0, row)
+        return row
+
+    async def _list_delegations(self, question: ListDelegations) -> DelegationRows:
+        own = [row for row in self.delegations if row.user_id == question.user_id]
+        return DelegationRows(delegations=own[question.skip :][: question.limit])
+
+    async def _active_delegation(self, question: ActiveDelegationQuestion) -> ActiveDelegation:
+        own = (row for row in self.delegations if row.user_id == question.user_id and row.is_active)
+        return ActiveDelegation(delegation=next(own, None))
+
+    async def _delete_delegation(self, question: DeleteDelegation) -> Empty:
+        for row in self.delegations:
+            if (row.id, row.user_id) == (question.delegation_id, question.user_id):
+                self.delegations.remove(row)
+                return Empty()
+        raise ApiError("delegation_not_found")
 
 
 def _key_row(prefix: str, **fields: Any) -> KeyRow:
