@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from morpheus_common.bus.names import User
@@ -15,6 +16,20 @@ DRAIN_SECONDS = 10
 OBSERVER = "observer"
 STORES = (User.AUTH, User.SESSIONS, User.AUTOMATION)
 """The services with a database; it bears the service's name, and so does its user."""
+
+DEVELOPMENT: Mapping[User, Mapping[str, str]] = {
+    User.GATEWAY: {
+        # all users of a development stack come from one address, and its tests are many users
+        "REGISTRATIONS_PER_HOUR": "100000",
+        "REGISTRATIONS_PER_DAY": "100000",
+        "FAILED_LOGINS_PER_TEN_MINUTES": "1000",
+        "REFRESHES_PER_MINUTE": "10000",
+        "REFUSED_CREDENTIALS_PER_MINUTE": "10000",
+    },
+    # of the key 0x11…11, which everybody knows: a delegation to it is worth what a development stack is
+    User.AUTH: {"DELEGATE_ADDRESS": "0x19E7E376E7C213B7E7e7e46cc70A5dD086DAff2A"},
+}
+"""What a stack on one machine needs otherwise than production does. The caller's environment changes it."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +73,8 @@ class Places:
         return self.mongo.url(user, self.secrets.mongo_passwords[user])
 
     def of_service(self, service: User) -> dict[str, str]:
-        """Return the whole environment of a service: that of the caller, in which any setting can be changed, and over
-        it what belongs to this stack.
+        """Return the whole environment of a service: what development needs, over it that of the caller, in which any
+        setting can be changed, and over both what belongs to this stack.
         """
         own = {
             "ENVIRONMENT": "development",
@@ -76,7 +91,7 @@ class Places:
             own |= {"AUTH_PEPPERS": f"1:{self.secrets.auth_pepper}", "AUTH_KEYRING": f"1:{self.secrets.auth_key}"}
         elif service is User.SESSIONS:
             own["PROXY_ROUTERS"] = json.dumps([asdict(router) for router in (self.router, *self.more_routers)])
-        return {**os.environ, **own}
+        return {**DEVELOPMENT.get(service, {}), **os.environ, **own}
 
     def of_stack(self) -> dict[str, str]:
         """Return what `stack.env` says. The first three are what `morpheus apply` reads anywhere."""

@@ -17,7 +17,7 @@ import morpheus_gateway
 from morpheus_gateway.context import Context
 from morpheus_gateway.errors import install_error_handlers
 from morpheus_gateway.health import Health
-from morpheus_gateway.middleware import BodyLimit, Cors, ErrorNet, Paths, RequestScope
+from morpheus_gateway.middleware import AddressLimits, BodyLimit, Cors, ErrorNet, Paths, RequestScope
 from morpheus_gateway.relay import RelayTimes
 from morpheus_gateway.routes import ROUTERS, no_query_parameter_twice
 from morpheus_gateway.settings import GatewaySettings
@@ -50,6 +50,7 @@ def create_app(settings: GatewaySettings, *, relay_times: RelayTimes | None = No
             Middleware(RequestScope),
             Middleware(Cors, public_origins=settings.public_cors_origins, origins=settings.cors_origins),
             Middleware(ErrorNet),
+            Middleware(AddressLimits),
             Middleware(BodyLimit, limit=settings.body_limit),
             Middleware(Paths),
         ],

@@ -17,7 +17,7 @@ from morpheus_gateway.answers import AnswerTimes
 from morpheus_gateway.callers import USABLE_SECONDS, CallerCache
 from morpheus_gateway.catalogue import ModelCatalogue
 from morpheus_gateway.health import Health
-from morpheus_gateway.limits import SlidingWindow
+from morpheus_gateway.limits import Limits
 from morpheus_gateway.public_keys import PublicKeys
 from morpheus_gateway.relay import Relay, RelayTimes
 from morpheus_gateway.secrets_channel import SecretsChannel
@@ -40,7 +40,7 @@ class Context:
     inbox: RelayInbox
     relay: Relay
     answer_times: AnswerTimes
-    pings: SlidingWindow
+    limits: Limits
 
     @classmethod
     def build(cls, settings: GatewaySettings, connection: Client, times: RelayTimes) -> Self:
@@ -69,7 +69,7 @@ class Context:
             inbox=inbox,
             relay=Relay(connection, inbox, times),
             answer_times=AnswerTimes(commit=settings.stream_commit, keep_alive=settings.keep_alive),
-            pings=SlidingWindow(settings.pings_per_minute, 60.0),
+            limits=Limits.build(settings),
         )
 
     @asynccontextmanager

@@ -14,6 +14,8 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import Scope
 
+from morpheus_gateway.limits import RateLimited
+
 MAX_RETRY_AFTER_SECONDS = 60
 """OpenAI's SDKs obey whatever they are told: `Retry-After: 120` made them wait minutes in silence (measured)."""
 
@@ -111,6 +113,8 @@ def error_response(error: ApiError, path: str) -> Response:
     headers = {}
     if status in {429, 503} or error.retry_after is not None:
         headers["Retry-After"] = str(max(1, min(error.retry_after or 1, MAX_RETRY_AFTER_SECONDS)))
+    if isinstance(error, RateLimited):
+        headers |= error.standing.headers()
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, OperationFailed) and error.replayed:

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from morpheus_common.contracts.auth import Caller
 from morpheus_common.errors import ApiError
@@ -11,12 +11,14 @@ from morpheus_common.logs import get_logger
 from morpheus_common.request_context import request_id
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from morpheus_gateway.client_address import client_address
 from morpheus_gateway.client_watch import ClientGone
+from morpheus_gateway.context import Context
 from morpheus_gateway.errors import error_response, is_openai_route
-from morpheus_gateway.limits import Standing
+from morpheus_gateway.limits import FailureLimit, Limit, Limits, Standing
 
 log = get_logger(__name__)
 
@@ -37,6 +39,13 @@ _EXPOSED = ", ".join(
         "www-authenticate",
     ]
 )
+
+
+_LIMITED_ROUTES: Mapping[str, Callable[[Limits], Limit | FailureLimit]] = {
+    "/api/v1/auth/register": lambda limits: limits.registrations,
+    "/api/v1/auth/login": lambda limits: limits.failed_logins,
+    "/api/v1/auth/refresh": lambda limits: limits.refreshes,
+}
 
 
 class RequestScope:
@@ -69,8 +78,10 @@ class RequestScope:
                 headers["Referrer-Policy"] = "no-referrer"
                 headers.setdefault("Cache-Control", "no-store")
                 standing = scope["state"].get("standing")
-                if isinstance(standing, Standing):
-                    headers.update(standing.headers())
+                # a refusal has told it already; who is not known is told nothing
+                if isinstance(standing, Standing) and status != 401:
+                    for name, value in standing.headers().items():
+                        headers.setdefault(name, value)
             await send(message)
 
         try:
@@ -190,6 +201,25 @@ class ErrorNet:
                 raise
             known = error if isinstance(error, ApiError) else ApiError("internal_error")
             await error_response(known, scope["path"])(scope, receive, send)
+
+
+class AddressLimits:
+    """Looks how the client's address stands before anything is read of a request to a route that is limited by it.
+
+    What counts is counted by the route. Here every answer of it is given its headers, those to a broken body included.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request. Raises `RateLimited`."""
+        if scope["type"] == "http" and scope["method"] == "POST":
+            context: Context | None = scope["app"].state.context
+            limit_of = _LIMITED_ROUTES.get(_without_slash(scope["path"]))
+            if limit_of is not None and context is not None:
+                scope["state"]["standing"] = await limit_of(context.limits).look(client_address(Request(scope)))
+        await self._app(scope, receive, send)
 
 
 class BodyLimit:

@@ -1,7 +1,9 @@
 """From the `Authorization` header to the caller a route may serve."""
 
+import hashlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -9,9 +11,9 @@ from morpheus_common.contracts.auth import Caller, Scope
 from morpheus_common.errors import ApiError
 
 from morpheus_gateway import api_keys
-from morpheus_gateway.callers import CallerCache
+from morpheus_gateway.client_address import client_address
 from morpheus_gateway.context import Context, ContextOf
-from morpheus_gateway.tokens import LEEWAY_SECONDS, Login, TokenVerifier
+from morpheus_gateway.tokens import LEEWAY_SECONDS, Login
 
 RECENT_SECONDS = 3_600
 """What cannot be undone needs a login no older than this: a stolen access token is not enough for it."""
@@ -40,14 +42,31 @@ def read_credential(request: Request) -> str:
     return credential
 
 
-def key_digest(request: Request) -> str:
-    """Return the digest of the presented API key. Raises 401 for anything that can be none."""
+def presented_key(request: Request) -> str:
+    """Return the presented API key, whatever it is worth. Raises 401 for a credential of another kind."""
     credential = read_credential(request)
     if not credential.startswith("sk-"):
         raise ApiError("wrong_credential_kind", _KEY_WANTED)
-    if not api_keys.is_well_formed(credential):
+    return credential
+
+
+def key_digest(key: str) -> str:
+    """Return the digest of a presented API key. Raises 401 for anything that can be none."""
+    if not api_keys.is_well_formed(key):
         raise ApiError("invalid_api_key")
-    return api_keys.digest(credential)
+    return api_keys.digest(key)
+
+
+@asynccontextmanager
+async def counted_if_refused(request: Request, context: Context, credential: str) -> AsyncIterator[None]:
+    """Judge a credential in this block: if it turns out to be wrong, that counts for the address it came from.
+
+    Raises `rate_limit_exceeded` before anything is looked up for an address with too many wrong ones, unless this very
+    credential was good a short while ago.
+    """
+    digest = hashlib.sha256(credential.encode()).hexdigest()
+    async with context.limits.refused_credentials.attempt(client_address(request), digest):
+        yield
 
 
 def require_scope(caller: Caller, scope: Scope) -> None:
@@ -64,15 +83,13 @@ def key_of(caller: Caller) -> tuple[str, str]:
     return caller.key_id, caller.key_prefix
 
 
-def _login(request: Request, verifier: TokenVerifier) -> Login:
+async def _login(request: Request, context: Context) -> tuple[Login, Caller]:
     credential = read_credential(request)
     if credential.startswith("sk-"):
         raise ApiError("wrong_credential_kind", _TOKEN_WANTED)
-    return verifier.verify(credential)
-
-
-async def _caller_of(login: Login, logins: CallerCache) -> Caller:
-    return await logins.check(f"{login.user_id} {login.login_id}")
+    async with counted_if_refused(request, context, credential):
+        login = context.tokens.verify(credential)
+        return login, await context.logins.check(f"{login.user_id} {login.login_id}")
 
 
 def _noted(request: Request, caller: Caller) -> Caller:
@@ -87,13 +104,14 @@ def note_caller(request: Request, caller: Caller) -> None:
 
 async def by_token(request: Request, context: ContextOf) -> Caller:
     """The user of a presented access token."""
-    return _noted(request, await _caller_of(_login(request, context.tokens), context.logins))
+    _, caller = await _login(request, context)
+    return _noted(request, caller)
 
 
 async def by_recent_token(request: Request, context: ContextOf) -> Caller:
     """The user of a presented access token whose login is of the last hour. Raises `reauthentication_required` (403)."""
-    login = _login(request, context.tokens)
-    caller = _noted(request, await _caller_of(login, context.logins))
+    login, caller = await _login(request, context)
+    _noted(request, caller)
     if time.time() - login.authenticated_at > RECENT_SECONDS + LEEWAY_SECONDS:
         raise ApiError("reauthentication_required")
     return caller
@@ -101,7 +119,9 @@ async def by_recent_token(request: Request, context: ContextOf) -> Caller:
 
 async def by_key(request: Request, context: ContextOf) -> Caller:
     """The user and key of a presented API key."""
-    return _noted(request, await context.keys.check(key_digest(request)))
+    key = presented_key(request)
+    async with counted_if_refused(request, context, key):
+        return _noted(request, await context.keys.check(key_digest(key)))
 
 
 def by_key_with(scope: Scope) -> Callable[[Request, Context], Awaitable[Caller]]:

@@ -1,11 +1,20 @@
 """Settings of the gateway."""
 
+from importlib.util import find_spec
+
 from morpheus_common.settings import CommonSettings
-from pydantic import Field
+from pydantic import Field, IPvAnyNetwork, SecretStr, field_validator
+from pydantic_settings import SettingsConfigDict
+
+_STORE_CLIENTS = {"redis": "redis", "rediss": "redis", "valkey": "valkey", "valkeys": "valkey"}
+"""The package that speaks to a store, by the scheme of its URL."""
 
 
 class GatewaySettings(CommonSettings):
     """Settings of a gateway process, from the environment (names in upper case). Times in seconds, sizes in bytes."""
+
+    # the URL of a store may hold a password, which must not be shown in the error that refuses it
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65_535, description="port to listen on; 0 takes a free one and logs it")
@@ -26,5 +35,30 @@ class GatewaySettings(CommonSettings):
     slow_client: float = Field(60.0, gt=0, description="a client that takes no byte for so long is cut off")
     session_duration: int = Field(3_600, ge=300, description="duration of a session that names none")
     session_duration_limit: int = Field(86_400, ge=300, description="longest session a user may ask for")
-    pings_per_minute: int = Field(6, ge=1, description="pings of one API key in a minute, per gateway")
+    trusted_proxies: tuple[IPvAnyNetwork, ...] = Field(
+        (), description='networks whose X-Forwarded-For is believed, as JSON: ["10.0.0.0/8"]'
+    )
+    limits_url: SecretStr | None = Field(
+        None, description="redis:// or valkey:// store in which several gateways count together; none: each for itself"
+    )
+    registrations_per_hour: int = Field(5, ge=1, description="registrations from one address in an hour")
+    registrations_per_day: int = Field(20, ge=1, description="registrations from one address in a day")
+    failed_logins_per_ten_minutes: int = Field(10, ge=1, description="failed logins from one address in 10 minutes")
+    refreshes_per_minute: int = Field(60, ge=1, description="token refreshes from one address in a minute")
+    refused_credentials_per_minute: int = Field(
+        60, ge=1, description="wrong API keys and access tokens from one address in a minute"
+    )
+    pings_per_minute: int = Field(6, ge=1, description="pings of one API key in a minute")
     json_answer_limit: int = Field(64 * 1024 * 1024, gt=0, description="largest answer in JSON mode")
+
+    @field_validator("limits_url")
+    @classmethod
+    def _is_usable(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        client = _STORE_CLIENTS.get(value.get_secret_value().partition("://")[0])
+        if client is None:
+            raise ValueError(f"LIMITS_URL begins with one of {', '.join(f'{name}://' for name in _STORE_CLIENTS)}")
+        if find_spec(client) is None:
+            raise ValueError(f"LIMITS_URL needs the Python package '{client}', which is not installed")
+        return value

@@ -47,6 +47,13 @@ def test_a_setting_of_the_caller_reaches_a_service_but_moves_no_part_of_the_stac
     assert told["NATS_URL"] == "nats://127.0.0.1:4001"
 
 
+def test_what_development_needs_can_be_changed_by_the_caller(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REGISTRATIONS_PER_HOUR", raising=False)
+    assert int(places.of_service(User.GATEWAY)["REGISTRATIONS_PER_HOUR"]) > 1_000
+    monkeypatch.setenv("REGISTRATIONS_PER_HOUR", "5")
+    assert places.of_service(User.GATEWAY)["REGISTRATIONS_PER_HOUR"] == "5"
+
+
 def test_a_database_user_of_a_service_has_one_database() -> None:
     for service in STORES:
         assert roles_of(service) == [{"role": "readWrite", "db": service}]

@@ -1,7 +1,29 @@
 """Counting what costs."""
 
+import asyncio
+from collections.abc import Awaitable, Callable
+
 import pytest
-from morpheus_gateway.limits import MAX_CALLERS, RateLimited, SlidingWindow, Standing, go_duration
+from limits.aio.storage import MovingWindowSupport
+from limits.errors import StorageError
+from morpheus_common.errors import ApiError
+from morpheus_gateway import limits
+from morpheus_gateway.limits import (
+    MAX_CALLERS,
+    PROVEN_SECONDS,
+    STORE_AWAY_SECONDS,
+    BoundedMemory,
+    FailureLimit,
+    Limit,
+    RateLimited,
+    SharedStore,
+    Standing,
+    Window,
+    go_duration,
+)
+from morpheus_gateway.settings import GatewaySettings
+from pydantic import SecretStr, ValidationError
+from structlog.testing import capture_logs
 
 
 class Clock:
@@ -11,42 +33,266 @@ class Clock:
         return self.now
 
 
-def test_so_many_in_any_minute_and_no_more() -> None:
-    clock = Clock()
-    window = SlidingWindow(2, 60.0, clock=clock)
-    assert window.take("a") == Standing(limit=2, remaining=1, reset=60.0)
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def a_minute(limit: int, clock: Clock, shared: SharedStore | None = None) -> Limit:
+    return Limit("test", Window(limit, 60), shared=shared, clock=clock)
+
+
+async def test_so_many_in_any_minute_and_no_more(clock: Clock) -> None:
+    limit = a_minute(2, clock)
+    assert await limit.take("a") == Standing(limit=2, remaining=1, reset=60.0)
     clock.now += 20
-    assert window.take("a") == Standing(limit=2, remaining=0, reset=60.0)
+    assert await limit.take("a") == Standing(limit=2, remaining=0, reset=60.0)
     clock.now += 30.5
     with pytest.raises(RateLimited) as caught:
-        window.take("a")
+        await limit.take("a")
     # the first of the two leaves the minute in 9.5 s, the second in 29.5 s
     assert (caught.value.code, caught.value.retry_after) == ("rate_limit_exceeded", 10)
     assert caught.value.standing == Standing(limit=2, remaining=0, reset=29.5)
     clock.now += 9.5
-    assert window.take("a").remaining == 0
+    assert (await limit.take("a")).remaining == 0
 
 
-def test_what_was_refused_does_not_count() -> None:
-    clock = Clock()
-    window = SlidingWindow(1, 60.0, clock=clock)
-    window.take("a")
+async def test_what_was_refused_does_not_count(clock: Clock) -> None:
+    limit = a_minute(1, clock)
+    await limit.take("a")
     for _ in range(5):
         clock.now += 10
         with pytest.raises(RateLimited):
-            window.take("a")
+            await limit.take("a")
     clock.now += 10
-    assert window.take("a").remaining == 0
+    assert (await limit.take("a")).remaining == 0
 
 
-def test_callers_do_not_count_for_each_other_and_are_forgotten_in_the_end() -> None:
-    window = SlidingWindow(1, 60.0, clock=Clock())
-    for number in range(MAX_CALLERS + 1):
-        window.take(str(number))
-    assert len(window._taken) == MAX_CALLERS
+async def test_a_look_counts_nothing(clock: Clock) -> None:
+    limit = a_minute(1, clock)
+    for _ in range(3):
+        assert await limit.look("a") == Standing(limit=1, remaining=1, reset=0.0)
+    await limit.take("a")
     with pytest.raises(RateLimited):
-        window.take("1")
-    window.take("0")
+        await limit.look("a")
+
+
+async def test_of_two_windows_each_holds_and_the_tighter_is_told(clock: Clock) -> None:
+    limit = Limit("test", Window(2, 60), Window(3, 3_600), clock=clock)
+    assert await limit.take("a") == Standing(limit=2, remaining=1, reset=60.0)
+    assert await limit.take("a") == Standing(limit=2, remaining=0, reset=60.0)
+    with pytest.raises(RateLimited) as caught:
+        await limit.take("a")
+    assert caught.value.retry_after == 60
+    clock.now += 60
+    assert await limit.take("a") == Standing(limit=3, remaining=0, reset=3_600.0)
+    with pytest.raises(RateLimited) as caught:
+        await limit.take("a")
+    assert caught.value.retry_after == 3_540
+
+
+async def test_what_the_longer_window_refuses_does_not_count_in_the_shorter_one(clock: Clock) -> None:
+    limit = Limit("test", Window(2, 60), Window(1, 100), clock=clock)
+    await limit.take("a")
+    clock.now += 90
+    for _ in range(5):
+        with pytest.raises(RateLimited):
+            await limit.take("a")
+    clock.now += 10
+    assert (await limit.take("a")).remaining == 0
+    with pytest.raises(RateLimited) as caught:
+        await limit.take("a")
+    assert caught.value.standing.limit == 1
+
+
+async def test_a_hundred_at_once_on_a_limit_of_ten_are_exactly_ten(clock: Clock) -> None:
+    """C18, F38"""
+    limit = a_minute(10, clock)
+    answers = await asyncio.gather(*(limit.take("a") for _ in range(100)), return_exceptions=True)
+    assert sum(isinstance(answer, Standing) for answer in answers) == 10
+    assert sum(isinstance(answer, RateLimited) for answer in answers) == 90
+
+
+async def test_callers_do_not_count_for_each_other_and_are_forgotten_in_the_end(clock: Clock) -> None:
+    limit = a_minute(1, clock)
+    for number in range(MAX_CALLERS + 1):
+        await limit.take(str(number))
+    assert len(limit._memory._taken) == MAX_CALLERS
+    with pytest.raises(RateLimited):
+        await limit.take("1")
+    await limit.take("0")
+
+
+class Store(BoundedMemory):
+    """A store that can fail or hang."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock)
+        self.failure: Callable[[], Awaitable[None]] | None = None
+        self.asked = 0
+
+    async def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
+        self.asked += 1
+        if self.failure is not None:
+            await self.failure()
+        return await super().get_moving_window(key, limit, expiry)
+
+
+async def broken() -> None:
+    raise StorageError(ConnectionError("redis://user:secret@store is away"))
+
+
+async def refused() -> None:
+    raise ConnectionRefusedError
+
+
+async def hanging() -> None:
+    await asyncio.Event().wait()
+
+
+async def test_gateways_with_one_store_count_together(clock: Clock) -> None:
+    shared = SharedStore(Store(clock), clock=clock)
+    one, other = a_minute(3, clock, shared), a_minute(3, clock, shared)
+    await one.take("a")
+    await other.take("a")
+    assert (await one.take("a")).remaining == 0
+    with pytest.raises(RateLimited):
+        await other.take("a")
+
+
+@pytest.mark.parametrize("failure", [broken, refused, hanging])
+async def test_while_the_store_is_away_each_gateway_counts_for_itself(
+    clock: Clock, failure: Callable[[], Awaitable[None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C20, F37"""
+    monkeypatch.setattr(limits, "STORE_SECONDS", 0.05)
+    store = Store(clock)
+    limit = a_minute(2, clock, SharedStore(store, clock=clock))
+    await limit.take("a")
+    store.failure = failure
+    with capture_logs() as logs:
+        for remaining in (1, 0):
+            assert (await limit.take("a")).remaining == remaining
+        with pytest.raises(RateLimited):
+            await limit.take("a")
+        asked = store.asked
+        clock.now += STORE_AWAY_SECONDS - 0.1
+        with pytest.raises(RateLimited):
+            await limit.look("a")
+        assert store.asked == asked
+        clock.now += 0.1
+        with pytest.raises(RateLimited):
+            await limit.look("a")
+        assert store.asked == asked + 1
+    assert [line["log_level"] for line in logs] == ["warning"]
+    assert "secret" not in str(logs)
+
+    store.failure = None
+    clock.now += STORE_AWAY_SECONDS
+    with capture_logs() as logs:
+        assert (await limit.look("a")).remaining == 1
+        await limit.look("a")
+    assert [line["log_level"] for line in logs] == ["info"]
+
+
+def failures(limit: int, clock: Clock) -> FailureLimit:
+    return FailureLimit(a_minute(limit, clock), frozenset({"invalid_api_key"}), clock=clock)
+
+
+async def fail(tries: FailureLimit, credential: str | None = None, code: str = "invalid_api_key") -> str:
+    """Try and fail; return the code of the error that came."""
+    try:
+        async with tries.attempt("a", credential):
+            await asyncio.sleep(0)
+            raise ApiError(code)
+    except ApiError as error:
+        return error.code
+
+
+async def succeed(tries: FailureLimit, credential: str | None = None) -> None:
+    async with tries.attempt("a", credential):
+        await asyncio.sleep(0)
+
+
+async def test_only_failures_count_and_only_those_of_the_kind(clock: Clock) -> None:
+    tries = failures(2, clock)
+    for _ in range(5):
+        await succeed(tries)
+        assert await fail(tries, code="service_unavailable") == "service_unavailable"
+    assert [await fail(tries) for _ in range(3)] == ["invalid_api_key", "invalid_api_key", "rate_limit_exceeded"]
+    with pytest.raises(RateLimited):
+        await succeed(tries)
+    clock.now += 60
+    await succeed(tries)
+
+
+@pytest.mark.parametrize("same", [False, True])
+async def test_a_hundred_wrong_ones_at_once_on_a_limit_of_ten_are_exactly_ten(clock: Clock, same: bool) -> None:
+    """C18"""
+    tries = failures(10, clock)
+    names = ("k" if same else f"k{number}" for number in range(100))
+    codes = await asyncio.gather(*(fail(tries, name) for name in names))
+    assert sorted(set(codes)) == ["invalid_api_key", "rate_limit_exceeded"]
+    assert codes.count("invalid_api_key") == 10
+    assert tries._tried == {}
+
+
+async def test_one_good_credential_is_never_too_many_at_once(clock: Clock) -> None:
+    tries = failures(1, clock)
+    await asyncio.gather(*(succeed(tries, "good") for _ in range(100)))
+    assert tries._tried == {}
+
+
+async def test_those_who_wait_for_the_same_credential_go_on_together_when_nobody_could_judge_it(clock: Clock) -> None:
+    tries = failures(1, clock)
+    codes = await asyncio.gather(*(fail(tries, "k", code="service_unavailable") for _ in range(20)))
+    assert set(codes) == {"service_unavailable"}
+
+
+async def test_a_credential_that_was_good_is_let_through_whatever_its_neighbours_do(clock: Clock) -> None:
+    tries = failures(1, clock)
+    await succeed(tries, "good")
+    await fail(tries, "bad")
+    await succeed(tries, "good")
+    assert await fail(tries, "bad") == "rate_limit_exceeded"
+    clock.now += 59
+    await fail(tries, "good")
+    with pytest.raises(RateLimited):
+        await succeed(tries, "good")
+
+
+async def test_a_credential_is_good_for_five_minutes_after_its_last_proof(clock: Clock) -> None:
+    tries = failures(1, clock)
+    await succeed(tries, "good")
+    clock.now += PROVEN_SECONDS
+    await fail(tries, "bad")
+    await succeed(tries, "good")
+    clock.now += PROVEN_SECONDS + 1
+    await fail(tries, "bad")
+    with pytest.raises(RateLimited):
+        await succeed(tries, "good")
+
+
+async def test_what_is_remembered_of_good_credentials_has_an_end(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MAX_PROVEN", 2)
+    tries = failures(1, clock)
+    for name in ("first", "second", "third"):
+        await succeed(tries, name)
+    assert list(tries._proven) == ["second", "third"]
+
+
+def test_the_memory_is_a_store_like_any_other() -> None:
+    assert isinstance(BoundedMemory(Clock()), MovingWindowSupport)
+
+
+@pytest.mark.parametrize("url", ["memcached://store", "redis.example", "redis://user:secret@store:6379"])
+def test_a_store_that_cannot_be_used_is_refused_at_the_start_without_its_password(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("morpheus_gateway.settings.find_spec", lambda _: None)
+    with pytest.raises(ValidationError, match="LIMITS_URL") as caught:
+        GatewaySettings(nats_seed=SecretStr("SU"), limits_url=SecretStr(url))
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

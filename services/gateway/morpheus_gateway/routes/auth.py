@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Request
 from morpheus_common.contracts.auth import LOGIN, REFRESH, REGISTER, Login, Refresh, Register, UserRow
 from pydantic import BaseModel, BeforeValidator, Field
 
+from morpheus_gateway.client_address import client_address
 from morpheus_gateway.context import ContextOf
 
 router = APIRouter(prefix="/api/v1/auth", tags=["auth"])
@@ -24,11 +25,7 @@ AnyPassword = Annotated[str, Field(max_length=4_096)]
 """A password that is to be right. No rule on its length: a short one is as wrong as any other."""
 
 
-def _address(request: Request) -> str | None:
-    return request.client.host if request.client else None
-
-
-ClientAddress = Annotated[str | None, Depends(_address)]
+ClientAddress = Annotated[str, Depends(client_address)]
 
 
 class Registration(BaseModel):
@@ -63,8 +60,9 @@ class Tokens(BaseModel):
 
 
 @router.post("/register", status_code=201)
-async def register(body: Registration, context: ContextOf) -> UserRow:
+async def register(request: Request, body: Registration, address: ClientAddress, context: ContextOf) -> UserRow:
     """Make an account."""
+    request.state.standing = await context.limits.registrations.take(address)
     code = body.invite_code
     invite = None if code is None else hashlib.sha256(code.strip().encode()).hexdigest()
     return await context.secrets.ask(
@@ -80,17 +78,19 @@ async def login(body: Credentials, address: ClientAddress, context: ContextOf) -
 
     After too many failed logins of an account, addresses that never logged in to it wait up to a minute for each try.
     """
-    tokens = await context.secrets.ask_for_tokens(
-        LOGIN,
-        body.password,
-        lambda sealed, key: Login(email=body.email, password=sealed, answer_key=key, address=address),
-    )
+    async with context.limits.failed_logins.attempt(address):
+        tokens = await context.secrets.ask_for_tokens(
+            LOGIN,
+            body.password,
+            lambda sealed, key: Login(email=body.email, password=sealed, answer_key=key, address=address),
+        )
     return Tokens.model_validate(tokens)
 
 
 @router.post("/refresh")
-async def refresh(body: RefreshRequest, context: ContextOf) -> Tokens:
+async def refresh(request: Request, body: RefreshRequest, address: ClientAddress, context: ContextOf) -> Tokens:
     """Exchange a refresh token for new tokens; it is spent by that."""
+    request.state.standing = await context.limits.refreshes.take(address)
     tokens = await context.secrets.ask_for_tokens(
         REFRESH, body.refresh_token, lambda sealed, key: Refresh(refresh_token=sealed, answer_key=key)
     )

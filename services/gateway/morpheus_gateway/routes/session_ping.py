@@ -11,7 +11,6 @@ from pydantic import ValidationError
 from morpheus_gateway.answers import whole_answer
 from morpheus_gateway.client_watch import ClientWatch
 from morpheus_gateway.context import Context, ContextOf
-from morpheus_gateway.limits import RateLimited
 from morpheus_gateway.principal import SessionsCaller, key_of
 from morpheus_gateway.relay import Prompt
 from morpheus_gateway.routes.session_body import SoundBody
@@ -31,11 +30,7 @@ _MESSAGES = {
 
 async def within_limit(request: Request, caller: SessionsCaller, context: ContextOf) -> None:
     """Count a ping of a key. Raises `rate_limit_exceeded`; the answer tells the standing either way."""
-    try:
-        request.state.standing = context.pings.take(key_of(caller)[0])
-    except RateLimited as error:
-        request.state.standing = error.standing
-        raise
+    request.state.standing = await context.limits.pings.take(key_of(caller)[0])
 
 
 @router.post("/pingsession")
