@@ -113,14 +113,28 @@ async def test_a_hundred_at_once_on_a_limit_of_ten_are_exactly_ten(clock: Clock)
     assert sum(isinstance(answer, RateLimited) for answer in answers) == 90
 
 
-async def test_callers_do_not_count_for_each_other_and_are_forgotten_in_the_end(clock: Clock) -> None:
+async def test_when_both_windows_are_full_the_longer_wait_is_told(clock: Clock) -> None:
+    limit = Limit("test", Window(1, 10), Window(1, 40), clock=clock)
+    await limit.take("a")
+    with pytest.raises(RateLimited) as caught:
+        await limit.take("a")
+    assert caught.value.retry_after == 40
+
+
+async def test_callers_do_not_count_for_each_other(clock: Clock) -> None:
     limit = a_minute(1, clock)
-    for number in range(MAX_CALLERS + 1):
-        await limit.take(str(number))
+    await limit.take("a")
+    assert (await limit.take("b")).remaining == 0
+
+
+async def test_the_caller_that_did_not_count_for_longest_is_forgotten_in_the_end(clock: Clock) -> None:
+    limit = a_minute(2, clock)
+    for caller in ("often", "once", "often", *map(str, range(MAX_CALLERS - 1))):
+        await limit.take(caller)
     assert len(limit._memory._taken) == MAX_CALLERS
+    assert (await limit.look("once")).remaining == 2
     with pytest.raises(RateLimited):
-        await limit.take("1")
-    await limit.take("0")
+        await limit.look("often")
 
 
 class Store(BoundedMemory):
@@ -276,9 +290,9 @@ async def test_a_credential_is_good_for_five_minutes_after_its_last_proof(clock:
 async def test_what_is_remembered_of_good_credentials_has_an_end(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MAX_PROVEN", 2)
     tries = failures(1, clock)
-    for name in ("first", "second", "third"):
+    for name in ("first", "second", "first", "third"):
         await succeed(tries, name)
-    assert list(tries._proven) == ["second", "third"]
+    assert list(tries._proven) == ["first", "third"]
 
 
 def test_the_memory_is_a_store_like_any_other() -> None:
