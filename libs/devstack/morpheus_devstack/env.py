@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+from morpheus_auth.settings import DEVELOPMENT_DELEGATE
 from morpheus_common.bus.names import User
 
 from morpheus_devstack.ports import LOOPBACK
@@ -26,8 +27,7 @@ DEVELOPMENT: Mapping[User, Mapping[str, str]] = {
         "REFRESHES_PER_MINUTE": "10000",
         "REFUSED_CREDENTIALS_PER_MINUTE": "10000",
     },
-    # of the key 0x11…11, which everybody knows: a delegation to it is worth what a development stack is
-    User.AUTH: {"DELEGATE_ADDRESS": "0x19E7E376E7C213B7E7e7e46cc70A5dD086DAff2A"},
+    User.AUTH: {"DELEGATE_ADDRESS": DEVELOPMENT_DELEGATE},
 }
 """What a stack on one machine needs otherwise than production does. The caller's environment changes it."""
 

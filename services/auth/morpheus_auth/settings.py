@@ -22,6 +22,8 @@ DAY = 86_400
 DEVELOPMENT_PEPPER = b"a pepper for development only !!"
 DEVELOPMENT_KEY = b"a key for development only !!!!!"
 """Everybody knows these two, so production refuses them."""
+DEVELOPMENT_DELEGATE = "0x19E7E376E7C213B7E7e7e46cc70A5dD086DAff2A"
+"""Of the key 0x11…11: what is delegated to it is everybody's."""
 
 
 class KekProvider(StrEnum):
@@ -161,6 +163,8 @@ class AuthSettings(StoreSettings):
             ):
                 if address is not None and not _is_private(address):
                     raise ValueError(f"{name} has to begin with https:// in production, or be on this host")
+            if self.delegate_address is not None and self.delegate_address.lower() == DEVELOPMENT_DELEGATE.lower():
+                raise ValueError("DELEGATE_ADDRESS has a key that everybody knows, which production refuses")
         return self
 
     @property

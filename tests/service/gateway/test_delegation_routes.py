@@ -101,12 +101,17 @@ async def test_a_delegation_is_deleted_once_and_by_its_owner_only(house: House) 
         BODY | {"signed_delegation_data": 5},
         BODY | {"signed_delegation_data": None},
         BODY | {"expiry": "2100-01-01T00:00:00"},
+        BODY | {"expiry": "9999-12-31T23:59:59-01:00"},
+        BODY | {"signed_delegation_data": "\ud800"},
+        BODY | {"delegate_address": "\ud800"},
         BODY | {"is_active": "yes"},
     ],
 )
 async def test_another_shape_is_422_and_never_reaches_auth(house: House, body: dict[str, Any]) -> None:
     """F42"""
-    refused = await house.http.post(PATH, json=body, headers=house.by_token)
+    headers = house.by_token | {"Content-Type": "application/json"}
+    # the client's own JSON would not let a lone surrogate out
+    refused = await house.http.post(PATH, content=json.dumps(body), headers=headers)
     assert (refused.status_code, refused.json()["error"]["code"]) == (422, "validation_error")
     assert house.auth.asked["store_delegation"] == []
 
@@ -122,6 +127,21 @@ async def test_what_json_or_the_bus_has_no_word_for_is_auth_s_to_refuse(house: H
     refused = await house.http.post(PATH, content=content, headers=headers)
     assert (refused.status_code, refused.json()["error"]["param"]) == (422, "signed_delegation_data")
     assert house.auth.asked["store_delegation"][0].signed_delegation == odd
+
+
+async def test_no_depth_of_nesting_breaks_it(house: House) -> None:
+    async def refuse(_: StoreDelegation) -> DelegationRow:
+        raise ApiError("validation_error")
+
+    await house.auth.answer(STORE_DELEGATION, refuse)
+    statuses = set()
+    # somewhere here reading goes just well enough; writing must go as well
+    for depth in range(900, 950):
+        nested = '{"a":' * depth + "1" + "}" * depth
+        content = f'{{"delegate_address": "{GATEWAY}", "signed_delegation_data": {nested}}}'
+        headers = house.by_token | {"Content-Type": "application/json"}
+        statuses.add((await house.http.post(PATH, content=content, headers=headers)).status_code)
+    assert statuses == {400, 422}
 
 
 async def test_delegations_want_a_token(house: House) -> None:

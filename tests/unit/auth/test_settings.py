@@ -1,11 +1,12 @@
 import base64
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from morpheus_auth.settings import DEVELOPMENT_KEY, DEVELOPMENT_PEPPER, AuthSettings
+from morpheus_auth.settings import DEVELOPMENT_DELEGATE, DEVELOPMENT_KEY, DEVELOPMENT_PEPPER, AuthSettings
 from morpheus_auth.versioned_secrets import VersionedSecrets
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 
 def versioned(version: int, secret: bytes) -> str:
@@ -124,3 +125,23 @@ def test_settings_do_not_show_their_secrets(monkeypatch: pytest.MonkeyPatch) -> 
     assert key[2:] not in shown
     assert "a planted token" not in shown
     assert repr(settings.peppers.current) not in shown
+
+
+@pytest.mark.parametrize("spell", [str, str.lower])
+def test_production_takes_no_delegations_to_an_address_whose_key_everybody_knows(
+    monkeypatch: pytest.MonkeyPatch, spell: Callable[[str], str]
+) -> None:
+    """F47"""
+    own = {"AUTH_PEPPERS": own_secret(), "AUTH_KEYRING": own_secret()}
+    with pytest.raises(ValidationError, match="DELEGATE_ADDRESS"):
+        production(monkeypatch, **own, DELEGATE_ADDRESS=spell(DEVELOPMENT_DELEGATE))
+    assert production(monkeypatch, **own, DELEGATE_ADDRESS="0x" + "5a" * 20).chain_id == 8453
+
+
+@pytest.mark.parametrize("address", ["", "0x", "5a" * 20, "0x" + "5a" * 21, "0x" + "5g" * 20])
+def test_an_address_that_is_none_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    for name in ("DELEGATE_ADDRESS", "DELEGATION_MANAGER_ADDRESS"):
+        monkeypatch.setenv(name, address)
+        with pytest.raises(ValidationError, match=name.lower()):
+            AuthSettings(nats_seed=SecretStr("SU"), mongo_url=SecretStr("mongodb://db"))
+        monkeypatch.delenv(name)

@@ -4,6 +4,7 @@ import json
 from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Path, Query, Response
+from morpheus_common.contracts.base import UtcTime
 from morpheus_common.contracts.delegations import (
     ACTIVE_DELEGATION,
     DELETE_DELEGATION,
@@ -16,7 +17,7 @@ from morpheus_common.contracts.delegations import (
     ListDelegations,
     StoreDelegation,
 )
-from pydantic import AwareDatetime, BaseModel, Field, StrictBool
+from pydantic import BaseModel, Field, StrictBool
 
 from morpheus_gateway.context import ContextOf
 from morpheus_gateway.principal import TokenCaller
@@ -24,6 +25,7 @@ from morpheus_gateway.principal import TokenCaller
 router = APIRouter(prefix="/api/v1/auth/delegation", tags=["auth"])
 
 MAX_SKIP = 1_000_000
+MAX_CHARACTERS = 32 * 1024
 _AS_SENT = "one signed delegation of MetaMask's Delegation Framework, as an object or as a string of JSON"
 
 
@@ -31,8 +33,11 @@ class NewDelegation(BaseModel):
     """A delegation to keep. If it is active, which is the default, the user's others no longer are."""
 
     delegate_address: str = Field(max_length=64, description="this gateway's address")
-    signed_delegation_data: dict[str, Any] | str = Field(description=_AS_SENT)
-    expiry: AwareDatetime | None = None
+    # auth measures bytes; without any bound pydantic lets lone surrogates through, which the bus has no word for
+    signed_delegation_data: dict[str, Any] | Annotated[str, Field(max_length=MAX_CHARACTERS)] = Field(
+        description=_AS_SENT
+    )
+    expiry: UtcTime | None = None
     is_active: StrictBool = True
 
 
