@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-from morpheus_common.steps import Step
+from morpheus_common.steps import SESSION_STEPS, Step
 
 from tests.state_machine.actors import IN_TRANSACTION
 from tests.state_machine.house import House
@@ -23,7 +23,7 @@ NOT_HERE: Final = IN_TRANSACTION | {
     Step.OPEN_NAMED.value,  # in the gateway
     Step.EVENT_PUBLISHED.value,  # in the relay of the outbox
 }
-STEPS: Final = {step.number: step for step in Step if step.value not in NOT_HERE}
+STEPS: Final = {step.number: step for step in SESSION_STEPS if step.value not in NOT_HERE}
 MOMENTS: Final = (1, 6, 12, 70, 700, 4_000)
 """Seconds that pass at once: past a pause, an absence, a longest pause, what is given up, the end of a session."""
 NOTHING: Final = "nothing"

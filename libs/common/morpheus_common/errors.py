@@ -101,6 +101,7 @@ _KINDS = (
         False,
         "This password is one of the most common ones, which are guessed first. Choose another.",
     ),
+    ErrorKind("deletion_not_found", 404, _INVALID, False, "No deletion has that address, or it is over for long."),
     ErrorKind("operation_not_found", 404, _INVALID, False, "This API key has no operation with that id."),
     ErrorKind(
         "open_cancelled",

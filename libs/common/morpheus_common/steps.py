@@ -1,7 +1,8 @@
-"""The steps of opening and closing a session between which a process may die, sleep or be cut off.
+"""The steps of opening and closing a session, and of deleting an account, between which a process may die, sleep or be cut off.
 
-The code names each of them where it passes it: `await reached(Step.…)`. In production that does nothing. A fault sweep
-walks through this enumeration, so a new step is swept because it is here.
+The code names each of them where it passes it: `await reached(Step.…)`. In production that does nothing. Sweeps walk
+through this enumeration, so a new step is swept because it is here: `SESSION_STEPS` by tests/faults and
+tests/state_machine, `DELETION_STEPS` by the tests of the services that pass them.
 """
 
 import asyncio
@@ -15,7 +16,9 @@ log = get_logger(__name__)
 
 
 class Step(StrEnum):
-    """A place in our code. `O` steps belong to an open, `K` steps to a close; the value is the name in the tables."""
+    """A place in our code. `O` steps belong to an open, `K` steps to a close, `D` steps to the deletion of an account; the
+    value is the name in the tables.
+    """
 
     OPEN_NAMED = "O1 operation named, nothing published"
     OPEN_RECEIVED = "O2 command received, no reply"
@@ -48,12 +51,33 @@ class Step(StrEnum):
     CLOSE_SETTLING = "K13 in the settling transaction"
     CLOSE_SETTLED = "K14 settled, event not published"
     CLOSE_REPLYING = "K15 no reply to the caller"
+    DELETION_RECEIVED = "D1 command received, nothing written"
+    CREDENTIALS_ENDING = "D2 in the transaction that ends the credentials"
+    CREDENTIALS_ENDED = "D3 credentials dead, answer lost"
+    DELETION_TAKEN = "D4 taken by the driver"
+    USER_CLOSING = "D5 sessions: the user's end written, no close asked for"
+    USER_CLOSES_ASKED = "D6 sessions: closes asked for, no answer"
+    USER_CLOSED = "D7 nothing is open on chain, nothing erased"
+    SESSIONS_ERASING = "D8 sessions: in the erasing transaction"
+    SESSIONS_ERASED = "D9 sessions: erased, count not returned"
+    SETTINGS_ERASING = "D10 automation: in the erasing transaction"
+    SETTINGS_ERASED = "D11 automation: erased, count not returned"
+    PART_ANSWERED = "D12 a service's count returned, not stored"
+    PART_NOTED = "D13 a service's count stored, the next not asked"
+    ACCOUNT_ERASING = "D14 in the transaction that erases what auth has"
+    ACCOUNT_ERASED = "D15 complete, event not published"
+    DELETION_REPLYING = "D16 no reply to the caller"
 
     @property
     def number(self) -> str:
         """The short name: `O9`."""
         return self.value.partition(" ")[0]
 
+
+SESSION_STEPS: Final = tuple(step for step in Step if step.number[0] in "OK")
+"""What an open or a close passes."""
+DELETION_STEPS: Final = tuple(step for step in Step if step.number[0] == "D")
+"""What the deletion of an account passes."""
 
 Probe = Callable[[Step, str], Awaitable[None]]
 """What is awaited at a step, with the id of the operation or session it belongs to ('' where there is none)."""

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from beanie import Document
 from morpheus_common.store.outbox import OutboxRow
+from morpheus_common.store.user_guards import UserGuardDocument
 from pymongo import IndexModel
 
 
@@ -25,5 +26,5 @@ class AutomationSettingsDocument(Document):
         indexes: ClassVar[list[IndexModel]] = []
 
 
-DOCUMENTS: tuple[type[Document], ...] = (AutomationSettingsDocument, OutboxRow)
+DOCUMENTS: tuple[type[Document], ...] = (AutomationSettingsDocument, UserGuardDocument, OutboxRow)
 """Everything stored, for `morpheus apply` and for the start."""

@@ -12,9 +12,11 @@ from morpheus_common.contracts.automation import (
     PutSettings,
     SettingsChanged,
 )
+from morpheus_common.errors import ApiError
 from morpheus_common.store.mongo import MongoClient
 from morpheus_common.store.outbox import stage
 from morpheus_common.store.transactions import run_transaction
+from morpheus_common.store.user_guards import pass_user_guard
 from pymongo import ReturnDocument
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import DuplicateKeyError
@@ -33,19 +35,31 @@ class Preferences:
     staged: Callable[[], None]
 
     async def of(self, user_id: str) -> AutomationSettings:
-        """Return a user's settings. The first time, the defaults are stored, so that their times stay the same."""
+        """Return a user's settings. The first time, the defaults are stored, so that their times stay the same.
+
+        Raises `ApiError` (invalid_token) if the user was deleted.
+        """
         stored = await AutomationSettingsDocument.get(user_id)
         if stored is None:
             stored = self._defaults(user_id)
             try:
-                await stored.insert()
+                await self._store_first(stored)
             except DuplicateKeyError:
                 # somebody else's first time was a moment earlier
                 return await self.of(user_id)
         return _answer(stored)
 
+    async def _store_first(self, settings: AutomationSettingsDocument) -> None:
+        async def write(session: AsyncClientSession) -> bool:
+            if (await pass_user_guard(settings.id, session)).ended:
+                raise ApiError("invalid_token")
+            await settings.insert(session=session)
+            return True
+
+        await run_transaction(self.client, write)
+
     async def change(self, wanted: PutSettings) -> AutomationSettings:
-        """Change what is given, leave the rest."""
+        """Change what is given, leave the rest. Raises `ApiError` (invalid_token) if the user was deleted."""
         now = self.clock()
         changes: dict[str, Any] = wanted.model_dump(include={"is_enabled", "session_duration"}, exclude_none=True)
         current = await self.of(wanted.user_id)
@@ -59,6 +73,8 @@ class Preferences:
                 return_document=ReturnDocument.AFTER,
                 session=session,
             )
+            if changed is None:
+                raise ApiError("invalid_token")
             settings: AutomationSettingsDocument = AutomationSettingsDocument.model_validate(changed)
             await stage(
                 SETTINGS_CHANGED,

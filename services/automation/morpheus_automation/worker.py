@@ -19,11 +19,13 @@ from morpheus_common.contracts.automation import (
     PutSettings,
 )
 from morpheus_common.contracts.base import Empty
+from morpheus_common.contracts.deletion import ERASE_USER_SETTINGS, EraseUser, UserErased
 from morpheus_common.contracts.health import PING, Health
 from morpheus_common.store.service import store_service
 from morpheus_common.store.watch import DatabaseWatch
 
 from morpheus_automation.documents import DOCUMENTS
+from morpheus_automation.erasing import Erasing
 from morpheus_automation.preferences import Preferences
 from morpheus_automation.settings import AutomationServiceSettings
 
@@ -37,6 +39,7 @@ class Parts:
     """What the subscribers call."""
 
     preferences: Preferences
+    erasing: Erasing
     watch: DatabaseWatch
     worker: str
 
@@ -60,6 +63,10 @@ def subscribe(broker: NatsBroker, parts: Parts) -> None:
     async def plan_chat(question: PlanChat) -> Plan:
         return await parts.preferences.plan_for(question.user_id)
 
+    @broker.subscriber(ERASE_USER_SETTINGS.subject, queue=SERVICE, max_workers=CONCURRENT)
+    async def erase_user(command: EraseUser) -> UserErased:
+        return UserErased(count=await parts.erasing.erase(command.user_id))
+
 
 @asynccontextmanager
 async def serve(settings: AutomationServiceSettings) -> AsyncIterator[None]:
@@ -71,6 +78,6 @@ async def serve(settings: AutomationServiceSettings) -> AsyncIterator[None]:
             clock=utc_now,
             staged=store.relay.nudge,
         )
-        subscribe(store.broker, Parts(preferences, store.watch, settings.worker_id))
+        subscribe(store.broker, Parts(preferences, Erasing(store.client), store.watch, settings.worker_id))
         async with store.answering():
             yield

@@ -1,0 +1,67 @@
+"""Users who were deleted, and the document that keeps what is written for a user from missing his deletion.
+
+Whatever first writes something of a user here passes his guard, in its transaction; a deletion writes the same document.
+So of two at once one is done again and sees the other: what comes late is refused, for ever, also after a crash.
+
+A guard is stored under the SHA-256 of the user's id. Ids have 74 random bits, so nobody finds the id from the hash; whoever
+has an id still learns that its user was deleted. That is what stays of a user, and no more.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from beanie import Document
+from pymongo import ReturnDocument
+from pymongo.asynchronous.client_session import AsyncClientSession
+
+
+class UserGuardDocument(Document):
+    """`ended`: the user is being deleted. `erased`: how many records of his were erased, once they were."""
+
+    id: str  # type: ignore[assignment]  # the SHA-256 (hex) of the user's id
+    changes: int = 0
+    ended: bool = False
+    erased: int | None = None
+
+    class Settings:
+        """Where it is stored."""
+
+        name = "user_guards"
+
+
+@dataclass(frozen=True, slots=True)
+class UserGuard:
+    """How a user stands: `ended` if he is being deleted, `erased` (a number of records) once he was."""
+
+    ended: bool
+    erased: int | None
+
+
+async def pass_user_guard(user_id: str, tx: AsyncClientSession) -> UserGuard:
+    """Stand in the way of the user's deletion, in this transaction, and return how he stands."""
+    return await _change(user_id, {}, tx)
+
+
+async def end_user(user_id: str, tx: AsyncClientSession) -> UserGuard:
+    """Write that a user is being deleted: nothing is written for him after this transaction. Repeatable."""
+    return await _change(user_id, {"ended": True}, tx)
+
+
+async def note_erased(user_id: str, count: int, tx: AsyncClientSession) -> None:
+    """Write that `count` records of a user were erased in this transaction, so that a repeat answers the same."""
+    await _change(user_id, {"ended": True, "erased": count}, tx)
+
+
+async def _change(user_id: str, changes: dict[str, Any], tx: AsyncClientSession) -> UserGuard:
+    update: dict[str, Any] = {"$inc": {"changes": 1}}
+    if changes:
+        update["$set"] = changes
+    guard: Any = await UserGuardDocument.get_pymongo_collection().find_one_and_update(
+        {"_id": hashlib.sha256(user_id.encode()).hexdigest()},
+        update,
+        upsert=True,
+        return_document=ReturnDocument.AFTER,
+        session=tx,
+    )
+    return UserGuard(ended=bool(guard.get("ended")), erased=guard.get("erased"))
