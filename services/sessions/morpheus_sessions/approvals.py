@@ -75,7 +75,13 @@ class Approvals:
             place = await stand_in_line(tx, user_id=command.user_id, now=asked_at, patience=None, is_automatic=False)
             await self._count(command.user_id, asked_at, tx)
             await keep(
-                wish, first=command.operation_id, operations=[command.operation_id], session=None, now=now, tx=tx
+                wish,
+                user_id=command.user_id,
+                first=command.operation_id,
+                operations=[command.operation_id],
+                session=None,
+                now=now,
+                tx=tx,
             )
             await _operation(command, place, now).insert(session=tx)
             return True

@@ -11,6 +11,7 @@ from morpheus_common.contracts.sessions import AutomationWord, SessionChanged, S
 from morpheus_common.contracts.sessions import OperationKind as OperationKind  # noqa: PLC0414 - stored here, told there
 from morpheus_common.ids import uuid7
 from morpheus_common.store.outbox import OutboxRow
+from morpheus_common.store.user_guards import UserGuardDocument
 from pydantic import BaseModel, BeforeValidator, Field
 from pymongo import ASCENDING, DESCENDING, IndexModel
 
@@ -113,6 +114,7 @@ class SessionDocument(Document):
                 partialFilterExpression={"chain_session": {"$type": "string"}},
             ),
             IndexModel([("key_id", ASCENDING), ("state", ASCENDING)], name="key_state"),
+            IndexModel([("user_id", ASCENDING), ("state", ASCENDING)], name="user_state"),
             IndexModel([("key_id", ASCENDING), ("created_at", DESCENDING)], name="key_newest"),
             IndexModel([("state", ASCENDING), ("wallet", ASCENDING), ("ends_at", ASCENDING)], name="state_wallet"),
             # all that the sum of what is at risk reads is in these two
@@ -261,6 +263,7 @@ class OperationDocument(Document):
                 name="opens_of_a_user",
                 partialFilterExpression={"counted_at": {"$gt": LONG_AGO}},
             ),
+            IndexModel([("user_id", ASCENDING)], name="user"),
             IndexModel(
                 [("user_id", ASCENDING), ("queued_at", DESCENDING)],
                 name="approves_of_a_user",
@@ -299,6 +302,7 @@ class IdempotencyDocument(Document):
     """
 
     id: str  # type: ignore[assignment]  # a digest: what the client sent is not kept
+    user_id: str | None = None
     fingerprint: str
     first: str
     operations: list[str]
@@ -310,7 +314,8 @@ class IdempotencyDocument(Document):
 
         name = "idempotency"
         indexes: ClassVar[list[IndexModel]] = [
-            IndexModel([("at", ASCENDING)], name="expiry", expireAfterSeconds=IDEMPOTENCY_KEPT_SECONDS)
+            IndexModel([("user_id", ASCENDING)], name="user"),
+            IndexModel([("at", ASCENDING)], name="expiry", expireAfterSeconds=IDEMPOTENCY_KEPT_SECONDS),
         ]
 
 
@@ -323,9 +328,10 @@ class KeyGuardDocument(Document):
     changes: int = 0
 
     class Settings:
-        """Where it is stored."""
+        """Where and how it is stored."""
 
         name = "key_guards"
+        indexes: ClassVar[list[IndexModel]] = [IndexModel([("user_id", ASCENDING)], name="user")]
 
 
 class StakeGuardDocument(Document):
@@ -449,6 +455,7 @@ DOCUMENTS: tuple[type[Document], ...] = (
     OperationDocument,
     IdempotencyDocument,
     KeyGuardDocument,
+    UserGuardDocument,
     StakeGuardDocument,
     WalletDocument,
     RouterDocument,

@@ -43,6 +43,7 @@ async def recorded(wish: Idempotency, tx: AsyncClientSession | None = None) -> I
 async def keep(
     wish: Idempotency | None,
     *,
+    user_id: str,
     first: str,
     operations: list[str],
     session: str | None,
@@ -56,7 +57,13 @@ async def keep(
     if before is not None:
         raise AlreadyAsked(before)
     record = IdempotencyDocument(
-        id=wish.digest, fingerprint=wish.fingerprint, first=first, operations=operations, session=session, at=now
+        id=wish.digest,
+        user_id=user_id,
+        fingerprint=wish.fingerprint,
+        first=first,
+        operations=operations,
+        session=session,
+        at=now,
     )
     await IdempotencyDocument.get_pymongo_collection().replace_one(
         {"_id": wish.digest}, record.model_dump(exclude={"id"}), upsert=True, session=tx

@@ -22,6 +22,7 @@ from morpheus_common.ids import uuid7
 from morpheus_common.steps import Step, reached
 from morpheus_common.store.mongo import MongoClient
 from morpheus_common.store.transactions import run_transaction
+from morpheus_common.store.user_guards import pass_user_guard
 from pymongo import DESCENDING, ReturnDocument
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import DuplicateKeyError
@@ -55,7 +56,11 @@ class Closes:
 
 
 async def pass_guard(key_id: str, user_id: str, tx: AsyncClientSession) -> None:
-    """Stand in the way of everything else that is written for the key. Raises `invalid_api_key` if it was revoked."""
+    """Stand in the way of everything else that is written for the key or its user. Raises `invalid_api_key` if it was
+    revoked, or the user deleted.
+    """
+    if (await pass_user_guard(user_id, tx)).ended:
+        raise ApiError("invalid_api_key")
     guard: Any = await KeyGuardDocument.get_pymongo_collection().find_one_and_update(
         {"_id": key_id},
         {"$inc": {"changes": 1}, "$setOnInsert": {"user_id": user_id, "wanted": True}},
@@ -142,7 +147,13 @@ class Intake:
                 updated_at=now,
             )
             await keep(
-                idempotency, first=operation_id, operations=[operation_id], session=opening.id, now=now, tx=session
+                idempotency,
+                user_id=user_id,
+                first=operation_id,
+                operations=[operation_id],
+                session=opening.id,
+                now=now,
+                tx=session,
             )
             await opening.insert(session=session)
             await OperationDocument(
@@ -179,11 +190,20 @@ class Intake:
         return opening
 
     async def join(self, wish: Idempotency, *, first: str, session: SessionDocument) -> None:
-        """Write that a request was answered with a session that was there. Raises `AlreadyAsked`."""
+        """Write that a request was answered with a session that was there. Raises `AlreadyAsked`, `invalid_api_key`."""
         now = utc_now()
 
         async def body(tx: AsyncClientSession) -> bool:
-            await keep(wish, first=first, operations=[session.operation_id], session=session.id, now=now, tx=tx)
+            await pass_guard(session.key_id, session.user_id, tx)
+            await keep(
+                wish,
+                user_id=session.user_id,
+                first=first,
+                operations=[session.operation_id],
+                session=session.id,
+                now=now,
+                tx=tx,
+            )
             return True
 
         await run_transaction(self._client, body)
@@ -204,7 +224,13 @@ class Intake:
             operations = [await self._close(item, command, position, now, tx) for position, item in enumerate(sessions)]
             shown = sessions[0]["_id"] if sessions else None
             await keep(
-                command.idempotency, first=command.operation_id, operations=operations, session=shown, now=now, tx=tx
+                command.idempotency,
+                user_id=command.user_id,
+                first=command.operation_id,
+                operations=operations,
+                session=shown,
+                now=now,
+                tx=tx,
             )
             return Closes(operations, shown)
 

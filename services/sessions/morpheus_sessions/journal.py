@@ -20,6 +20,7 @@ from morpheus_common.steps import Step, reached
 from morpheus_common.store.mongo import MongoClient
 from morpheus_common.store.outbox import OutboxRelay, stage
 from morpheus_common.store.transactions import run_transaction
+from morpheus_common.store.user_guards import pass_user_guard
 from pymongo import ASCENDING, DESCENDING, ReturnDocument
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import DuplicateKeyError
@@ -163,6 +164,10 @@ class Journal:
     async def sessions_of(self, key_id: str, states: Iterable[SessionState]) -> list[SessionDocument]:
         """Return the sessions of a key in any of `states`."""
         return await self._list_sessions({"key_id": key_id, "state": {"$in": [state.value for state in states]}})
+
+    async def sessions_of_user(self, user_id: str, states: Iterable[SessionState]) -> list[SessionDocument]:
+        """Return the sessions of a user in any of `states`."""
+        return await self._list_sessions({"user_id": user_id, "state": {"$in": [state.value for state in states]}})
 
     async def newest_sessions_of(
         self, key_id: str, states: Iterable[SessionState], *, limit: int
@@ -535,23 +540,26 @@ class Journal:
         now = utc_now()
 
         async def body(session: AsyncClientSession) -> SessionDocument:
+            before = await SessionDocument.get_pymongo_collection().find_one(
+                {"_id": operation.session}, session=session
+            )
+            if before is None:
+                raise StateChanged(operation.session)
+            # key and user as the session has them: they are nobody's if the user was deleted since the operation was read
             guard: Any = await KeyGuardDocument.get_pymongo_collection().find_one_and_update(
-                {"_id": operation.key_id},
-                {"$inc": {"changes": 1}, "$setOnInsert": {"user_id": operation.user_id, "wanted": True}},
+                {"_id": before["key_id"]},
+                {"$inc": {"changes": 1}, "$setOnInsert": {"user_id": before["user_id"], "wanted": True}},
                 upsert=True,
                 return_document=ReturnDocument.AFTER,
                 session=session,
             )
-            before = await SessionDocument.get_pymongo_collection().find_one(
-                {"_id": operation.session}, session=session
-            )
-            given_up = before is None or before["state"] == SessionState.ABANDONED
-            wanted = guard["wanted"] and before is not None and before["wanted"]
+            given_up = before["state"] == SessionState.ABANDONED
+            wanted = guard["wanted"] and before["wanted"]
             if operation.replaces is not None and wanted and not given_up:
                 # what is closed as soon as it is there takes the place of nothing
                 await self._give_way(operation.replaces, now, session)
             current = await SessionDocument.get_pymongo_collection().find_one(
-                {"key_id": operation.key_id, "slot": Slot.CURRENT.value}, session=session
+                {"key_id": before["key_id"], "slot": Slot.CURRENT.value}, session=session
             )
             if (
                 given_up
@@ -957,30 +965,29 @@ class Journal:
     ) -> SessionDocument:
         """Make a record, parked, for a chain session that has our tag and no record. Raises `AlreadyAdopted`.
 
-        If the key was revoked, its close is queued in the same transaction.
+        If the key was revoked, or the user deleted, its close is queued in the same transaction; of a deleted user, the
+        record is nobody's.
         """
         now = utc_now()
-        common: dict[str, Any] = {
-            "user_id": user_id,
-            "key_id": key_id,
-            "model_id": found.model_id,
-            "bid_id": found.bid_id,
-        }
+        common: dict[str, Any] = {"model_id": found.model_id, "bid_id": found.bid_id}
         common |= {"provider": found.provider, "router": router, "wallet": wallet}
         common |= {"duration": found.ends_at - found.opened_at, "created_at": now, "updated_at": now}
         amounts = {"stake": Decimal128(str(found.stake)), "price_per_second": Decimal128(str(found.price))}
-        identifier, operation_id = uuid7(), uuid7()
+        identifier, operation_id, nobody = uuid7(), uuid7(), uuid7()
 
         async def body(session: AsyncClientSession) -> SessionDocument:
+            deleted = (await pass_user_guard(user_id, session)).ended
+            whose = {"user_id": nobody, "key_id": nobody} if deleted else {"user_id": user_id, "key_id": key_id}
             guard: Any = await KeyGuardDocument.get_pymongo_collection().find_one_and_update(
-                {"_id": key_id},
-                {"$inc": {"changes": 1}, "$setOnInsert": {"user_id": user_id, "wanted": True}},
+                {"_id": whose["key_id"]},
+                {"$inc": {"changes": 1}, "$setOnInsert": {"user_id": whose["user_id"], "wanted": not deleted}},
                 upsert=True,
                 return_document=ReturnDocument.AFTER,
                 session=session,
             )
             adopted = _session(
                 {
+                    **whose,
                     **common,
                     **amounts,
                     "_id": identifier,
@@ -988,7 +995,7 @@ class Journal:
                     "state": SessionState.PARKED,
                     "slot": None,
                     "reason": SWITCHED,
-                    "key_prefix": key_prefix,
+                    "key_prefix": "" if deleted else key_prefix,
                     "model_name": model_name,
                     "operation_id": operation_id,
                     "chain": chain,
@@ -1002,6 +1009,7 @@ class Journal:
             fact = {"at": now, "what": "adopted by an operator", "session": found.id}
             await _operation(
                 {
+                    **whose,
                     **common,
                     **amounts,
                     "_id": operation_id,
@@ -1121,6 +1129,9 @@ class Journal:
         """
 
         async def body(session: AsyncClientSession) -> bool:
+            if (await pass_user_guard(user_id, session)).erased is not None:
+                # the word of it came late: nothing is left of the key, and its id is not to come back
+                return False
             await KeyGuardDocument.get_pymongo_collection().update_one(
                 {"_id": key_id},
                 {"$set": {"wanted": False}, "$inc": {"changes": 1}, "$setOnInsert": {"user_id": user_id}},
@@ -1227,8 +1238,8 @@ class Journal:
             id=operation_id or uuid7(),
             kind=OperationKind.CLOSE,
             session=old.id,
-            user_id=old.user_id,
-            key_id=old.key_id,
+            user_id=closing.user_id,
+            key_id=closing.key_id,
             request=request,
             model_id=old.model_id,
             duration=old.duration,

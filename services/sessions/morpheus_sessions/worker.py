@@ -17,6 +17,14 @@ from morpheus_common.bus.topology import CONSUMERS
 from morpheus_common.contracts.auth import KeyChanged
 from morpheus_common.contracts.base import Empty
 from morpheus_common.contracts.chat import PromptHead
+from morpheus_common.contracts.deletion import (
+    CLOSE_USER,
+    ERASE_USER_SESSIONS,
+    CloseUser,
+    EraseUser,
+    UserClosing,
+    UserErased,
+)
 from morpheus_common.contracts.health import PING, Health
 from morpheus_common.contracts.sessions import (
     APPROVE_STAKE,
@@ -63,6 +71,7 @@ from morpheus_sessions.capital import Capital
 from morpheus_sessions.catalogue import CatalogueCopy
 from morpheus_sessions.chat import Chat
 from morpheus_sessions.documents import DOCUMENTS
+from morpheus_sessions.erasing import Erasing
 from morpheus_sessions.fleet import Fleet, Member
 from morpheus_sessions.holds import Holds
 from morpheus_sessions.intake import Intake
@@ -102,6 +111,7 @@ class Parts:
     catalogue: CatalogueCopy
     lifecycle: Lifecycle
     approvals: Approvals
+    erasing: Erasing
     quotes: Quotes
     chat: Chat
     release: Release
@@ -151,6 +161,14 @@ def subscribe_rpc(broker: NatsBroker, parts: Parts) -> None:
     @broker.subscriber(GET_OPERATION.subject, queue=User.SESSIONS, max_workers=RPC_WORKERS)
     async def get_operation(question: GetOperation) -> OperationRow:
         return await parts.lifecycle.operation(question)
+
+    @broker.subscriber(CLOSE_USER.subject, queue=User.SESSIONS, max_workers=RPC_WORKERS)
+    async def close_user(command: CloseUser) -> UserClosing:
+        return UserClosing(open=await parts.erasing.close_all(command.user_id))
+
+    @broker.subscriber(ERASE_USER_SESSIONS.subject, queue=User.SESSIONS, max_workers=RPC_WORKERS)
+    async def erase_user(command: EraseUser) -> UserErased:
+        return UserErased(count=await parts.erasing.erase(command.user_id))
 
     @broker.subscriber(PING[User.SESSIONS].subject, queue=User.SESSIONS)
     async def ping(_: Empty) -> Health:
@@ -244,6 +262,7 @@ async def serve(settings: SessionsSettings) -> AsyncIterator[Parts]:
             approvals=Approvals(
                 store.client, journal, limit=settings.approval_limit, per_minute=settings.approves_per_minute
             ),
+            erasing=Erasing(store.client, journal),
             quotes=Quotes(fleet.reader, list(routers.values()), journal, catalogue),
             chat=chat,
             release=release,

@@ -162,6 +162,6 @@ async def test_nothing_of_what_the_client_sent_is_kept(house: House) -> None:
 
     kept = [item async for item in house.database["idempotency"].find()]
     assert [item["_id"] for item in kept] == [wish("order-4711").digest]
-    assert kept[0].keys() == {"_id", "fingerprint", "first", "operations", "session", "at"}
+    assert kept[0].keys() == {"_id", "user_id", "fingerprint", "first", "operations", "session", "at"}
     expiry = (await house.database["idempotency"].index_information())["expiry"]
     assert expiry["expireAfterSeconds"] == 86_400
