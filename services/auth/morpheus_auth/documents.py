@@ -1,6 +1,7 @@
 """What auth stores."""
 
 from datetime import datetime
+from enum import StrEnum
 from typing import ClassVar
 
 from beanie import Document
@@ -14,6 +15,8 @@ from pymongo import ASCENDING, DESCENDING, IndexModel
 LOCAL_PROVIDER = "local"
 """Keys that auth itself holds; the other providers never show theirs."""
 
+DELETION_KEPT_SECONDS = 30 * 86_400
+"""How long a complete deletion can be asked about."""
 REFRESH_GRACE_SECONDS = 10
 """How long a spent refresh token still gives the same answer: two tabs refresh at once, a reply gets lost."""
 
@@ -34,8 +37,8 @@ class UserDocument(Document):
 
     `key_guard` changes with every change to the set of the user's API keys, and to his private key: two transactions
     that would both count the keys, or both replace it, meet there. `delegation_guard` is the same for the set of the
-    user's delegations, `login_guard` for logins and the password: a login with the old password does not begin beside a
-    change of it.
+    user's delegations, `login_guard` for logins, the password and the deletion of the account: none of them can miss
+    another.
     """
 
     id: str = Field(default_factory=uuid7)  # type: ignore[assignment]  # Beanie types it as an ObjectId
@@ -136,6 +139,7 @@ class RefreshTokenDocument(Document):
 
         name = "refresh_tokens"
         indexes: ClassVar[list[IndexModel]] = [
+            IndexModel([("login_id", ASCENDING)], name="login"),
             IndexModel([("expires_at", ASCENDING)], name="expiry", expireAfterSeconds=0),
         ]
 
@@ -154,6 +158,39 @@ class RefreshAnswerDocument(Document):
         indexes: ClassVar[list[IndexModel]] = [
             # the database looks once a minute; until then the answer is refused by its age
             IndexModel([("created_at", ASCENDING)], name="expiry", expireAfterSeconds=REFRESH_GRACE_SECONDS),
+        ]
+
+
+class Progress(StrEnum):
+    """How far a deletion is."""
+
+    CREDENTIALS_DEAD = "credentials_dead"
+    COMPLETE = "complete"
+
+
+class DeletionDocument(Document):
+    """The deletion of an account, by the SHA-256 (hex) of the token it can be asked about with.
+
+    It names the user until it is complete, and nobody afterwards. `counts`: how many records there were, by what they
+    were; a part that stands there is erased. `not_before`: when it is carried on (database time).
+    """
+
+    id: str  # type: ignore[assignment]  # Beanie types it as an ObjectId
+    user_id: str | None
+    state: Progress = Progress.CREDENTIALS_DEAD
+    counts: dict[str, int] = Field(default_factory=dict)
+    attempts: int = 0
+    not_before: datetime
+    requested_at: datetime
+    completed_at: datetime | None = None
+
+    class Settings:
+        """Where and how it is stored."""
+
+        name = "deletions"
+        indexes: ClassVar[list[IndexModel]] = [
+            IndexModel([("state", ASCENDING), ("not_before", ASCENDING)], name="due"),
+            IndexModel([("completed_at", ASCENDING)], name="expiry", expireAfterSeconds=DELETION_KEPT_SECONDS),
         ]
 
 
@@ -424,6 +461,7 @@ DOCUMENTS: tuple[type[Document], ...] = (
     LoginTriesDocument,
     LoginWaitDocument,
     DelegationDocument,
+    DeletionDocument,
     SigningKeyDocument,
     SealingKeyDocument,
     AuditKeyDocument,

@@ -87,7 +87,7 @@ class Logins:
     async def start(self, proven: Proven) -> Tokens:
         """Begin a login of a user who has just proved who he is, and remember from where.
 
-        Raises `ApiError` (invalid_credentials) if his password was changed meanwhile.
+        Raises `ApiError` (invalid_credentials) if his password was changed, or he was deleted, meanwhile.
         """
         now = self.clock()
         login = LoginDocument(user_id=proven.user_id, authenticated_at=now, expires_at=now + self.login_lifetime)

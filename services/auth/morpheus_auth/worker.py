@@ -7,7 +7,9 @@ from datetime import timedelta
 
 from faststream.nats import NatsBroker
 from morpheus_common import __version__
+from morpheus_common.bus.connection import raw_connection
 from morpheus_common.bus.names import User
+from morpheus_common.bus.rpc import RpcClient
 from morpheus_common.clock import utc_now
 from morpheus_common.contracts.accounts import (
     ALLOW_RESET,
@@ -83,6 +85,13 @@ from morpheus_common.contracts.delegations import (
     ListDelegations,
     StoreDelegation,
 )
+from morpheus_common.contracts.deletion import (
+    DELETE_ACCOUNT,
+    GET_DELETION,
+    AccountDeletion,
+    DeleteAccount,
+    GetDeletion,
+)
 from morpheus_common.contracts.health import PING, Health
 from morpheus_common.contracts.signing_keys import (
     LIST_SIGNING_KEYS,
@@ -115,6 +124,7 @@ from morpheus_auth.accounts import Accounts
 from morpheus_auth.audit import Audit, load_audit_keys
 from morpheus_auth.deferred_writes import DeferredWrites
 from morpheus_auth.delegations import Delegations
+from morpheus_auth.deletion import Deletions
 from morpheus_auth.documents import DOCUMENTS, ApiKeyDocument
 from morpheus_auth.invites import Invites
 from morpheus_auth.kek_rotation import KekRotation
@@ -158,6 +168,7 @@ class Auth:
     vault: Vault
     kek_rotation: KekRotation
     delegations: Delegations
+    deletions: Deletions
 
 
 def subscribe(broker: NatsBroker, auth: Auth) -> None:
@@ -333,6 +344,14 @@ def subscribe(broker: NatsBroker, auth: Auth) -> None:
         await auth.delegations.delete(user_id=question.user_id, delegation_id=question.delegation_id)
         return Empty()
 
+    @broker.subscriber(DELETE_ACCOUNT.subject, queue=SERVICE, max_workers=CONCURRENT)
+    async def delete_account(command: DeleteAccount) -> AccountDeletion:
+        return await auth.deletions.delete(command)
+
+    @broker.subscriber(GET_DELETION.subject, queue=SERVICE, max_workers=CONCURRENT)
+    async def get_deletion(question: GetDeletion) -> AccountDeletion:
+        return await auth.deletions.status(question.token_sha256)
+
 
 def _text(refresh_token: bytes) -> str:
     try:
@@ -438,6 +457,13 @@ async def build(settings: AuthSettings, service: StoreService, keyring: Keyring)
             clock=utc_now,
             staged=service.relay.nudge,
         ),
+        deletions=Deletions(
+            service.client,
+            RpcClient(raw_connection(service.broker)),
+            service.leases,
+            clock=utc_now,
+            staged=service.relay.nudge,
+        ),
     )
 
 
@@ -447,6 +473,9 @@ async def serve(settings: AuthSettings) -> AsyncIterator[None]:
     async with open_keyring(settings) as keyring, store_service(settings, SERVICE, DOCUMENTS) as service:
         auth = await build(settings, service, keyring)
         subscribe(service.broker, auth)
-        async with background(auth.rotation.keep_fresh(), auth.after_checks.run()), service.answering():
+        async with (
+            background(auth.rotation.keep_fresh(), auth.after_checks.run(), auth.deletions.run()),
+            service.answering(),
+        ):
             yield
         await auth.after_checks.write()

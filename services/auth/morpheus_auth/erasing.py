@@ -1,0 +1,53 @@
+"""What auth holds of a user, and how each part of it is erased."""
+
+from typing import Protocol
+
+from pymongo.asynchronous.client_session import AsyncClientSession
+
+from morpheus_auth.documents import ApiKeyDocument, LoginDocument, RefreshAnswerDocument, RefreshTokenDocument
+
+
+class Part(Protocol):
+    """Something auth holds of its users. `counted_as`: under which name the deletion tells how many there were."""
+
+    counted_as: str
+
+    async def erase(self, user_id: str, session: AsyncClientSession) -> int:
+        """Erase a user's records in the running transaction, and return how many there were."""
+        ...
+
+
+class OwnedLogins:
+    """Logins, refresh tokens, and the answers that spent ones still give."""
+
+    counted_as = "logins"
+
+    async def erase(self, user_id: str, session: AsyncClientSession) -> int:
+        """Erase them."""
+        logins, tokens = LoginDocument.get_pymongo_collection(), RefreshTokenDocument.get_pymongo_collection()
+        login_ids = [login["_id"] async for login in logins.find({"user_id": user_id}, {"_id": 1}, session=session)]
+        of_logins = {"login_id": {"$in": login_ids}}
+        digests = [token["_id"] async for token in tokens.find(of_logins, {"_id": 1}, session=session)]
+        answers = RefreshAnswerDocument.get_pymongo_collection()
+        await answers.delete_many({"_id": {"$in": digests}}, session=session)
+        await tokens.delete_many(of_logins, session=session)
+        return (await logins.delete_many({"user_id": user_id}, session=session)).deleted_count
+
+
+class OwnedKeys:
+    """API keys."""
+
+    counted_as = "api_keys"
+
+    async def erase(self, user_id: str, session: AsyncClientSession) -> int:
+        """Erase them."""
+        keys = ApiKeyDocument.get_pymongo_collection()
+        return (await keys.delete_many({"user_id": user_id}, session=session)).deleted_count
+
+
+PARTS: tuple[Part, ...] = (OwnedLogins(), OwnedKeys())
+"""All that auth holds of a user beside his account, in the order in which it is erased: key material last.
+
+Whatever stores something of a user has to stand here, and to refuse, in the transaction that writes it, a user who is not
+active: by writing his document, as API keys do, so that it cannot miss the deletion.
+"""
