@@ -27,6 +27,7 @@ class GatewaySettings(CommonSettings):
     cors_origins: tuple[str, ...] = Field((), description="browser origins that may call all other routes, as JSON")
     open_wait: float = Field(100.0, gt=0, le=300, description="wait for a session to open, then 504 session_pending")
     close_wait: float = Field(30.0, gt=0, le=300, description="wait for a session to close, then 202")
+    deletion_wait: float = Field(20.0, gt=0, le=300, description="wait for an account to be deleted, then 202")
     json_open_wait: float = Field(
         45.0, gt=0, le=300, description="wait of a chat in JSON mode for its session, then 503 session_opening"
     )
