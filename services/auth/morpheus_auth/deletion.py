@@ -42,7 +42,7 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import PyMongoError
 
 from morpheus_auth.documents import ApiKeyDocument, DeletionDocument, LoginDocument, Progress, UserDocument
-from morpheus_auth.erasing import PARTS
+from morpheus_auth.erasing import PARTS, OwnedLogins
 
 log = get_logger(__name__)
 
@@ -265,6 +265,8 @@ class Deletions:
                 {"_id": deletion_id}, {"$set": {f"counts.{counted_as}": count}}
             )
             await reached(Step.PART_NOTED, deletion_id)
+        # who logged in very often has more of them than a transaction can erase; nobody needs their number
+        await OwnedLogins().erase(user_id, None)
         await self._erase_account(deletion_id, user_id)
         return True
 

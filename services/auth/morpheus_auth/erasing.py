@@ -22,8 +22,8 @@ class OwnedLogins:
 
     counted_as = "logins"
 
-    async def erase(self, user_id: str, session: AsyncClientSession) -> int:
-        """Erase them."""
+    async def erase(self, user_id: str, session: AsyncClientSession | None) -> int:
+        """Erase them, in the running transaction if there is one."""
         logins, tokens = LoginDocument.get_pymongo_collection(), RefreshTokenDocument.get_pymongo_collection()
         login_ids = [login["_id"] async for login in logins.find({"user_id": user_id}, {"_id": 1}, session=session)]
         of_logins = {"login_id": {"$in": login_ids}}

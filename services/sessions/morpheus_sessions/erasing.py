@@ -4,14 +4,19 @@ His records stay without him. What a session was on chain is needed for ever (wh
 still bring), so users and keys are replaced by one id of nobody's in place of deleting rows.
 """
 
+import asyncio
 from dataclasses import dataclass
+from enum import Enum, auto
+from functools import partial
+from typing import Any
 
+from beanie import Document
 from morpheus_common.contracts.sessions import SessionState
 from morpheus_common.ids import uuid7
 from morpheus_common.steps import Step, reached
 from morpheus_common.store.mongo import MongoClient
 from morpheus_common.store.transactions import run_transaction
-from morpheus_common.store.user_guards import end_user, note_erased
+from morpheus_common.store.user_guards import count_erased, end_user, note_erased
 from pymongo.asynchronous.client_session import AsyncClientSession
 
 from morpheus_sessions.documents import (
@@ -24,15 +29,31 @@ from morpheus_sessions.documents import (
 )
 from morpheus_sessions.journal import Journal
 
+BATCH = 500
+"""Records in one transaction: 20,000 sessions and their operations took longer than a transaction may, 20 s (measured)."""
+CALL_SECONDS = 10.0
+
 _LIVE = [state.value for state in LIVE_STATES]
+
+
+class Part(Enum):
+    """What a transaction that does not end an erasure leaves. `NOT_YET`: stake of the user may be on chain."""
+
+    MORE = auto()
+    NOT_YET = auto()
 
 
 @dataclass(frozen=True, slots=True)
 class Erasing:
-    """Carries out the end of a user. Everything here can be asked for again."""
+    """Carries out the end of a user. Everything here can be asked for again.
+
+    `batch`: records erased in one transaction; `seconds`: how long a call goes on erasing.
+    """
 
     client: MongoClient
     journal: Journal
+    batch: int = BATCH
+    seconds: float = CALL_SECONDS
 
     async def close_all(self, user_id: str) -> int:
         """Have everything of a user closed on chain, and nothing opened any more; return how many sessions are not closed.
@@ -58,33 +79,53 @@ class Erasing:
     async def erase(self, user_id: str) -> int | None:
         """Erase who a user was; return how many sessions he had, the same on every repeat.
 
-        None, and nothing is erased, while stake of his may be on chain.
+        None if something is left: nothing is erased while stake of his may be on chain, and who opened very many sessions
+        is erased in several calls. What was erased stays counted.
         """
         nobody = uuid7()
-
-        async def body(tx: AsyncClientSession) -> int | None:
-            guard = await end_user(user_id, tx)
-            if guard.erased is not None:
-                return guard.erased
-            sessions = SessionDocument.get_pymongo_collection()
-            of_user = {"user_id": user_id}
-            if await sessions.find_one({**of_user, "state": {"$in": _LIVE}}, {"_id": 1}, session=tx) is not None:
-                return None
-            ids = {"user_id": nobody, "key_id": nobody}
-            # not wanted: what appears of it after all is closed
-            changed = await sessions.update_many(
-                of_user, {"$set": {**ids, "key_prefix": "", "wanted": False, "last_used_at": None}}, session=tx
-            )
-            await OperationDocument.get_pymongo_collection().update_many(of_user, {"$set": ids}, session=tx)
-            guards = KeyGuardDocument.get_pymongo_collection()
-            await guards.delete_many(of_user, session=tx)
-            await guards.insert_one({"_id": nobody, "user_id": nobody, "wanted": False, "changes": 0}, session=tx)
-            await IdempotencyDocument.get_pymongo_collection().delete_many(of_user, session=tx)
-            await PlaceDocument.get_pymongo_collection().delete_one({"_id": user_id}, session=tx)
-            await note_erased(user_id, changed.modified_count, tx)
-            await reached(Step.SESSIONS_ERASING, user_id)
-            return changed.modified_count
-
-        count = await run_transaction(self.client, body)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self.seconds
+        while True:
+            part = await run_transaction(self.client, partial(self._erase_part, user_id, nobody))
+            if part is not Part.MORE or loop.time() >= until:
+                break
+        if part is Part.MORE or part is Part.NOT_YET:
+            return None
         await reached(Step.SESSIONS_ERASED, user_id)
-        return count
+        return part
+
+    async def _erase_part(self, user_id: str, nobody: str, tx: AsyncClientSession) -> int | Part:
+        """Erase some of a user's records in a transaction; with the last of them all else that names him."""
+        guard = await end_user(user_id, tx)
+        if guard.erased is not None:
+            return guard.erased
+        sessions = SessionDocument.get_pymongo_collection()
+        live = {"user_id": user_id, "state": {"$in": _LIVE}}
+        if await sessions.find_one(live, {"_id": 1}, session=tx) is not None:
+            return Part.NOT_YET
+        ids = {"user_id": nobody, "key_id": nobody}
+        # not wanted: what appears of it after all is closed
+        emptied = {"key_prefix": "", "wanted": False, "last_used_at": None}
+        changed = await self._rename(SessionDocument, user_id, {**ids, **emptied}, tx)
+        if changed:
+            await count_erased(user_id, changed, tx)
+        if changed == self.batch or await self._rename(OperationDocument, user_id, ids, tx) == self.batch:
+            return Part.MORE
+        total = guard.counted + changed
+        await KeyGuardDocument.get_pymongo_collection().delete_many({"user_id": user_id}, session=tx)
+        await IdempotencyDocument.get_pymongo_collection().delete_many({"user_id": user_id}, session=tx)
+        await PlaceDocument.get_pymongo_collection().delete_one({"_id": user_id}, session=tx)
+        await note_erased(user_id, total, tx)
+        await reached(Step.SESSIONS_ERASING, user_id)
+        return total
+
+    async def _rename(
+        self, documents: type[Document], user_id: str, changes: dict[str, Any], tx: AsyncClientSession
+    ) -> int:
+        """Take a user from at most `batch` documents; return how many there were."""
+        collection = documents.get_pymongo_collection()
+        found = collection.find({"user_id": user_id}, {"_id": 1}, session=tx).limit(self.batch)
+        of_user = [item["_id"] async for item in found]
+        if of_user:
+            await collection.update_many({"_id": {"$in": of_user}}, {"$set": changes}, session=tx)
+        return len(of_user)

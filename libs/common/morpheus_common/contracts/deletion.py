@@ -75,7 +75,7 @@ class EraseUser(Message):
 
 
 class UserErased(Message):
-    """`count`: how many records there were, the same on every repeat; None: nothing was erased, it is not time yet."""
+    """`count`: how many records there were, the same on every repeat; None: something is left, ask again."""
 
     count: int | None
 
@@ -93,7 +93,7 @@ DELETE_ACCOUNT = REGISTRY.rpc(
 )
 GET_DELETION = REGISTRY.rpc(User.AUTH, "get_deletion", GetDeletion, AccountDeletion, callers=GATEWAY_ONLY)
 CLOSE_USER = REGISTRY.rpc(User.SESSIONS, "close_user", CloseUser, UserClosing, callers=_AUTH_ONLY, timeout=15.0)
-# one transaction over all that a user ever opened
+# goes on for ten seconds at most, with what a last transaction takes
 ERASE_USER_SESSIONS = REGISTRY.rpc(User.SESSIONS, "erase_user", EraseUser, UserErased, callers=_AUTH_ONLY, timeout=28.0)
 ERASE_USER_SETTINGS = REGISTRY.rpc(User.AUTOMATION, "erase_user", EraseUser, UserErased, callers=_AUTH_ONLY)
 

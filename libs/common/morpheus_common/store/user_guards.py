@@ -17,11 +17,14 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 
 
 class UserGuardDocument(Document):
-    """`ended`: the user is being deleted. `erased`: how many records of his were erased, once they were."""
+    """`ended`: the user is being deleted. `counted`: how many records of his were erased so far; `erased`: how many there
+    were in all, once none is left.
+    """
 
     id: str  # type: ignore[assignment]  # the SHA-256 (hex) of the user's id
     changes: int = 0
     ended: bool = False
+    counted: int = 0
     erased: int | None = None
 
     class Settings:
@@ -32,29 +35,35 @@ class UserGuardDocument(Document):
 
 @dataclass(frozen=True, slots=True)
 class UserGuard:
-    """How a user stands: `ended` if he is being deleted, `erased` (a number of records) once he was."""
+    """How a user stands: `ended` if he is being deleted, `counted` records of his erased so far, `erased` in the end."""
 
     ended: bool
+    counted: int
     erased: int | None
 
 
 async def pass_user_guard(user_id: str, tx: AsyncClientSession) -> UserGuard:
     """Stand in the way of the user's deletion, in this transaction, and return how he stands."""
-    return await _change(user_id, {}, tx)
+    return await _change(user_id, tx)
 
 
 async def end_user(user_id: str, tx: AsyncClientSession) -> UserGuard:
     """Write that a user is being deleted: nothing is written for him after this transaction. Repeatable."""
-    return await _change(user_id, {"ended": True}, tx)
+    return await _change(user_id, tx, ended=True)
 
 
-async def note_erased(user_id: str, count: int, tx: AsyncClientSession) -> None:
-    """Write that `count` records of a user were erased in this transaction, so that a repeat answers the same."""
-    await _change(user_id, {"ended": True, "erased": count}, tx)
+async def count_erased(user_id: str, count: int, tx: AsyncClientSession) -> None:
+    """Write that so many records of a user were erased in this transaction, and that there are more."""
+    await _change(user_id, tx, counted=count, ended=True)
 
 
-async def _change(user_id: str, changes: dict[str, Any], tx: AsyncClientSession) -> UserGuard:
-    update: dict[str, Any] = {"$inc": {"changes": 1}}
+async def note_erased(user_id: str, total: int, tx: AsyncClientSession) -> None:
+    """Write that nothing of a user is left, and how many records there were, so that a repeat answers the same."""
+    await _change(user_id, tx, ended=True, erased=total)
+
+
+async def _change(user_id: str, tx: AsyncClientSession, *, counted: int = 0, **changes: Any) -> UserGuard:
+    update: dict[str, Any] = {"$inc": {"changes": 1, "counted": counted}}
     if changes:
         update["$set"] = changes
     guard: Any = await UserGuardDocument.get_pymongo_collection().find_one_and_update(
@@ -64,4 +73,4 @@ async def _change(user_id: str, changes: dict[str, Any], tx: AsyncClientSession)
         return_document=ReturnDocument.AFTER,
         session=tx,
     )
-    return UserGuard(ended=bool(guard.get("ended")), erased=guard.get("erased"))
+    return UserGuard(ended=bool(guard.get("ended")), counted=guard["counted"], erased=guard.get("erased"))
