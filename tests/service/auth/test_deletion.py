@@ -8,10 +8,14 @@ from pathlib import Path
 import jwt
 import pytest
 from morpheus_auth.access_tokens import AccessTokens
+from morpheus_auth.accounts import Proven
+from morpheus_auth.audit import Audit, load_audit_keys
 from morpheus_auth.documents import UserDocument
+from morpheus_auth.key_encryption import LocalKeyEncryption
+from morpheus_auth.key_rotation import KeyRotation
 from morpheus_auth.keyring import Keyring
 from morpheus_auth.settings import AuthSettings
-from morpheus_auth.signing import load_signing_keys
+from morpheus_auth.signing import SigningKeys
 from morpheus_auth.tokens import Logins
 from morpheus_auth.worker import serve
 from morpheus_common.clock import utc_now
@@ -231,19 +235,26 @@ async def test_a_login_that_comes_late_leaves_nothing_of_its_user(
 ) -> None:
     """The password was right when it was checked; the account went before the login was written."""
     ada, _ = await ada_with_keys(gateway)
+    user = await UserDocument.get(ada)
+    assert user is not None
+    proven = Proven(user_id=ada, password_hash=user.password_hash, address="")
     await delete(gateway, ada)
-    signing = await load_signing_keys(Keyring(settings.keyring), utc_now)
+    # the worker's own: a transaction belongs to one client
+    client = UserDocument.get_pymongo_collection().database.client
+    keyring = Keyring(LocalKeyEncryption(settings.keyring))
+    signing = SigningKeys()
+    await KeyRotation(keyring, signing, token_lifetime=60).load(utc_now)
     week = timedelta(days=7)
     logins = Logins(
-        # the worker's own: a transaction belongs to one client
-        client=UserDocument.get_pymongo_collection().database.client,
+        client=client,
+        audit=Audit(client, await load_audit_keys(keyring, utc_now)),
         access_tokens=AccessTokens(keys=signing, issuer="i", audience="a", lifetime=60),
         refresh_lifetime=week,
         login_lifetime=week,
         clock=utc_now,
     )
     with pytest.raises(ApiError, match="invalid_credentials"):
-        await logins.start(ada)
+        await logins.start(proven)
     assert await database.get_collection("logins").count_documents({}) == 0
     assert await database.get_collection("refresh_tokens").count_documents({}) == 0
 

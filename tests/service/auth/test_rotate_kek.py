@@ -17,10 +17,11 @@ import pytest
 from morpheus_auth.documents import DOCUMENTS, PrivateKeyDocument, WrappedSecret
 from morpheus_auth.kek_rotation import KekRotation
 from morpheus_auth.key_encryption import KeyEncryption, LocalKeyEncryption
+from morpheus_auth.key_rotation import KeyRotation
 from morpheus_auth.keyring import Keyring, open_keyring
 from morpheus_auth.sealing_key import load_sealing_key
 from morpheus_auth.settings import AuthSettings, KekProvider
-from morpheus_auth.signing import load_signing_keys
+from morpheus_auth.signing import SigningKeys
 from morpheus_auth.vault import Vault
 from morpheus_auth.versioned_secrets import VersionedSecrets
 from morpheus_auth.worker import serve
@@ -50,6 +51,13 @@ def written(**keys: bytes) -> str:
     return ",".join(f"{name[1:]}:{base64.b64encode(key).decode()}" for name, key in keys.items())
 
 
+async def load_signing_keys(keys: KeyEncryption) -> SigningKeys:
+    """Return the signing keys as a process that starts now opens them."""
+    signing = SigningKeys()
+    await KeyRotation(Keyring(keys), signing, token_lifetime=60).load(utc_now)
+    return signing
+
+
 @dataclass
 class Stored:
     """What was there before: service keys and the private keys of `USERS`, all wrapped by `keys`."""
@@ -62,7 +70,7 @@ class Stored:
         return Vault(self.database.client, keys, False, utc_now, lambda: None)
 
     async def fill(self, keys: KeyEncryption) -> None:
-        await load_signing_keys(Keyring(keys), utc_now)
+        await load_signing_keys(keys)
         await load_sealing_key(Keyring(keys), utc_now)
         vault = self.vault(keys)
         for user_id, key in self.private_keys.items():
@@ -156,7 +164,7 @@ async def test_everything_gets_to_the_new_version_while_it_is_read(
 
     # the old version can go
     assert await stored.open_all(keyring(v2=SECOND)) == stored.private_keys
-    assert (await load_signing_keys(Keyring(keyring(v2=SECOND)), utc_now)).jwks["keys"]
+    assert (await load_signing_keys(keyring(v2=SECOND))).jwks["keys"]
 
 
 async def test_a_rotation_that_was_killed_goes_on_where_it_was(
@@ -256,7 +264,7 @@ async def test_a_rotation_that_was_overtaken_takes_nothing_back(stored: Stored) 
 
     late = KekRotation(Overtaken(VersionedSecrets({1: FIRST, 2: SECOND})))
     assert (await late.rewrap(RewrapKeys(kind=WrappedKind.SIGNING_KEYS))).rewrapped == 0
-    assert (await load_signing_keys(Keyring(keyring(v3=THIRD)), utc_now)).jwks["keys"]
+    assert (await load_signing_keys(keyring(v3=THIRD))).jwks["keys"]
 
 
 async def test_what_the_last_release_stored_is_counted_opened_and_rewrapped(stored: Stored) -> None:
@@ -268,7 +276,7 @@ async def test_what_the_last_release_stored_is_counted_opened_and_rewrapped(stor
     assert (await rotation.rewrap(RewrapKeys(kind=WrappedKind.SIGNING_KEYS))).rewrapped == 0
     rotation = KekRotation(keyring(v1=FIRST, v2=SECOND))
     assert (await rotation.rewrap(RewrapKeys(kind=WrappedKind.SIGNING_KEYS))).rewrapped == 1
-    assert (await load_signing_keys(Keyring(keyring(v2=SECOND)), utc_now)).jwks["keys"]
+    assert (await load_signing_keys(keyring(v2=SECOND))).jwks["keys"]
 
 
 def by_vault(settings: AuthSettings, provider: FakeVault) -> AuthSettings:
