@@ -98,7 +98,8 @@ class Point:
     """A moment. It is reached at a `step` of ours, or at a `hold` in the router.
 
     `primed`: the first open is answered with an error before anything was sent, which leads here. `after_mining`: only
-    what the chain shows gets here. `moves_time`: the chain's clock jumps, so other sessions run out.
+    what the chain shows gets here. `moves_time`: the chain's clock jumps, so other sessions run out. `may_be_last`: another
+    process may have written all that is left to write, so that no answer can be lost.
     `cannot`: what is impossible here, with the reason.
     """
 
@@ -111,6 +112,7 @@ class Point:
     primed: bool = False
     after_mining: bool = False
     moves_time: bool = False
+    may_be_last: bool = False
     cannot: Mapping[StrEnum, str] = field(default_factory=dict)
 
 
@@ -125,7 +127,7 @@ _NO_WRITE = "nothing is written from here on"
 
 _EXTRAS: Final[Mapping[str, Mapping[str, object]]] = {
     "O19": {"after_mining": True, "cannot": _ONLY_ON_CHAIN},
-    "O20": {"after_mining": True, "cannot": _ONLY_ON_CHAIN},
+    "O20": {"after_mining": True, "may_be_last": True, "cannot": _ONLY_ON_CHAIN},
     "O22": {"cannot": {Fault.LOST: _NO_WRITE}},
     "O23": {"primed": True},
     "O24": {"primed": True},
@@ -137,6 +139,7 @@ _EXTRAS: Final[Mapping[str, Mapping[str, object]]] = {
         "cannot": dict.fromkeys((Outcome.NEVER, Outcome.LATEST), _GONE),
     },
     "K3": {"twist": Twist.PROMPT},
+    "K14": {"may_be_last": True},
     "K15": {"cannot": {Fault.LOST: _NO_WRITE}},
 }
 """What leads to steps that a plain open or close does not pass, and what cannot be there."""

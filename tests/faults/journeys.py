@@ -171,6 +171,9 @@ class _Run:
         await happening
         if self.case.fault is Fault.LOST:
             await self.until(self.answer_was_lost, seconds=LOST_SECONDS)
+            if not self.verdict.struck and self.point.may_be_last and not await self.records.unpublished():
+                self.note("nothing was left to be written, by anybody")
+                self.verdict.struck = True
         await self.stack.revive()
         await self.restore()
         await self.stack.until_ready(seconds=REACH_SECONDS)
