@@ -59,7 +59,11 @@ class Accounts:
 
         async def write(session: AsyncClientSession) -> UserDocument:
             await self.audit.append(
-                AuditAction.USER_REGISTERED, session=session, actor=Actor.USER, subject_user=user.id, facts={}
+                AuditAction.USER_REGISTERED,
+                session=session,
+                actor=Actor.USER,
+                subject_user=user.id,
+                facts={"registration": self.invites.registration},
             )
             await self.invites.use(invite_sha256, session)
             await user.insert(session=session)

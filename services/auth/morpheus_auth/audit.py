@@ -152,6 +152,21 @@ class Audit:
         sealed = self._head(entry["_id"], entry["hash"])
         await heads.update_one({"_id": AUDIT_HEAD}, {"$set": sealed}, session=session)
 
+    async def record(
+        self,
+        action: AuditAction,
+        *,
+        actor: Actor,
+        subject_user: str | None,
+        facts: Mapping[str, str | int | bool],
+    ) -> None:
+        """Write an entry of an act that is more than one transaction, after it."""
+
+        async def write(session: AsyncClientSession) -> None:
+            await self.append(action, session=session, actor=actor, subject_user=subject_user, facts=facts)
+
+        await self.transaction(write)
+
     async def forget(self, user_id: str, *, session: AsyncClientSession) -> None:
         """Delete what tells which entries are about a user.
 

@@ -3,9 +3,10 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from morpheus_common.clock import Clock
+from morpheus_common.contracts.audit import Actor, AuditAction
 from morpheus_common.contracts.base import EventType
 from morpheus_common.contracts.delegations import (
     DELEGATION_ACTIVATED,
@@ -17,13 +18,12 @@ from morpheus_common.contracts.delegations import (
     StoreDelegation,
 )
 from morpheus_common.errors import ApiError
-from morpheus_common.store.mongo import MongoClient
 from morpheus_common.store.outbox import stage
-from morpheus_common.store.transactions import run_transaction
 from pymongo import ReturnDocument
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import DuplicateKeyError
 
+from morpheus_auth.audit import Audit
 from morpheus_auth.documents import DelegationDocument, UserDocument
 from morpheus_auth.signed_delegations import DelegationRules
 
@@ -36,7 +36,9 @@ _SHOW_WHAT_COUNTS = {"$set": {"is_active": {"$and": ["$is_active", _NOT_EXPIRED]
 class Delegations:
     """`most`: delegations a user may have. `staged` is called after an event was written."""
 
-    client: MongoClient
+    counted_as: ClassVar[str] = "delegations"
+
+    audit: Audit
     rules: DelegationRules
     most: int
     clock: Clock
@@ -86,12 +88,13 @@ class Delegations:
                 return await self._switch(other_state, event, session, is_active=new.is_active) or found
             if await DelegationDocument.find({"user_id": new.user_id}, session=session).count() >= self.most:
                 raise ApiError("delegation_limit_reached")
+            await self._record(AuditAction.DELEGATION_STORED, new.user_id, new.id, session)
             await new.insert(session=session)
             await self._tell(DELEGATION_STORED, new, session)
             return new
 
         try:
-            stored = await run_transaction(self.client, write, read_back=lambda: DelegationDocument.get(new.id))
+            stored = await self.audit.transaction(write, read_back=lambda: DelegationDocument.get(new.id))
         except DuplicateKeyError:
             # another user stored it in the same moment
             raise ApiError("delegation_taken") from None
@@ -112,9 +115,12 @@ class Delegations:
         """Forget a delegation of the user's. Raises `ApiError` (delegation_not_found)."""
 
         async def write(session: AsyncClientSession) -> int:
-            return await self._erase({"_id": delegation_id, "user_id": user_id}, session)
+            deleted = await self._erase({"_id": delegation_id, "user_id": user_id}, session)
+            if deleted:
+                await self._record(AuditAction.DELEGATION_DELETED, user_id, delegation_id, session)
+            return deleted
 
-        if not await run_transaction(self.client, write):
+        if not await self.audit.transaction(write):
             raise ApiError("delegation_not_found")
         self.staged()
 
@@ -124,6 +130,11 @@ class Delegations:
         Who runs it calls `staged` when it is committed.
         """
         return await self._erase({"user_id": user_id}, session)
+
+    async def _record(self, action: AuditAction, user_id: str, delegation_id: str, session: AsyncClientSession) -> None:
+        await self.audit.append(
+            action, session=session, actor=Actor.USER, subject_user=user_id, facts={"delegation_id": delegation_id}
+        )
 
     async def _erase(self, which: dict[str, Any], session: AsyncClientSession) -> int:
         delegations = await DelegationDocument.find(which, session=session).to_list()

@@ -7,12 +7,13 @@ naming anybody; each part can be asked for again and gives the same count.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
 from morpheus_common.bus.rpc import RpcClient
 from morpheus_common.clock import Clock
+from morpheus_common.contracts.audit import Actor, AuditAction
 from morpheus_common.contracts.auth import KEY_DEACTIVATED, KeyChanged
 from morpheus_common.contracts.base import Rpc
 from morpheus_common.contracts.deletion import (
@@ -34,15 +35,14 @@ from morpheus_common.logs import get_logger
 from morpheus_common.service import cancel_all
 from morpheus_common.steps import Step, reached
 from morpheus_common.store.leases import Leases
-from morpheus_common.store.mongo import MongoClient
 from morpheus_common.store.outbox import stage
-from morpheus_common.store.transactions import run_transaction
 from pymongo import ASCENDING
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import PyMongoError
 
+from morpheus_auth.audit import Audit
 from morpheus_auth.documents import ApiKeyDocument, DeletionDocument, LoginDocument, Progress, UserDocument
-from morpheus_auth.erasing import PARTS, OwnedLogins
+from morpheus_auth.erasing import OwnedLogins, Part
 
 log = get_logger(__name__)
 
@@ -61,15 +61,27 @@ _ELSEWHERE: Final[tuple[tuple[str, Rpc[EraseUser, UserErased]], ...]] = (
 """What other services hold of a user, by what its count is called, in the order in which it is erased."""
 
 
+class _AlreadyErased(Exception):
+    """Nothing is to be written: the account is gone."""
+
+
 class Deletions:
     """What is asked of the deletion of accounts, and the loop that carries them on. `staged` is called after an event was
     written.
     """
 
     def __init__(
-        self, client: MongoClient, rpc: RpcClient, leases: Leases, *, clock: Clock, staged: Callable[[], None]
+        self,
+        audit: Audit,
+        rpc: RpcClient,
+        leases: Leases,
+        parts: Sequence[Part],
+        *,
+        clock: Clock,
+        staged: Callable[[], None],
     ) -> None:
-        self._client = client
+        self._audit = audit
+        self._parts = parts
         self._rpc = rpc
         self._leases = leases
         self._clock = clock
@@ -114,9 +126,16 @@ class Deletions:
         deletion = DeletionDocument(id=command.token_sha256, user_id=command.user_id, not_before=now, requested_at=now)
 
         async def write(session: AsyncClientSession) -> bool:
+            await self._audit.append(
+                AuditAction.DELETION_BEGUN,
+                session=session,
+                actor=Actor.USER,
+                subject_user=command.user_id,
+                facts={"deletion": command.token_sha256},
+            )
             ended = await UserDocument.get_pymongo_collection().update_one(
                 {"_id": command.user_id, "is_active": True},
-                {"$set": {"is_active": False}, "$inc": {"key_guard": 1}},
+                {"$set": {"is_active": False}, "$inc": {"key_guard": 1, "login_guard": 1, "delegation_guard": 1}},
                 session=session,
             )
             if not ended.matched_count:
@@ -132,7 +151,7 @@ class Deletions:
         async def read_back() -> bool | None:
             return True if await DeletionDocument.get(deletion.id) is not None else None
 
-        await run_transaction(self._client, write, read_back=read_back)
+        await self._audit.transaction(write, read_back=read_back)
         log.info("an account is being deleted", user_id=command.user_id)
         self._staged()
 
@@ -284,13 +303,20 @@ class Deletions:
         now = self._clock()
 
         async def write(session: AsyncClientSession) -> bool:
-            counts = {part.counted_as: await part.erase(user_id, session) for part in PARTS}
+            await self._audit.append(
+                AuditAction.DELETION_COMPLETED,
+                session=session,
+                actor=Actor.SERVICE,
+                subject_user=user_id,
+                facts={"deletion": deletion_id},
+            )
+            counts = {part.counted_as: await part.erase(user_id, session) for part in self._parts}
             user: Any = await UserDocument.get_pymongo_collection().find_one_and_delete(
                 {"_id": user_id}, session=session
             )
             if user is None:
-                # another worker was faster
-                return False
+                # another worker was faster, and has told so
+                raise _AlreadyErased
             await DeletionDocument.get_pymongo_collection().update_one(
                 {"_id": deletion_id},
                 {
@@ -311,10 +337,16 @@ class Deletions:
                 at=now,
                 session=session,
             )
+            # from here on nobody can tell whom the log's entries are about
+            await self._audit.forget(user_id, session=session)
             await reached(Step.ACCOUNT_ERASING, deletion_id)
             return True
 
-        if await run_transaction(self._client, write):
+        try:
+            await self._audit.transaction(write)
+        except _AlreadyErased:
+            log.info("account deleted by another worker", user_id=user_id)
+        else:
             log.info("account deleted", user_id=user_id)
         await reached(Step.ACCOUNT_ERASED, deletion_id)
         self._staged()

@@ -1,16 +1,22 @@
 """What auth holds of a user, and how each part of it is erased."""
 
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from pymongo.asynchronous.client_session import AsyncClientSession
 
-from morpheus_auth.documents import ApiKeyDocument, LoginDocument, RefreshAnswerDocument, RefreshTokenDocument
+from morpheus_auth.documents import (
+    ApiKeyDocument,
+    LoginDocument,
+    PasswordResetDocument,
+    RefreshAnswerDocument,
+    RefreshTokenDocument,
+)
 
 
 class Part(Protocol):
     """Something auth holds of its users. `counted_as`: under which name the deletion tells how many there were."""
 
-    counted_as: str
+    counted_as: ClassVar[str]
 
     async def erase(self, user_id: str, session: AsyncClientSession) -> int:
         """Erase a user's records in the running transaction, and return how many there were."""
@@ -20,7 +26,7 @@ class Part(Protocol):
 class OwnedLogins:
     """Logins, refresh tokens, and the answers that spent ones still give."""
 
-    counted_as = "logins"
+    counted_as: ClassVar[str] = "logins"
 
     async def erase(self, user_id: str, session: AsyncClientSession | None) -> int:
         """Erase them, in the running transaction if there is one."""
@@ -37,7 +43,7 @@ class OwnedLogins:
 class OwnedKeys:
     """API keys."""
 
-    counted_as = "api_keys"
+    counted_as: ClassVar[str] = "api_keys"
 
     async def erase(self, user_id: str, session: AsyncClientSession) -> int:
         """Erase them."""
@@ -45,9 +51,21 @@ class OwnedKeys:
         return (await keys.delete_many({"user_id": user_id}, session=session)).deleted_count
 
 
-PARTS: tuple[Part, ...] = (OwnedLogins(), OwnedKeys())
-"""All that auth holds of a user beside his account, in the order in which it is erased: key material last.
+class OwnedResets:
+    """Tokens that would let their bearer set his password."""
 
-Whatever stores something of a user has to stand here, and to refuse, in the transaction that writes it, a user who is not
-active: by writing his document, as API keys do, so that it cannot miss the deletion.
-"""
+    counted_as: ClassVar[str] = "password_resets"
+
+    async def erase(self, user_id: str, session: AsyncClientSession) -> int:
+        """Erase them."""
+        resets = PasswordResetDocument.get_pymongo_collection()
+        return (await resets.delete_many({"user_id": user_id}, session=session)).deleted_count
+
+
+def parts_of(*others: Part) -> tuple[Part, ...]:
+    """Return all that auth holds of a user beside his account, in the order in which it is erased: key material last.
+
+    Whatever stores something of a user has to stand here, or be among `others`, and to refuse, in the transaction that writes
+    it, a user who is not active: by writing his document, as API keys do, so that it cannot miss the deletion.
+    """
+    return (OwnedLogins(), OwnedKeys(), OwnedResets(), *others)

@@ -2,32 +2,27 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
+from morpheus_common.contracts.audit import Actor, AuditAction
 from morpheus_common.errors import ApiError
 from pymongo import UpdateOne
 from pymongo.asynchronous.client_session import AsyncClientSession
 
+from morpheus_auth.audit import Audit
 from morpheus_auth.documents import NOT_EXPIRED, InviteDocument
 from morpheus_auth.keyed_hashes import KeyedHashes
+from morpheus_auth.settings import Registration
 
 _PURPOSE = "invite"
 _USABLE = {"$expr": {"$or": [{"$eq": ["$expires_at", None]}, NOT_EXPIRED]}}
-
-
-class Registration(StrEnum):
-    """Who may make an account."""
-
-    OPEN = "open"
-    INVITE = "invite"
-    CLOSED = "closed"
 
 
 @dataclass(frozen=True, slots=True)
 class Invites:
     """Invite codes, each good for one account. `sha256` is the hex SHA-256 of a code: 256 random bits, never seen here."""
 
+    audit: Audit
     hashes: KeyedHashes
     registration: Registration
 
@@ -36,7 +31,15 @@ class Invites:
         end = None if days is None else {"$dateAdd": {"startDate": "$$NOW", "unit": "day", "amount": days}}
         made = {"$set": {"created_at": "$$NOW", "expires_at": end}}
         writes = [UpdateOne({"_id": self.hashes.new(_PURPOSE, item)}, [made], upsert=True) for item in sha256]
-        await InviteDocument.get_pymongo_collection().bulk_write(writes, ordered=False)
+
+        async def write(session: AsyncClientSession) -> None:
+            facts = {"invites": len(writes)}
+            await self.audit.append(
+                AuditAction.INVITE_MADE, session=session, actor=Actor.OPERATOR, subject_user=None, facts=facts
+            )
+            await InviteDocument.get_pymongo_collection().bulk_write(writes, session=session)
+
+        await self.audit.transaction(write)
 
     async def check(self, sha256: str | None) -> None:
         """Refuse who may not register, before anything is worked out for him. `use` decides.

@@ -1,6 +1,6 @@
 """How one signing key follows another: made, read again and again, and deleted when nobody may use it any more.
 
-A rotation is one insert, which says for all time what becomes of the keys before it. There is no step at which it could
+A rotation is one insert (in one transaction with its entry in the audit log), which says for all time what becomes of the keys before it. There is no step at which it could
 stop half-way, and of two operators at once one meets the unique generation of the other.
 """
 
@@ -12,12 +12,15 @@ from typing import Any
 import pymongo
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from morpheus_common.clock import Clock
+from morpheus_common.contracts.audit import Actor, AuditAction
 from morpheus_common.contracts.signing_keys import SigningKeyRows, SigningKeyState
 from morpheus_common.errors import ApiError
 from morpheus_common.ids import uuid7
 from morpheus_common.logs import get_logger
+from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
+from morpheus_auth.audit import Audit
 from morpheus_auth.documents import SigningKeyDocument, WrappedSecret
 from morpheus_auth.key_encryption import ProviderAway
 from morpheus_auth.keyring import Keyring, KeyringError
@@ -89,7 +92,7 @@ class KeyRotation:
     async def _open(self, kid: str, wrapped: WrappedSecret) -> Ed25519PrivateKey:
         return Ed25519PrivateKey.from_private_bytes(await self._keyring.unwrap(wrapped, record_id=kid))
 
-    async def rotate(self, *, revoke: str | None = None) -> SigningKeyRows:
+    async def rotate(self, audit: Audit, *, revoke: str | None = None) -> SigningKeyRows:
         """Make a new key, unless what the operator wants has been done; return all keys.
 
         Without `revoke` the new key is published now and signs later. With it (a `kid`) the new key signs at once, and that
@@ -103,34 +106,40 @@ class KeyRotation:
             if revoke is not None and revoke not in {key.kid for key in there.keys}:
                 return there
             try:
-                await self._insert(there.keys[0].generation + 1, at_once=revoke is not None)
+                await self._insert(audit, there.keys[0].generation + 1, at_once=revoke is not None)
             except DuplicateKeyError:
                 continue
             return await self.read()
         raise ApiError("service_unavailable", retry_after=1)
 
-    async def _insert(self, generation: int, *, at_once: bool) -> None:
-        """Make a key. Raises `DuplicateKeyError` if somebody else has just made one of this generation."""
+    async def _insert(self, audit: Audit, generation: int, *, at_once: bool) -> None:
+        """Make a key, and write so into the audit log. Raises `DuplicateKeyError` if somebody else has just made one of this generation."""
         kid = uuid7()
         wrapped = await self._keyring.wrap(_generate(), record_id=kid)
         signs_after = 0 if at_once else PUBLISHED_SECONDS
         older_after = 0 if at_once else PUBLISHED_SECONDS + self._token_lifetime + OVERLAP_SECONDS
-        # an insert cannot ask the database for its time, an upsert of a new id can
-        await SigningKeyDocument.get_pymongo_collection().update_one(
-            {"_id": kid},
-            [
-                {
-                    "$set": {
-                        "generation": generation,
-                        "private_key": {"$literal": wrapped.model_dump()},
-                        "created_at": "$$NOW",
-                        "signs_from": _seconds_from_now(signs_after),
-                        "older_until": _seconds_from_now(older_after),
-                    }
-                }
-            ],
-            upsert=True,
-        )
+        made = {
+            "generation": generation,
+            "private_key": {"$literal": wrapped.model_dump()},
+            "created_at": "$$NOW",
+            "signs_from": _seconds_from_now(signs_after),
+            "older_until": _seconds_from_now(older_after),
+        }
+
+        async def write(session: AsyncClientSession) -> None:
+            await audit.append(
+                AuditAction.SIGNING_KEY_ROTATED,
+                session=session,
+                actor=Actor.OPERATOR,
+                subject_user=None,
+                facts={"kid": kid, "withdraws_older": at_once},
+            )
+            # an insert cannot ask the database for its time, an upsert of a new id can
+            await SigningKeyDocument.get_pymongo_collection().update_one(
+                {"_id": kid}, [{"$set": made}], upsert=True, session=session
+            )
+
+        await audit.transaction(write)
         log.warning("new signing key", kid=kid, withdraws_older=at_once)
 
 

@@ -4,12 +4,12 @@ import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from morpheus_common.contracts.audit import Actor, AuditAction
 from morpheus_common.errors import ApiError
-from morpheus_common.store.mongo import MongoClient
-from morpheus_common.store.transactions import run_transaction
 from pymongo.asynchronous.client_session import AsyncClientSession
 
 from morpheus_auth.accounts import Accounts
+from morpheus_auth.audit import Audit
 from morpheus_auth.documents import NOT_EXPIRED, PasswordResetDocument, UserDocument
 from morpheus_auth.emails import normalise_email
 from morpheus_auth.keyed_hashes import KeyedHashes
@@ -24,7 +24,7 @@ _PURPOSE = "password reset"
 class PasswordChanges:
     """Sets passwords. Whatever the old one let in goes with it: logins, the addresses they came from, unused tokens."""
 
-    client: MongoClient
+    audit: Audit
     hashes: KeyedHashes
     passwords: Passwords
     accounts: Accounts
@@ -40,6 +40,7 @@ class PasswordChanges:
         password_hash = await self.passwords.hash(password)
 
         async def write(session: AsyncClientSession) -> bool:
+            await self._record(AuditAction.PASSWORD_CHANGED, Actor.USER, user_id, session)
             if not await self._set(user_id, password_hash, session, instead_of=proven.password_hash, keep=login_id):
                 raise ApiError("invalid_credentials", "The current password is wrong.", param="current_password")
             return True
@@ -57,12 +58,25 @@ class PasswordChanges:
             user = None
         if user is None:
             raise ApiError("not_found", "No active account has this e-mail address.", param="email")
+        user_id = user.id
         end = {"$dateAdd": {"startDate": "$$NOW", "unit": "minute", "amount": RESET_MINUTES}}
-        await PasswordResetDocument.get_pymongo_collection().update_one(
-            {"_id": self.hashes.new(_PURPOSE, sha256)},
-            [{"$set": {"user_id": user.id, "expires_at": end}}],
-            upsert=True,
-        )
+
+        async def write(session: AsyncClientSession) -> None:
+            await self._record(AuditAction.PASSWORD_RESET_MADE, Actor.OPERATOR, user_id, session)
+            # a user who is being deleted gets no more of them
+            still_there = await UserDocument.get_pymongo_collection().update_one(
+                {"_id": user_id, "is_active": True}, {"$inc": {"login_guard": 1}}, session=session
+            )
+            if not still_there.matched_count:
+                raise ApiError("not_found", "No active account has this e-mail address.", param="email")
+            await PasswordResetDocument.get_pymongo_collection().update_one(
+                {"_id": self.hashes.new(_PURPOSE, sha256)},
+                [{"$set": {"user_id": user_id, "expires_at": end}}],
+                upsert=True,
+                session=session,
+            )
+
+        await self.audit.transaction(write)
 
     async def reset(self, *, token: str, new: str) -> None:
         """Use a token up to set its user's password, and end all his logins.
@@ -80,12 +94,16 @@ class PasswordChanges:
         password_hash = await self.passwords.hash(password)
 
         async def write(session: AsyncClientSession) -> bool:
+            await self._record(AuditAction.PASSWORD_RESET_USED, Actor.USER, user_id, session)
             used = await resets.delete_one(usable, session=session)
             if not used.deleted_count or not await self._set(user_id, password_hash, session):
                 raise ApiError("invalid_reset_token", param="token")
             return True
 
         await self._run(user_id, password_hash, write)
+
+    async def _record(self, action: AuditAction, actor: Actor, user_id: str, session: AsyncClientSession) -> None:
+        await self.audit.append(action, session=session, actor=actor, subject_user=user_id, facts={})
 
     async def _set(
         self,
@@ -116,4 +134,4 @@ class PasswordChanges:
             # a hash has a salt of its own: nobody else wrote this one
             return await UserDocument.find_one({"_id": user_id, "password_hash": password_hash}) is not None or None
 
-        await run_transaction(self.client, write, read_back=read_back)
+        await self.audit.transaction(write, read_back=read_back)

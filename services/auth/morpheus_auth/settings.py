@@ -10,7 +10,6 @@ from morpheus_common.settings import Environment, StoreSettings
 from pydantic import Field, SecretStr, StringConstraints, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from morpheus_auth.invites import Registration
 from morpheus_auth.versioned_secrets import VersionedSecrets
 
 Address = Annotated[str, StringConstraints(pattern=r"^0x[0-9a-fA-F]{40}$")]
@@ -24,6 +23,14 @@ DEVELOPMENT_KEY = b"a key for development only !!!!!"
 """Everybody knows these two, so production refuses them."""
 DEVELOPMENT_DELEGATE = "0x19E7E376E7C213B7E7e7e46cc70A5dD086DAff2A"
 """Of the key 0x11…11: what is delegated to it is everybody's."""
+
+
+class Registration(StrEnum):
+    """Who may make an account."""
+
+    OPEN = "open"
+    INVITE = "invite"
+    CLOSED = "closed"
 
 
 class KekProvider(StrEnum):

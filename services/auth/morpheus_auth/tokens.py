@@ -3,6 +3,7 @@
 import hashlib
 import os
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -206,14 +207,34 @@ class Logins:
 
     async def end(self, user_id: str, login_id: str) -> None:
         """End one login of a user; again, or one that is not his, changes nothing."""
-        await LoginDocument.get_pymongo_collection().update_one(
-            {"_id": login_id, "user_id": user_id, "revoked_at": None}, [{"$set": {"revoked_at": "$$NOW"}}]
+
+        async def write(session: AsyncClientSession) -> None:
+            ended = await LoginDocument.get_pymongo_collection().update_one(
+                {"_id": login_id, "user_id": user_id, "revoked_at": None},
+                [{"$set": {"revoked_at": "$$NOW"}}],
+                session=session,
+            )
+            if ended.modified_count:
+                await self._record_end(user_id, {"login_id": login_id}, session)
+
+        await self.audit.transaction(write)
+
+    async def end_every(self, user_id: str) -> None:
+        """End all logins of a user."""
+
+        async def write(session: AsyncClientSession) -> None:
+            await self._record_end(user_id, {"all": True}, session)
+            await self.end_all(user_id, session=session)
+
+        await self.audit.transaction(write)
+
+    async def _record_end(self, user_id: str, facts: Mapping[str, str | bool], session: AsyncClientSession) -> None:
+        await self.audit.append(
+            AuditAction.LOGIN_ENDED, session=session, actor=Actor.USER, subject_user=user_id, facts=facts
         )
 
-    async def end_all(
-        self, user_id: str, *, keep: str | None = None, session: AsyncClientSession | None = None
-    ) -> None:
-        """End all logins of a user, but the one with the id `keep`."""
+    async def end_all(self, user_id: str, *, keep: str | None = None, session: AsyncClientSession) -> None:
+        """End all logins of a user, but the one with the id `keep`, inside the running transaction."""
         await LoginDocument.get_pymongo_collection().update_many(
             {"user_id": user_id, "_id": {"$ne": keep}, "revoked_at": None},
             [{"$set": {"revoked_at": "$$NOW"}}],

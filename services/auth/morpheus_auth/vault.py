@@ -7,11 +7,12 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from morpheus_common.clock import Clock
+from morpheus_common.contracts.audit import Actor, AuditAction
 from morpheus_common.contracts.vault import (
     PRIVATE_KEY_DELETED,
     PRIVATE_KEY_STORED,
@@ -21,11 +22,10 @@ from morpheus_common.contracts.vault import (
 )
 from morpheus_common.errors import ApiError
 from morpheus_common.ids import uuid7
-from morpheus_common.store.mongo import MongoClient
 from morpheus_common.store.outbox import stage
-from morpheus_common.store.transactions import run_transaction
 from pymongo.asynchronous.client_session import AsyncClientSession
 
+from morpheus_auth.audit import Audit
 from morpheus_auth.documents import PrivateKeyDocument, UserDocument
 from morpheus_auth.key_encryption import NONCE_BYTES, KeyEncryption, KeyringError
 from morpheus_auth.private_keys import address_of, is_development_key, read_private_key
@@ -43,7 +43,9 @@ def _bound_to(user_id: str, record_id: str, version: int) -> bytes:
 class Vault:
     """`refuse_development_keys`: those that everybody knows. `staged` is called after an event was written."""
 
-    client: MongoClient
+    counted_as: ClassVar[str] = "private_key"
+
+    audit: Audit
     keyring: KeyEncryption
     refuse_development_keys: bool
     clock: Clock
@@ -58,6 +60,7 @@ class Vault:
         record = await self._seal(user_id, private_key)
 
         async def write(session: AsyncClientSession) -> PrivateKeyDocument:
+            await self._record(AuditAction.PRIVATE_KEY_STORED, user_id, record.id, session)
             guarded = await UserDocument.get_pymongo_collection().update_one(
                 {"_id": user_id, "is_active": True}, {"$inc": {"key_guard": 1}}, session=session
             )
@@ -76,7 +79,7 @@ class Vault:
             )
             return record
 
-        stored = await run_transaction(self.client, write, read_back=lambda: PrivateKeyDocument.get(record.id))
+        stored = await self.audit.transaction(write, read_back=lambda: PrivateKeyDocument.get(record.id))
         self.staged()
         return _status(stored)
 
@@ -88,18 +91,29 @@ class Vault:
     async def delete(self, user_id: str) -> PrivateKeyDeleted:
         """Delete a user's private key. Raises `ApiError` (private_key_not_found)."""
         now = self.clock()
-        former = await run_transaction(self.client, lambda session: self._remove(user_id, now, session))
+
+        async def write(session: AsyncClientSession) -> dict[str, Any] | None:
+            former = await self._remove(user_id, now, session)
+            if former is not None:
+                await self._record(AuditAction.PRIVATE_KEY_DELETED, user_id, former["_id"], session)
+            return former
+
+        former = await self.audit.transaction(write)
         if former is None:
             raise ApiError("private_key_not_found")
         self.staged()
         return PrivateKeyDeleted(address=former["address"], deleted_at=now)
 
-    async def shred(self, user_id: str, *, session: AsyncClientSession) -> bool:
-        """Delete a user's private key, and with it the wrapped data key, inside the running transaction.
-
-        Tells whether there was one. Nudge the outbox after the commit.
+    async def erase(self, user_id: str, session: AsyncClientSession) -> int:
+        """Delete a user's private key, and with it the wrapped data key, inside the running transaction; without the data
+        key no back-up of the record opens. Return how many there were (0 or 1). Nudge the outbox after the commit.
         """
-        return await self._remove(user_id, self.clock(), session) is not None
+        return int(await self._remove(user_id, self.clock(), session) is not None)
+
+    async def _record(self, action: AuditAction, user_id: str, record_id: str, session: AsyncClientSession) -> None:
+        await self.audit.append(
+            action, session=session, actor=Actor.USER, subject_user=user_id, facts={"record_id": record_id}
+        )
 
     async def open(self, user_id: str) -> bytes | None:
         """Return a user's private key (32 bytes), None without one. Raises `KeyringError`, `ProviderAway`."""

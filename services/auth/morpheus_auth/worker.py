@@ -12,29 +12,17 @@ from morpheus_common.bus.names import User
 from morpheus_common.bus.rpc import RpcClient
 from morpheus_common.clock import utc_now
 from morpheus_common.contracts.accounts import (
-    ALLOW_RESET,
     CHANGE_PASSWORD,
     END_LOGINS,
     GET_ACCOUNT,
-    MAKE_INVITES,
     RESET_PASSWORD,
     Account,
-    AllowReset,
     ChangePassword,
     EndLogins,
     GetAccount,
-    MakeInvites,
     PasswordChange,
     PasswordReset,
     ResetPassword,
-)
-from morpheus_common.contracts.audit import (
-    LIST_AUDIT,
-    VERIFY_AUDIT,
-    AuditEntries,
-    AuditVerdict,
-    ListAudit,
-    VerifyAudit,
 )
 from morpheus_common.contracts.auth import (
     CHANGE_KEY,
@@ -93,24 +81,13 @@ from morpheus_common.contracts.deletion import (
     GetDeletion,
 )
 from morpheus_common.contracts.health import PING, Health
-from morpheus_common.contracts.signing_keys import (
-    LIST_SIGNING_KEYS,
-    ROTATE_SIGNING_KEYS,
-    RotateSigningKeys,
-    SigningKeyRows,
-)
 from morpheus_common.contracts.vault import (
     DELETE_PRIVATE_KEY,
-    KEK_USES,
     PRIVATE_KEY_STATUS,
-    REWRAP_KEYS,
     STORE_PRIVATE_KEY,
-    KekUses,
-    KeysRewrapped,
     PrivateKeyDeleted,
     PrivateKeyOf,
     PrivateKeyStatus,
-    RewrapKeys,
     StorePrivateKey,
 )
 from morpheus_common.errors import ApiError
@@ -126,6 +103,7 @@ from morpheus_auth.deferred_writes import DeferredWrites
 from morpheus_auth.delegations import Delegations
 from morpheus_auth.deletion import Deletions
 from morpheus_auth.documents import DOCUMENTS, ApiKeyDocument
+from morpheus_auth.erasing import parts_of
 from morpheus_auth.invites import Invites
 from morpheus_auth.kek_rotation import KekRotation
 from morpheus_auth.key_encryption import ProviderAway
@@ -134,6 +112,7 @@ from morpheus_auth.keyed_hashes import KeyedHashes
 from morpheus_auth.keyring import Keyring, open_keyring
 from morpheus_auth.keys import ApiKeys
 from morpheus_auth.login_throttle import LoginThrottle
+from morpheus_auth.operator import subscribe_operator
 from morpheus_auth.password_changes import PasswordChanges
 from morpheus_auth.passwords import Passwords
 from morpheus_auth.sealing_key import SealingKey, load_sealing_key, read_answer_key, seal_answer
@@ -188,14 +167,6 @@ def subscribe(broker: NatsBroker, auth: Auth) -> None:
     async def public_keys(_: PublicKeysQuestion) -> PublicKeys:
         return PublicKeys(jwks=auth.signing.jwks, sealing_key=auth.sealing.public_text)
 
-    @broker.subscriber(LIST_SIGNING_KEYS.subject, queue=SERVICE)
-    async def operator_list_signing_keys(_: Empty) -> SigningKeyRows:
-        return await auth.rotation.read()
-
-    @broker.subscriber(ROTATE_SIGNING_KEYS.subject, queue=SERVICE)
-    async def operator_rotate_signing_keys(question: RotateSigningKeys) -> SigningKeyRows:
-        return await auth.rotation.rotate(revoke=question.revoke)
-
     @broker.subscriber(REGISTER.subject, queue=SERVICE, max_workers=password_workers)
     async def register(question: Register) -> UserRow:
         password = auth.sealing.open(question.password, REGISTER)
@@ -227,7 +198,7 @@ def subscribe(broker: NatsBroker, auth: Auth) -> None:
     @broker.subscriber(END_LOGINS.subject, queue=SERVICE, max_workers=CONCURRENT)
     async def end_logins(question: EndLogins) -> Empty:
         if question.login_id is None:
-            await auth.logins.end_all(question.user_id)
+            await auth.logins.end_every(question.user_id)
         else:
             await auth.logins.end(question.user_id, question.login_id)
         return Empty()
@@ -248,16 +219,6 @@ def subscribe(broker: NatsBroker, auth: Auth) -> None:
     async def reset_password(question: ResetPassword) -> Empty:
         asked = PasswordReset.model_validate_json(auth.sealing.open(question.reset, RESET_PASSWORD))
         await auth.password_changes.reset(token=asked.token, new=asked.new_password)
-        return Empty()
-
-    @broker.subscriber(ALLOW_RESET.subject, queue=SERVICE)
-    async def allow_reset(question: AllowReset) -> Empty:
-        await auth.password_changes.allow_reset(email=question.email, sha256=question.sha256)
-        return Empty()
-
-    @broker.subscriber(MAKE_INVITES.subject, queue=SERVICE)
-    async def make_invites(question: MakeInvites) -> Empty:
-        await auth.invites.make(question.sha256, days=question.days)
         return Empty()
 
     @broker.subscriber(CREATE_KEY.subject, queue=SERVICE, max_workers=CONCURRENT)
@@ -296,14 +257,6 @@ def subscribe(broker: NatsBroker, auth: Auth) -> None:
     async def check_token(question: CheckToken) -> Caller:
         return await auth.logins.check(user_id=question.user_id, login_id=question.login_id)
 
-    @broker.subscriber(VERIFY_AUDIT.subject, queue=SERVICE)
-    async def audit_verify(question: VerifyAudit) -> AuditVerdict:
-        return await auth.audit.verify(question)
-
-    @broker.subscriber(LIST_AUDIT.subject, queue=SERVICE)
-    async def audit_list(question: ListAudit) -> AuditEntries:
-        return await auth.audit.list_entries(question)
-
     @broker.subscriber(STORE_PRIVATE_KEY.subject, queue=SERVICE, max_workers=CONCURRENT)
     async def store_private_key(question: StorePrivateKey) -> PrivateKeyStatus:
         private_key = auth.sealing.open(question.private_key, STORE_PRIVATE_KEY)
@@ -316,14 +269,6 @@ def subscribe(broker: NatsBroker, auth: Auth) -> None:
     @broker.subscriber(DELETE_PRIVATE_KEY.subject, queue=SERVICE, max_workers=CONCURRENT)
     async def delete_private_key(question: PrivateKeyOf) -> PrivateKeyDeleted:
         return await auth.vault.delete(question.user_id)
-
-    @broker.subscriber(KEK_USES.subject, queue=SERVICE)
-    async def kek_uses(_: Empty) -> KekUses:
-        return await auth.kek_rotation.uses()
-
-    @broker.subscriber(REWRAP_KEYS.subject, queue=SERVICE)
-    async def rewrap_keys(question: RewrapKeys) -> KeysRewrapped:
-        return await auth.kek_rotation.rewrap(question)
 
     # each computes for 10 ms, in a thread of its own
     @broker.subscriber(STORE_DELEGATION.subject, queue=SERVICE, max_workers=DELEGATIONS_AT_ONCE)
@@ -391,7 +336,7 @@ async def build(settings: AuthSettings, service: StoreService, keyring: Keyring)
     )
     after_checks = DeferredWrites(ApiKeyDocument.get_pymongo_collection)
     hashes = KeyedHashes(settings.peppers)
-    invites = Invites(hashes, settings.registration)
+    invites = Invites(audit, hashes, settings.registration)
     throttle = LoginThrottle(
         hashes=hashes,
         limit=settings.failed_logins,
@@ -415,6 +360,25 @@ async def build(settings: AuthSettings, service: StoreService, keyring: Keyring)
         login_lifetime=timedelta(seconds=settings.login_seconds),
         clock=utc_now,
     )
+    delegations = Delegations(
+        audit=audit,
+        rules=DelegationRules(
+            delegate=settings.delegate_address,
+            chain_id=settings.chain_id,
+            manager=settings.delegation_manager_address,
+            allow_unrestricted=settings.allow_unrestricted_delegations,
+        ),
+        most=settings.max_delegations,
+        clock=utc_now,
+        staged=service.relay.nudge,
+    )
+    vault = Vault(
+        audit=audit,
+        keyring=keyring,
+        refuse_development_keys=settings.environment is Environment.PRODUCTION,
+        clock=utc_now,
+        staged=service.relay.nudge,
+    )
     return Auth(
         settings=settings,
         watch=service.watch,
@@ -425,7 +389,7 @@ async def build(settings: AuthSettings, service: StoreService, keyring: Keyring)
         accounts=accounts,
         logins=logins,
         password_changes=PasswordChanges(
-            client=service.client, hashes=hashes, passwords=passwords, accounts=accounts, logins=logins
+            audit=audit, hashes=hashes, passwords=passwords, accounts=accounts, logins=logins
         ),
         keys=ApiKeys(
             audit=audit,
@@ -437,30 +401,14 @@ async def build(settings: AuthSettings, service: StoreService, keyring: Keyring)
         ),
         audit=audit,
         after_checks=after_checks,
-        vault=Vault(
-            client=service.client,
-            keyring=keyring,
-            refuse_development_keys=settings.environment is Environment.PRODUCTION,
-            clock=utc_now,
-            staged=service.relay.nudge,
-        ),
+        vault=vault,
         kek_rotation=KekRotation(keyring),
-        delegations=Delegations(
-            client=service.client,
-            rules=DelegationRules(
-                delegate=settings.delegate_address,
-                chain_id=settings.chain_id,
-                manager=settings.delegation_manager_address,
-                allow_unrestricted=settings.allow_unrestricted_delegations,
-            ),
-            most=settings.max_delegations,
-            clock=utc_now,
-            staged=service.relay.nudge,
-        ),
+        delegations=delegations,
         deletions=Deletions(
-            service.client,
+            audit,
             RpcClient(raw_connection(service.broker)),
             service.leases,
+            parts_of(delegations, vault),
             clock=utc_now,
             staged=service.relay.nudge,
         ),
@@ -473,6 +421,14 @@ async def serve(settings: AuthSettings) -> AsyncIterator[None]:
     async with open_keyring(settings) as keyring, store_service(settings, SERVICE, DOCUMENTS) as service:
         auth = await build(settings, service, keyring)
         subscribe(service.broker, auth)
+        subscribe_operator(
+            service.broker,
+            audit=auth.audit,
+            invites=auth.invites,
+            password_changes=auth.password_changes,
+            rotation=auth.rotation,
+            kek_rotation=auth.kek_rotation,
+        )
         async with (
             background(auth.rotation.keep_fresh(), auth.after_checks.run(), auth.deletions.run()),
             service.answering(),

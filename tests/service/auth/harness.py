@@ -18,9 +18,13 @@ from urllib.parse import urlsplit
 import bson
 import jwt
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from morpheus_auth.audit import Audit, load_audit_keys
+from morpheus_auth.key_encryption import KeyEncryption
+from morpheus_auth.keyring import Keyring
 from morpheus_auth.settings import AuthSettings
 from morpheus_common.bus.names import User
 from morpheus_common.bus.rpc import RpcClient
+from morpheus_common.clock import utc_now
 from morpheus_common.contracts.accounts import (
     ALLOW_RESET,
     CHANGE_PASSWORD,
@@ -89,7 +93,7 @@ from morpheus_common.errors import ApiError
 from morpheus_common.ids import uuid7
 from morpheus_common.request_context import request_id
 from morpheus_common.sealing import Sealed, public_key_from_text, public_key_to_text, seal, unseal
-from morpheus_common.store.mongo import Database, connect, database_of
+from morpheus_common.store.mongo import Database, MongoClient, connect, database_of
 
 PASSWORD = "correct horse battery staple"
 
@@ -277,6 +281,13 @@ async def opened(settings: AuthSettings) -> AsyncIterator[Database]:
     client = connect(settings, "test")
     yield database_of(client, settings.mongo_database)
     await client.close()
+
+
+async def audit_of(client: MongoClient, keys: KeyEncryption) -> Audit:
+    """The audit log as a process that starts now opens it."""
+    audit = Audit(client, await load_audit_keys(Keyring(keys), utc_now))
+    await audit.begin()
+    return audit
 
 
 @asynccontextmanager

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from morpheus_auth.delegations import Delegations
 from morpheus_auth.documents import DelegationDocument
+from morpheus_auth.key_encryption import LocalKeyEncryption
 from morpheus_auth.settings import AuthSettings
 from morpheus_auth.signed_delegations import DelegationRules
 from morpheus_auth.worker import serve
@@ -18,7 +19,7 @@ from morpheus_common.store.mongo import Database
 from morpheus_common.store.transactions import run_transaction
 from pymongo.asynchronous.client_session import AsyncClientSession
 
-from tests.service.auth.harness import Gateway, age
+from tests.service.auth.harness import Gateway, age, audit_of
 
 GATEWAY = "0x19E7E376E7C213B7E7e7e46cc70A5dD086DAff2A"
 DELEGATOR = "0x" + "5a" * 20
@@ -223,12 +224,13 @@ async def test_an_answer_comes_while_delegations_are_looked_at(gateway: Gateway,
 
 
 @pytest.fixture
-def delegations(settings: AuthSettings, gateway: Gateway) -> Delegations:
+async def delegations(settings: AuthSettings, gateway: Gateway) -> Delegations:
     """The domain as the deletion of an account uses it, on the client of the worker that answers `gateway`."""
     assert gateway
     client = DelegationDocument.get_pymongo_collection().database.client
     rules = DelegationRules(GATEWAY, 8453, settings.delegation_manager_address, allow_unrestricted=False)
-    return Delegations(client=client, rules=rules, most=50, clock=utc_now, staged=lambda: None)
+    audit = await audit_of(client, LocalKeyEncryption(settings.keyring))
+    return Delegations(audit=audit, rules=rules, most=50, clock=utc_now, staged=lambda: None)
 
 
 async def test_all_of_a_user_are_erased_in_the_transaction_that_asks(
@@ -249,10 +251,10 @@ async def test_all_of_a_user_are_erased_in_the_transaction_that_asks(
         raise ApiError("internal_error")
 
     with pytest.raises(ApiError, match="internal_error"):
-        await run_transaction(delegations.client, erase_and_fail)
+        await run_transaction(delegations.audit.client, erase_and_fail)
     assert len(await gateway.list_delegations(ada.id)) == 3
 
-    assert await run_transaction(delegations.client, lambda session: delegations.erase(ada.id, session)) == 3
+    assert await run_transaction(delegations.audit.client, lambda session: delegations.erase(ada.id, session)) == 3
     assert await gateway.list_delegations(ada.id) == []
     assert await gateway.list_delegations(eve.id) == [kept]
     assert [await events_of(database, row.id) for row in rows] == [
@@ -260,4 +262,4 @@ async def test_all_of_a_user_are_erased_in_the_transaction_that_asks(
         [("stored", 1, True), ("deactivated", 2, False), ("deleted", 3, False)],
         [("stored", 1, True), ("deleted", 2, False)],
     ]
-    assert await run_transaction(delegations.client, lambda session: delegations.erase(ada.id, session)) == 0
+    assert await run_transaction(delegations.audit.client, lambda session: delegations.erase(ada.id, session)) == 0

@@ -3,8 +3,7 @@
 import asyncio
 
 import pytest
-from morpheus_auth.invites import Registration
-from morpheus_auth.settings import AuthSettings
+from morpheus_auth.settings import AuthSettings, Registration
 from morpheus_auth.worker import serve
 from morpheus_common.errors import ApiError
 from morpheus_common.store.mongo import Database

@@ -34,13 +34,13 @@ from morpheus_common.store.mongo import Database, connect, init_documents
 from pydantic import SecretStr
 
 from tests.servers import NatsAccount
-from tests.service.auth.harness import Gateway, answered_by, process, until, wiretap
+from tests.service.auth.harness import Gateway, answered_by, audit_of, process, until, wiretap
 from tests.unit.auth.fake_vault import TOKEN, FakeVault, fake_vault
 
 MORPHEUS = Path(sys.executable).with_name("morpheus")
 FIRST, SECOND, THIRD = (secrets.token_bytes(32) for _ in range(3))
 USERS = [f"user-{number:03}" for number in range(60)]
-SERVICE_KEYS = 2
+SERVICE_KEYS = 3
 
 
 def keyring(**keys: bytes) -> LocalKeyEncryption:
@@ -66,20 +66,20 @@ class Stored:
     database: Database
     private_keys: dict[str, bytes]
 
-    def vault(self, keys: KeyEncryption) -> Vault:
-        return Vault(self.database.client, keys, False, utc_now, lambda: None)
+    async def vault(self, keys: KeyEncryption) -> Vault:
+        return Vault(await audit_of(self.database.client, keys), keys, False, utc_now, lambda: None)
 
     async def fill(self, keys: KeyEncryption) -> None:
         await load_signing_keys(keys)
         await load_sealing_key(Keyring(keys), utc_now)
-        vault = self.vault(keys)
+        vault = await self.vault(keys)
         for user_id, key in self.private_keys.items():
             await (await vault._seal(user_id, key.hex().encode())).insert()
 
     async def open_all(self, keys: KeyEncryption) -> dict[str, bytes | None]:
         # a worker in this process has bound the documents to a client of its own
         await init_documents(self.database, DOCUMENTS)
-        vault = self.vault(keys)
+        vault = await self.vault(keys)
         return {user_id: await vault.open(user_id) for user_id in self.private_keys}
 
     async def versions(self) -> Counter[Any]:

@@ -39,7 +39,7 @@ from pydantic import SecretStr
 from pymongo.asynchronous.client_session import AsyncClientSession
 
 from tests.servers import NatsAccount
-from tests.service.auth.harness import Gateway, answered_by, dump, process, until, wiretap
+from tests.service.auth.harness import Gateway, answered_by, audit_of, dump, process, until, wiretap
 from tests.unit.auth.fake_vault import TOKEN, fake_vault
 
 HARDHAT_0 = "ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"
@@ -79,7 +79,8 @@ async def opened_vault(settings: AuthSettings) -> AsyncIterator[Vault]:
     client = connect(settings, "test")
     await init_documents(client.get_database(settings.mongo_database), DOCUMENTS)
     try:
-        yield Vault(client, LocalKeyEncryption(settings.keyring), False, utc_now, lambda: None)
+        keys = LocalKeyEncryption(settings.keyring)
+        yield Vault(await audit_of(client, keys), keys, False, utc_now, lambda: None)
     finally:
         await client.close()
 
@@ -222,17 +223,17 @@ async def test_an_account_that_goes_takes_its_key_along_in_its_own_transaction(
     ada = await gateway.register("ada@example.com")
     await store(gateway, ada.id, new_private_key())
 
-    async def shred_and_fail(session: AsyncClientSession) -> None:
-        assert await vault.shred(ada.id, session=session)
+    async def erase_and_fail(session: AsyncClientSession) -> None:
+        assert await vault.erase(ada.id, session)
         raise ApiError("internal_error")
 
     async with opened_vault(settings) as vault:
         with pytest.raises(ApiError):
-            await run_transaction(vault.client, shred_and_fail)
+            await run_transaction(vault.audit.client, erase_and_fail)
         assert await PrivateKeyDocument.count() == 1
-        assert await run_transaction(vault.client, lambda session: vault.shred(ada.id, session=session))
+        assert await run_transaction(vault.audit.client, lambda session: vault.erase(ada.id, session))
         assert await PrivateKeyDocument.count() == 0
-        assert not await run_transaction(vault.client, lambda session: vault.shred(ada.id, session=session))
+        assert not await run_transaction(vault.audit.client, lambda session: vault.erase(ada.id, session))
     assert [event[0] for event in await told(database)] == ["stored", "deleted"]
 
 
@@ -262,9 +263,10 @@ async def test_without_its_provider_nothing_is_stored_and_what_was_stays(
             assert await dump(database) == before
             assert (await store(idle_gateway, ada.id, new_private_key())).address != first.address
             async with open_keyring(by_vault) as keyring:
-                vault = Vault(connect(settings, "test"), keyring, False, utc_now, lambda: None)
+                client = connect(settings, "test")
+                vault = Vault(await audit_of(client, keyring), keyring, False, utc_now, lambda: None)
                 assert await vault.open(ada.id) is not None
-                await vault.client.close()
+                await client.close()
 
 
 async def test_a_worker_whose_provider_is_away_waits_for_it(

@@ -17,8 +17,6 @@ class AuditAction(StrEnum):
     """What was done. The values are stored for ever: none is renamed, none is used again for something else."""
 
     USER_REGISTERED = "user.registered"
-    USER_DISABLED = "user.disabled"
-    USER_ENABLED = "user.enabled"
     PASSWORD_CHANGED = "password.changed"  # noqa: S105 - the name of an act, not a password
     PASSWORD_RESET_MADE = "password.reset_made"  # noqa: S105 - the name of an act, not a password
     PASSWORD_RESET_USED = "password.reset_used"  # noqa: S105 - the name of an act, not a password
@@ -34,7 +32,6 @@ class AuditAction(StrEnum):
     DELEGATION_STORED = "delegation.stored"
     DELEGATION_DELETED = "delegation.deleted"
     INVITE_MADE = "invite.made"
-    INVITE_USED = "invite.used"
     DELETION_BEGUN = "deletion.begun"
     DELETION_COMPLETED = "deletion.completed"
     SIGNING_KEY_ROTATED = "signing_key.rotated"
