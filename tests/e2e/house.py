@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from morpheus_devstack.secrets import StackSecrets
 from nats.js.errors import NotFoundError
 from openai import OpenAI
 
-from tests.e2e.stack import RunningStack
+from tests.e2e.stack import MORPHEUS, RunningStack
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,17 @@ class House:
     def chat(self, account: Account, text: str, **options: Any) -> httpx2.Response:
         body = {"model": self.llm, "messages": [{"role": "user", "content": text}], **options}
         return self.http.post("chat/completions", json=body, headers=account.by_key)
+
+    def admin(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run `morpheus admin` as the operator of the stack."""
+        command = [str(MORPHEUS), "admin", *arguments, "--data", str(self.stack.folder.path)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    def made_by_admin(self, *arguments: str) -> str:
+        """Return the code or token that the operator makes."""
+        made = self.admin(*arguments)
+        assert made.returncode == 0, made.stderr
+        return made.stdout.strip()
 
     # looking inside
 

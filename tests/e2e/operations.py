@@ -4,10 +4,13 @@ A new route is one row here; without it `test_object_matrix.py` fails and says s
 of a body) names an object of one user, or it is in `PLAIN`.
 """
 
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
+
+from morpheus_auth.settings import DEVELOPMENT_DELEGATE
 
 Json = dict[str, Any]
 
@@ -33,7 +36,7 @@ class Access(StrEnum):
 @dataclass(frozen=True)
 class World:
     """What a row may need of the caller: e-mail, password and refresh token of an account with `ids` of its own objects, one of
-    each kind, an LLM's name and a bid for it. `word` is new each time.
+    each kind, an LLM's name and a bid for it; the operator's codes, if he was asked for them. The rest is new each time.
     """
 
     email: str
@@ -42,7 +45,12 @@ class World:
     ids: Mapping[str, str]
     llm: str
     bid_id: str
-    word: str
+    invite_code: str | None = None
+    reset_token: str = "nobody's"
+    word: str = field(default_factory=lambda: f"w{secrets.token_hex(12)}")
+    new_password: str = field(default_factory=lambda: secrets.token_urlsafe(18))
+    private_key: str = field(default_factory=lambda: "0x" + secrets.token_hex(32))
+    signature: str = field(default_factory=lambda: "0x" + secrets.token_hex(65))
 
 
 def _nothing(_: World) -> Json:
@@ -52,7 +60,8 @@ def _nothing(_: World) -> Json:
 @dataclass(frozen=True)
 class Row:
     """`scope`: what an API key needs. `objects`: parameter → kind of object, as in `World.ids`. `body` and `query` make a
-    request that succeeds; without `body` the operation takes none.
+    request that succeeds; without `body` the operation takes none. `ends`: the password, the login or the account is
+    another one afterwards, or none.
     """
 
     access: Access
@@ -60,6 +69,7 @@ class Row:
     objects: Mapping[str, str] = field(default_factory=dict)
     body: Callable[[World], Json] | None = None
     query: Callable[[World], Json] = _nothing
+    ends: bool = False
 
 
 PLAIN = frozenset(
@@ -67,10 +77,14 @@ PLAIN = frozenset(
         # public things of the marketplace
         *("model", "model_id", "bid_id", "allowed_models"),
         # figures, words and wishes
-        *("limit", "ended", "duration", "sessionDuration", "amount", "name", "expires_at", "scopes"),
+        *("limit", "skip", "ended", "duration", "sessionDuration", "amount", "name", "expires_at", "scopes"),
         *("messages", "stream", "is_enabled", "session_duration", "directPayment", "failover"),
+        *("all", "grace_seconds", "delegate_address", "signed_delegation_data", "expiry", "is_active"),
         # what proves who somebody is; the header is scoped to its API key (test_idempotency.py of the sessions service)
-        *("email", "password", "refresh_token", "Idempotency-Key"),
+        *("email", "password", "refresh_token", "Idempotency-Key", "current_password", "new_password"),
+        *("invite_code", "private_key"),
+        # the operator's for a new password; the one that `status_url` of a deletion ends with
+        "token",
     }
 )
 
@@ -82,11 +96,34 @@ def _model(world: World) -> Json:
 
 
 def _registration(world: World) -> Json:
-    return {"email": f"{world.word}@example.com", "password": world.word}
+    return {"email": f"{world.word}@example.com", "password": world.word, "invite_code": world.invite_code}
 
 
 def _login(world: World) -> Json:
     return {"email": world.email, "password": world.password}
+
+
+def _password(world: World) -> Json:
+    return {"current_password": world.password, "new_password": world.new_password}
+
+
+def _reset(world: World) -> Json:
+    return {"token": world.reset_token, "new_password": world.new_password}
+
+
+def delegation(world: World) -> Json:
+    """Return the body of one that nobody else has. Its delegator may be a contract account, so that only the chain could judge
+    the signature.
+    """
+    signed = {
+        "delegate": DEVELOPMENT_DELEGATE,
+        "delegator": "0x" + "5a" * 20,
+        "authority": "0x" + "ff" * 32,
+        "caveats": [{"enforcer": "0x" + "ab" * 20, "terms": "0x01", "args": "0x"}],
+        "salt": "0x" + secrets.token_hex(32),
+        "signature": world.signature,
+    }
+    return {"delegate_address": DEVELOPMENT_DELEGATE, "signed_delegation_data": signed}
 
 
 def _prompt(world: World) -> Json:
@@ -105,10 +142,29 @@ ROWS: dict[str, Row] = {
     "POST /api/v1/auth/register": Row(Access.PUBLIC, body=_registration),
     "POST /api/v1/auth/login": Row(Access.PUBLIC, body=_login),
     "POST /api/v1/auth/refresh": Row(Access.PUBLIC, body=lambda world: {"refresh_token": world.refresh_token}),
+    "GET /api/v1/auth/me": Row(Access.TOKEN),
+    "POST /api/v1/auth/logout": Row(Access.TOKEN, body=lambda _: {"all": False}, ends=True),
+    "POST /api/v1/auth/password": Row(Access.RECENT, body=_password, ends=True),
+    "POST /api/v1/auth/password/reset": Row(Access.PUBLIC, body=_reset, ends=True),
+    "DELETE /api/v1/auth/register": Row(Access.RECENT, ends=True),
+    "GET /api/v1/auth/deletions/{token}": _PUBLIC,
     "GET /api/v1/auth/keys": Row(Access.TOKEN),
     "POST /api/v1/auth/keys": Row(Access.TOKEN, body=lambda world: {"name": world.word}),
     "GET /api/v1/auth/keys/current": Row(Access.KEY),
+    "PATCH /api/v1/auth/keys/{key_id}": Row(
+        Access.TOKEN, objects={"key_id": "key"}, body=lambda world: {"name": world.word}
+    ),
+    "POST /api/v1/auth/keys/{key_id}/rotate": Row(
+        Access.TOKEN, objects={"key_id": "key"}, body=lambda _: {"grace_seconds": 3_600}
+    ),
     "DELETE /api/v1/auth/keys/{key_id}": Row(Access.TOKEN, objects={"key_id": "key"}),
+    "GET /api/v1/auth/private-key": Row(Access.RECENT),
+    "POST /api/v1/auth/private-key": Row(Access.RECENT, body=lambda world: {"private_key": world.private_key}),
+    "DELETE /api/v1/auth/private-key": Row(Access.RECENT),
+    "GET /api/v1/auth/delegation": Row(Access.TOKEN),
+    "POST /api/v1/auth/delegation": Row(Access.TOKEN, body=delegation),
+    "GET /api/v1/auth/delegation/active": Row(Access.TOKEN),
+    "DELETE /api/v1/auth/delegation/{delegation_id}": Row(Access.TOKEN, objects={"delegation_id": "delegation"}),
     "GET /api/v1/session": Row(Access.KEY, "sessions"),
     "GET /api/v1/session/list": Row(Access.KEY, "sessions"),
     "GET /api/v1/session/quote": Row(Access.KEY, "sessions", query=_model),

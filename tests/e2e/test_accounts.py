@@ -1,22 +1,15 @@
 """An account from its first day to its last login, as its owner and the operator see it."""
 
 import secrets
-import subprocess
 import time
 from typing import Any
 
 import httpx2
 
 from tests.e2e.house import House
-from tests.e2e.stack import MORPHEUS
 
 SECOND = 1.0
 """What was revoked is refused everywhere after it."""
-
-
-def admin(house: House, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [str(MORPHEUS), "admin", *arguments, "--data", str(house.stack.folder.path)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 def log_in(house: House, email: str, password: str) -> dict[str, str]:
@@ -71,9 +64,7 @@ def test_a_forgotten_password_is_set_with_a_token_of_the_operator(house: House) 
     assert house.http.post("auth/register", json=person).status_code == 201
     before = log_in(house, email, person["password"])
     with house.bus_capture() as captured:
-        made = admin(house, "reset-link", email)
-        assert made.returncode == 0, made.stderr
-        token = made.stdout.strip()
+        token = house.made_by_admin("reset-link", email)
         assert post(house, "password/reset", {}, token=token, new_password=new) == 204
     assert dies_within_a_second(house, before, time.monotonic())
     log_in(house, email, new)
@@ -84,9 +75,8 @@ def test_a_forgotten_password_is_set_with_a_token_of_the_operator(house: House) 
 
 
 def test_the_operator_makes_codes_and_is_told_what_went_wrong(house: House) -> None:
-    made = admin(house, "invite", "--count", "3", "--expires-days", "2")
-    assert made.returncode == 0, made.stderr
-    assert len(set(made.stdout.splitlines())) == 3
-    refused = admin(house, "reset-link", "nobody@example.com")
+    made = house.made_by_admin("invite", "--count", "3", "--expires-days", "2")
+    assert len(set(made.splitlines())) == 3
+    refused = house.admin("reset-link", "nobody@example.com")
     assert (refused.returncode, refused.stdout) == (1, "")
     assert refused.stderr == "morpheus: No active account has this e-mail address.\n"

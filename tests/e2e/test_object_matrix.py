@@ -12,7 +12,7 @@ import pytest
 from morpheus_common.ids import uuid7
 
 from tests.e2e.house import Account, House
-from tests.e2e.operations import PLAIN, ROWS, Access, Row, World, operations, unclassified
+from tests.e2e.operations import PLAIN, ROWS, Access, Row, World, delegation, operations, unclassified
 
 SCOPES = ("chat", "sessions", "automation", "usage")
 CHANGES_BY_ITSELF = {"last_used_at", "claimed_at", "seen_block", "updated_at", "owner", "busy"}
@@ -29,16 +29,18 @@ class Person:
     user_id: str
     ids: Mapping[str, str]
 
-    def world(self, house: House, bid_id: str) -> World:
+    def world(self, house: House, bid_id: str, **more: Any) -> World:
         account = self.account
-        word = f"w{secrets.token_hex(12)}"
-        return World(account.email, account.password, account.refresh_token, self.ids, house.llm, bid_id, word)
+        return World(account.email, account.password, account.refresh_token, self.ids, house.llm, bid_id, **more)
 
 
 def person(house: House) -> Person:
     """Make a user who has everything that can be somebody's."""
     account = house.new_account(automation=True)
     assert house.chat(account, "hello").status_code == 200
+    wanted = delegation(World(account.email, account.password, account.refresh_token, {}, house.llm, ""))
+    delegated = house.http.post("auth/delegation", json=wanted, headers=account.by_token)
+    assert delegated.status_code == 201, delegated.text
     with pymongo.MongoClient[Json](house.stack.mongo_url) as client:
         key = client["auth"]["api_keys"].find_one({"_id": account.key_id})
         session = client["sessions"]["sessions"].find_one({"key_id": account.key_id, "state": "active"})
@@ -54,6 +56,7 @@ def person(house: House) -> Person:
         "session": session["_id"],
         "chain session": session["chain_session"],
         "operation": session["operation_id"],
+        "delegation": delegated.json()["id"],
     }
     return Person(account, user_id, ids)
 
@@ -396,10 +399,17 @@ def test_fields_that_nobody_asked_for_are_ignored_and_never_stored(
         if row.body is None:
             assert not (names[operation] - row.objects.keys() - PLAIN)
             continue
-        headers = {} if row.access is Access.PUBLIC else account.by_key if row.access.takes_keys else account.by_token
+        who, more = acting, {}
+        if row.ends:
+            # what follows needs the others' logins
+            who = replace(acting, account=house.new_account(automation=False))
+            more = {"reset_token": house.made_by_admin("reset-link", who.account.email)}
+        by = who.account.by_key if row.access.takes_keys else who.account.by_token
+        headers = {} if row.access is Access.PUBLIC else by
         extra = {name: value for name, value in extras(planted).items() if name not in names[operation]}
-        own = {name: acting.ids[kind] for name, kind in row.objects.items() if f"{{{name}}}" in operation}
-        answer = send(house, operation, row, acting.world(house, bid_id), values=own, extra=extra, headers=headers)
+        own = {name: who.ids[kind] for name, kind in row.objects.items() if f"{{{name}}}" in operation}
+        world = who.world(house, bid_id, **more)
+        answer = send(house, operation, row, world, values=own, extra=extra, headers=headers)
         sent += 1
         if answer.status_code >= 300:
             refused.append(f"{operation}: {answer.status_code} {answer.text}")

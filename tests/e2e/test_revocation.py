@@ -19,6 +19,7 @@ from morpheus_auth.documents import DOCUMENTS
 from morpheus_auth.settings import AuthSettings
 from morpheus_common.bus.names import User
 from morpheus_common.store.mongo import Database, apply_indexes
+from morpheus_devstack.env import DEVELOPMENT
 from morpheus_devstack.ports import free_ports
 from morpheus_devstack.waiting import poll
 from pydantic import SecretStr
@@ -66,6 +67,7 @@ class Town:
         """A gateway process, and a client of it."""
         (port,) = free_ports(1)
         environment = {
+            **DEVELOPMENT[User.GATEWAY],
             "PATH": os.environ["PATH"],
             "NATS_URL": nats_url or self.account.url,
             "NATS_SEED": self.account.seeds[User.GATEWAY],

@@ -30,6 +30,8 @@ from tests.faults.tenant import Tenant
 
 REACH_SECONDS = 12.0
 """A point that is not reached by then is not reached."""
+READY_SECONDS = 45.0
+"""A router that the case before took away again and again is tried again after half a minute."""
 SETTLE_SECONDS = 25.0
 CUT_SECONDS = 1.0
 DOWN_SECONDS = 3.0
@@ -133,7 +135,7 @@ class _Run:
     # the course of a case
 
     async def go(self) -> None:
-        await self.stack.until_ready(seconds=REACH_SECONDS)
+        await self.stack.until_ready(seconds=READY_SECONDS)
         self._tenant = await Tenant.new(self.stack.http)
         self.verdict.key_id = self.tenant.key_id
         self.since = len((await self.chain.state()).sessions)

@@ -112,7 +112,7 @@ from morpheus_auth.keyed_hashes import KeyedHashes
 from morpheus_auth.keyring import Keyring, open_keyring
 from morpheus_auth.keys import ApiKeys
 from morpheus_auth.login_throttle import LoginThrottle
-from morpheus_auth.operator import subscribe_operator
+from morpheus_auth.operator_rpc import subscribe_operator
 from morpheus_auth.password_changes import PasswordChanges
 from morpheus_auth.passwords import Passwords
 from morpheus_auth.sealing_key import SealingKey, load_sealing_key, read_answer_key, seal_answer

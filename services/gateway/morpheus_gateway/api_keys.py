@@ -7,7 +7,6 @@ import string
 import zlib
 
 ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
-LENGTH = 59
 PREFIX_LENGTH = 9
 """`sk-` and six characters: what people see of a key in lists."""
 _CHECKSUM_LENGTH = 6

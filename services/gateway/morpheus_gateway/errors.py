@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import orjson
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from morpheus_common.contracts.sessions import Failure
-from morpheus_common.errors import ApiError
+from morpheus_common.errors import CATALOGUE, ApiError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match
@@ -81,6 +81,14 @@ class OperationFailed(ApiError):
             details=failure.details,
         )
         self.replayed = replayed
+
+    @classmethod
+    def in_progress(cls, operation_id: str) -> Self:
+        """Return what a repeat is told while the operation that an earlier request began still goes on."""
+        code = "idempotency_in_progress"
+        details = {"operation_id": operation_id}
+        told = Failure(code=code, message=CATALOGUE[code].message, retry_after=5, details=details)
+        return cls(told, replayed=True)
 
 
 def is_openai_route(path: str) -> bool:

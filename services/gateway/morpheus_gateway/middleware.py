@@ -44,6 +44,7 @@ _EXPOSED = ", ".join(
 _LIMITED_ROUTES: Mapping[str, Callable[[Limits], Limit | FailureLimit]] = {
     "/api/v1/auth/register": lambda limits: limits.registrations,
     "/api/v1/auth/login": lambda limits: limits.failed_logins,
+    "/api/v1/auth/password": lambda limits: limits.failed_logins,
     "/api/v1/auth/refresh": lambda limits: limits.refreshes,
 }
 

@@ -92,26 +92,22 @@ async def _login(request: Request, context: Context) -> tuple[Login, Caller]:
         return login, await context.logins.check(f"{login.user_id} {login.login_id}")
 
 
-def _noted(request: Request, caller: Caller) -> Caller:
+def note_caller(request: Request, caller: Caller) -> Caller:
+    """Let the access log know whose request it is (ids only); return the caller."""
     request.state.caller = caller
     return caller
-
-
-def note_caller(request: Request, caller: Caller) -> None:
-    """Let the access log know whose request it is (ids only)."""
-    _noted(request, caller)
 
 
 async def by_token(request: Request, context: ContextOf) -> Caller:
     """The user of a presented access token."""
     _, caller = await _login(request, context)
-    return _noted(request, caller)
+    return note_caller(request, caller)
 
 
 async def by_recent_token(request: Request, context: ContextOf) -> Caller:
     """The user of a presented access token whose login is of the last hour. Raises `reauthentication_required` (403)."""
     login, caller = await _login(request, context)
-    _noted(request, caller)
+    note_caller(request, caller)
     if time.time() - login.authenticated_at > RECENT_SECONDS + LEEWAY_SECONDS:
         raise ApiError("reauthentication_required")
     return caller
@@ -121,7 +117,7 @@ async def by_key(request: Request, context: ContextOf) -> Caller:
     """The user and key of a presented API key."""
     key = presented_key(request)
     async with counted_if_refused(request, context, key):
-        return _noted(request, await context.keys.check(key_digest(key)))
+        return note_caller(request, await context.keys.check(key_digest(key)))
 
 
 def by_key_with(scope: Scope) -> Callable[[Request, Context], Awaitable[Caller]]:

@@ -227,7 +227,12 @@ class Till:
                 if item["is_left"]:
                     continue
                 needs = _wei(item.get("required_stake"))
-                if item["kind"] == OperationKind.OPEN.value and self._lacks(purse, needs):
+                is_open = item["kind"] == OperationKind.OPEN.value
+                if is_open and self._lacks(purse, needs):
+                    # what is declined is not offered again: that is not decided by an old reading
+                    purse = await self._purse.read(at_most=0.0)
+                    spare = purse.mor - await self._under_way(wallet)
+                if is_open and self._lacks(purse, needs):
                     log.warning("left to another wallet", wallet=wallet, mor=purse.mor, gas=purse.gas, needs=needs)
                     await _decline(item["_id"], wallet)
                 elif needs <= spare and item["waited"] >= 1000 * HEAD_START_SECONDS * in_hand:

@@ -277,7 +277,7 @@ async def test_a_log_goes_on_under_a_new_key_and_entries_of_a_lost_key_are_said_
 ) -> None:
     keyring = Keyring(LocalKeyEncryption(settings.keyring))
     key_id = uuid7()
-    wrapped = keyring.wrap(b"n" * 32, record_id=key_id)
+    wrapped = await keyring.wrap(b"n" * 32, record_id=key_id)
     await AuditKeyDocument(id=key_id, generation=2, private_key=wrapped, created_at=utc_now()).insert()
     newer = Audit(ten.client, await load_audit_keys(keyring, utc_now))
     await newer.begin()
@@ -327,7 +327,7 @@ async def test_acts_on_accounts_and_keys_are_in_the_log_with_ids_only(gateway: G
         await gateway.deactivate_key(ada.id, key.id)
     listed = (await ops.call(LIST_AUDIT, ListAudit())).entries
     assert [(entry.action, entry.actor, entry.facts) for entry in listed] == [
-        ("user.registered", "user", {}),
+        ("user.registered", "user", {"registration": "open"}),
         ("key.created", "user", {"key_id": key.id}),
         ("key.deactivated", "user", {"key_id": key.id}),
     ]

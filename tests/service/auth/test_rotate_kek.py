@@ -335,4 +335,4 @@ async def test_nobody_else_may_rotate(gateway: Gateway) -> None:
 async def test_without_auth_it_says_so(nats_streams: NatsAccount) -> None:
     told = await rotate_kek(nats_streams)
     assert (told.code, told.out) == (1, "")
-    assert "No auth process answers" in told.err
+    assert "No auth worker answers" in told.err

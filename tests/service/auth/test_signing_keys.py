@@ -136,9 +136,10 @@ async def test_a_revoked_key_is_gone_at_once_and_its_logins_go_on(
 
 @pytest.mark.parametrize("revoking", [False, True])
 async def test_operators_at_once_make_one_new_key(
-    settings: AuthSettings, gateway: Gateway, operator: Operator, revoking: bool
+    settings: AuthSettings, gateway: Gateway, operator: Operator, tmp_path: Path, revoking: bool
 ) -> None:
-    async with serve(settings.model_copy(update={"worker_id": "auth-2"})):
+    async with process(settings, "auth-2", tmp_path / "log"):
+        await until(answered_by(gateway, "auth-1", "auth-2"))
         (old,) = await published(gateway)
         answers = await asyncio.gather(*(operator.rotate(old if revoking else None) for _ in range(20)))
         assert len({answer.keys[0].kid for answer in answers}) == 1
@@ -183,9 +184,9 @@ async def test_a_worker_that_is_killed_while_it_rotates_leaves_keys_that_work(
 
 
 async def test_all_workers_learn_of_a_new_key_by_themselves(
-    settings: AuthSettings, gateway: Gateway, operator: Operator
+    settings: AuthSettings, gateway: Gateway, operator: Operator, tmp_path: Path
 ) -> None:
-    async with serve(settings.model_copy(update={"worker_id": "auth-2"})):
+    async with process(settings, "auth-2", tmp_path / "log"):
         await until(answered_by(gateway, "auth-1", "auth-2"))
         new = (await operator.rotate()).keys[0].kid
 

@@ -263,10 +263,10 @@ async def test_without_its_provider_nothing_is_stored_and_what_was_stays(
             assert await dump(database) == before
             assert (await store(idle_gateway, ada.id, new_private_key())).address != first.address
             async with open_keyring(by_vault) as keyring:
-                client = connect(settings, "test")
+                # the worker's own client: a transaction belongs to one
+                client = PrivateKeyDocument.get_pymongo_collection().database.client
                 vault = Vault(await audit_of(client, keyring), keyring, False, utc_now, lambda: None)
                 assert await vault.open(ada.id) is not None
-                await client.close()
 
 
 async def test_a_worker_whose_provider_is_away_waits_for_it(

@@ -245,8 +245,9 @@ async def answer_to(house: House, token: str) -> tuple[int, str | None]:
     return response.status_code, None if response.status_code == 200 else response.json()["error"]["code"]
 
 
-async def test_a_token_with_anything_wrong_is_401(house: House) -> None:
+async def test_a_token_with_anything_wrong_is_401(make_house: MakeHouse) -> None:
     """C7"""
+    house = await make_house(refused_credentials_per_minute=len(WRONG) + 1)
     for claims, headers, code in WRONG:
         token = house.auth.token(headers=headers, **claims)
         assert await answer_to(house, token) == (401, code), (claims, headers)

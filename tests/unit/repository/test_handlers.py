@@ -4,6 +4,7 @@ import inspect
 from types import SimpleNamespace
 from typing import Any, get_type_hints
 
+import morpheus_auth.operator_rpc
 import morpheus_auth.worker
 import morpheus_automation.worker
 import morpheus_sessions.operator_rpc
@@ -16,8 +17,17 @@ from morpheus_common.contracts import REGISTRY
 
 PARTS: Any = SimpleNamespace(settings=SimpleNamespace(hashes_at_once=1, hashes_waiting=1), worker="w1", chat=None)
 """Declaring a handler needs none of what it calls."""
+
+
+def subscribe_auth_operator(broker: NatsBroker, parts: Any) -> None:
+    """Declare what auth answers to operators, with whatever it needs."""
+    morpheus_auth.operator_rpc.subscribe_operator(
+        broker, audit=parts, invites=parts, password_changes=parts, rotation=parts, kek_rotation=parts
+    )
+
+
 DECLARE: dict[User, tuple[Any, ...]] = {
-    User.AUTH: (morpheus_auth.worker.subscribe,),
+    User.AUTH: (morpheus_auth.worker.subscribe, subscribe_auth_operator),
     User.SESSIONS: (morpheus_sessions.worker.subscribe_rpc, morpheus_sessions.operator_rpc.subscribe_operator),
     User.AUTOMATION: (morpheus_automation.worker.subscribe,),
 }

@@ -93,5 +93,5 @@ END_LOGINS = REGISTRY.rpc(User.AUTH, "end_logins", EndLogins, Empty, callers=GAT
 # argon2 twice
 CHANGE_PASSWORD = REGISTRY.rpc(User.AUTH, "change_password", ChangePassword, Empty, callers=GATEWAY_ONLY, timeout=15.0)
 RESET_PASSWORD = REGISTRY.rpc(User.AUTH, "reset_password", ResetPassword, Empty, callers=GATEWAY_ONLY, timeout=15.0)
-ALLOW_RESET = REGISTRY.rpc(User.AUTH, "allow_reset", AllowReset, Empty, callers=OPS_ONLY)
-MAKE_INVITES = REGISTRY.rpc(User.AUTH, "make_invites", MakeInvites, Empty, callers=OPS_ONLY, timeout=15.0)
+ALLOW_RESET = REGISTRY.rpc(User.AUTH, "operator_allow_reset", AllowReset, Empty, callers=OPS_ONLY)
+MAKE_INVITES = REGISTRY.rpc(User.AUTH, "operator_make_invites", MakeInvites, Empty, callers=OPS_ONLY, timeout=15.0)

@@ -126,5 +126,7 @@ class AuditEntries(Message):
     more: bool
 
 
-VERIFY_AUDIT = REGISTRY.rpc(User.AUTH, "audit_verify", VerifyAudit, AuditVerdict, callers=OPS_ONLY, timeout=15.0)
-LIST_AUDIT = REGISTRY.rpc(User.AUTH, "audit_list", ListAudit, AuditEntries, callers=OPS_ONLY, timeout=15.0)
+VERIFY_AUDIT = REGISTRY.rpc(
+    User.AUTH, "operator_verify_audit", VerifyAudit, AuditVerdict, callers=OPS_ONLY, timeout=15.0
+)
+LIST_AUDIT = REGISTRY.rpc(User.AUTH, "operator_list_audit", ListAudit, AuditEntries, callers=OPS_ONLY, timeout=15.0)

@@ -108,8 +108,10 @@ PRIVATE_KEY_STATUS = REGISTRY.rpc(User.AUTH, "private_key_status", PrivateKeyOf,
 DELETE_PRIVATE_KEY = REGISTRY.rpc(
     User.AUTH, "delete_private_key", PrivateKeyOf, PrivateKeyDeleted, callers=GATEWAY_ONLY
 )
-KEK_USES = REGISTRY.rpc(User.AUTH, "kek_uses", Empty, KekUses, callers=OPS_ONLY, timeout=60.0)
-REWRAP_KEYS = REGISTRY.rpc(User.AUTH, "rewrap_keys", RewrapKeys, KeysRewrapped, callers=OPS_ONLY, timeout=120.0)
+KEK_USES = REGISTRY.rpc(User.AUTH, "operator_kek_uses", Empty, KekUses, callers=OPS_ONLY, timeout=60.0)
+REWRAP_KEYS = REGISTRY.rpc(
+    User.AUTH, "operator_rewrap_keys", RewrapKeys, KeysRewrapped, callers=OPS_ONLY, timeout=120.0
+)
 
 PRIVATE_KEY_STORED = REGISTRY.event(
     User.AUTH, "private_key", "stored", PrivateKeyChanged, description="A user stored a private key."

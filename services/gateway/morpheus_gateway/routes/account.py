@@ -97,15 +97,19 @@ async def logout(caller: TokenCaller, context: ContextOf, body: Logout | None = 
 
 @router.post("/password", status_code=204)
 async def change_password(body: PasswordWish, caller: RecentCaller, address: ClientAddress, context: ContextOf) -> None:
-    """Set another password. All other logins end; API keys stay as they are."""
+    """Set another password. All other logins end; API keys stay as they are.
+
+    A wrong current password is a failed login.
+    """
     change = PasswordChange(current_password=body.current_password, new_password=body.new_password)
-    await context.secrets.ask(
-        CHANGE_PASSWORD,
-        change.model_dump_json(),
-        lambda sealed: ChangePassword(
-            user_id=caller.user_id, login_id=_login_of(caller), passwords=sealed, address=address
-        ),
-    )
+    async with context.limits.failed_logins.attempt(address):
+        await context.secrets.ask(
+            CHANGE_PASSWORD,
+            change.model_dump_json(),
+            lambda sealed: ChangePassword(
+                user_id=caller.user_id, login_id=_login_of(caller), passwords=sealed, address=address
+            ),
+        )
 
 
 @router.post("/password/reset", status_code=204)

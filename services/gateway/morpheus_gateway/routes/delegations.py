@@ -3,7 +3,7 @@
 import json
 from typing import Annotated, Any, Self
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Path, Query
 from morpheus_common.contracts.base import UtcTime
 from morpheus_common.contracts.delegations import (
     ACTIVE_DELEGATION,
@@ -105,8 +105,7 @@ async def active_delegation(caller: TokenCaller, context: ContextOf) -> ShownDel
 @router.delete("/{delegation_id}", status_code=204)
 async def delete_delegation(
     delegation_id: Annotated[str, Path(max_length=64)], caller: TokenCaller, context: ContextOf
-) -> Response:
+) -> None:
     """Forget a delegation. What it allows on chain is ended there, by its delegator."""
     question = DeleteDelegation(user_id=caller.user_id, delegation_id=delegation_id)
     await context.rpc.call(DELETE_DELEGATION, question)
-    return Response(status_code=204)

@@ -1,10 +1,10 @@
 """What the contract may take of the wallet's MOR."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
-from morpheus_common.contracts.sessions import APPROVE_STAKE, ApproveOutcome, ApproveStake, Failure
-from morpheus_common.errors import CATALOGUE, ApiError
+from morpheus_common.contracts.sessions import APPROVE_STAKE, ApproveOutcome, ApproveStake
+from morpheus_common.errors import ApiError
 from morpheus_common.ids import uuid7
 from pydantic import BaseModel
 
@@ -14,18 +14,9 @@ from morpheus_gateway.errors import REPLAYED_HEADER, OperationFailed
 from morpheus_gateway.idempotency import Wish
 from morpheus_gateway.principal import SessionsCaller, key_of
 from morpheus_gateway.routes.session_body import SoundBody
+from morpheus_gateway.session_shapes import LOCATION, REPLAYED
 
 router = APIRouter(prefix="/api/v1/session", tags=["session"])
-
-_REPLAYED: dict[str, Any] = {
-    REPLAYED_HEADER: {
-        "description": "`true` if an earlier request with this Idempotency-Key began it",
-        "schema": {"type": "string"},
-    }
-}
-_LOCATION: dict[str, Any] = {
-    "Location": {"description": "where the operation can be asked about", "schema": {"type": "string"}}
-}
 
 
 class Approved(BaseModel):
@@ -36,7 +27,7 @@ class Approved(BaseModel):
 
 @router.post(
     "/approve",
-    responses={200: {"headers": _REPLAYED}, 504: {"headers": _LOCATION | _REPLAYED}},
+    responses={200: {"headers": REPLAYED}, 504: {"headers": LOCATION | REPLAYED}},
     dependencies=[SoundBody],
 )
 async def approve(
@@ -83,11 +74,10 @@ async def approve(
 
 
 def _goes_on(outcome: ApproveOutcome) -> ApiError:
-    details = {"operation_id": outcome.operation_id}
-    if not outcome.replayed:
-        return ApiError(
-            "session_pending", "The allowance is still being raised on chain; that goes on.", details=details
-        )
-    code = "idempotency_in_progress"
-    told = Failure(code=code, message=CATALOGUE[code].message, retry_after=5, details=details)
-    return OperationFailed(told, replayed=True)
+    if outcome.replayed:
+        return OperationFailed.in_progress(outcome.operation_id)
+    return ApiError(
+        "session_pending",
+        "The allowance is still being raised on chain; that goes on.",
+        details={"operation_id": outcome.operation_id},
+    )

@@ -10,13 +10,12 @@ from morpheus_common.contracts.sessions import (
     OPENS_LEFT,
     CloseResult,
     CloseSession,
-    Failure,
     Idempotency,
     OpenOutcome,
     OpenSession,
     OpensLeft,
 )
-from morpheus_common.errors import CATALOGUE, ApiError
+from morpheus_common.errors import ApiError
 from morpheus_common.ids import uuid7
 from morpheus_common.steps import Step, reached
 
@@ -27,25 +26,24 @@ from morpheus_gateway.idempotency import Wish
 from morpheus_gateway.limits import Standing
 from morpheus_gateway.principal import SessionsCaller, key_of
 from morpheus_gateway.routes.session_body import OPEN_BODY, OpenBody, SoundBody
-from morpheus_gateway.session_shapes import AnyCaseChainId, ClosePending, OpenRequest, SessionClosed, SessionShown
+from morpheus_gateway.session_shapes import (
+    LOCATION,
+    REPLAYED,
+    AnyCaseChainId,
+    ClosePending,
+    OpenRequest,
+    SessionClosed,
+    SessionShown,
+)
 from morpheus_gateway.session_wishes import check_bids_allowed, duration_within, model_for
 
 router = APIRouter(prefix="/api/v1/session", tags=["session"])
 
-_REPLAYED: dict[str, Any] = {
-    REPLAYED_HEADER: {
-        "description": "`true` if an earlier request with this Idempotency-Key began it",
-        "schema": {"type": "string"},
-    }
-}
-_LOCATION: dict[str, Any] = {
-    "Location": {"description": "where the operation can be asked about", "schema": {"type": "string"}}
-}
 _MAY_HAVE_BEGUN = "No answer has come yet: the open may have begun, and goes on then. Ask for the operation; if there is none, it did not."
-_OPENED: dict[int | str, dict[str, Any]] = {200: {"headers": _REPLAYED}, 504: {"headers": _LOCATION | _REPLAYED}}
+_OPENED: dict[int | str, dict[str, Any]] = {200: {"headers": REPLAYED}, 504: {"headers": LOCATION | REPLAYED}}
 _CLOSED: dict[int | str, dict[str, Any]] = {
-    200: {"headers": _REPLAYED},
-    202: {"model": ClosePending, "headers": _LOCATION},
+    200: {"headers": REPLAYED},
+    202: {"model": ClosePending, "headers": LOCATION},
 }
 
 
@@ -107,7 +105,7 @@ async def close(
         return SessionClosed(message=message, session_id=result.session_id)
     operation_id = begun[0] if begun else first.operation_id
     if result is not None and result.replayed:
-        raise _in_progress(operation_id)
+        raise OperationFailed.in_progress(operation_id)
     pending = ClosePending(operation_id=operation_id, session_id=None if result is None else result.session_id)
     return Response(
         pending.model_dump_json(), 202, {"Location": operation_path(operation_id)}, media_type="application/json"
@@ -166,7 +164,7 @@ async def _open(request: Request, response: Response, context: Context, first: O
         raise OperationFailed(outcome.error, replayed=outcome.replayed)
     if outcome.session is None:
         if outcome.replayed:
-            raise _in_progress(outcome.operation_id)
+            raise OperationFailed.in_progress(outcome.operation_id)
         raise ApiError("session_pending", details={"operation_id": outcome.operation_id})
     if outcome.replayed:
         response.headers[REPLAYED_HEADER] = "true"
@@ -188,9 +186,3 @@ def _note_opens(request: Request, left: OpensLeft | None) -> None:
 
 def _is_over(outcome: OpenOutcome) -> bool:
     return outcome.session is not None or outcome.error is not None
-
-
-def _in_progress(operation_id: str) -> OperationFailed:
-    code = "idempotency_in_progress"
-    told = Failure(code=code, message=CATALOGUE[code].message, retry_after=5, details={"operation_id": operation_id})
-    return OperationFailed(told, replayed=True)

@@ -51,29 +51,29 @@ def subscribe_operator(
         return await rotation.rotate(audit, revoke=question.revoke)
 
     @broker.subscriber(ALLOW_RESET.subject, queue=SERVICE)
-    async def allow_reset(question: AllowReset) -> Empty:
+    async def operator_allow_reset(question: AllowReset) -> Empty:
         await password_changes.allow_reset(email=question.email, sha256=question.sha256)
         return Empty()
 
     @broker.subscriber(MAKE_INVITES.subject, queue=SERVICE)
-    async def make_invites(question: MakeInvites) -> Empty:
+    async def operator_make_invites(question: MakeInvites) -> Empty:
         await invites.make(question.sha256, days=question.days)
         return Empty()
 
     @broker.subscriber(VERIFY_AUDIT.subject, queue=SERVICE)
-    async def audit_verify(question: VerifyAudit) -> AuditVerdict:
+    async def operator_verify_audit(question: VerifyAudit) -> AuditVerdict:
         return await audit.verify(question)
 
     @broker.subscriber(LIST_AUDIT.subject, queue=SERVICE)
-    async def audit_list(question: ListAudit) -> AuditEntries:
+    async def operator_list_audit(question: ListAudit) -> AuditEntries:
         return await audit.list_entries(question)
 
     @broker.subscriber(KEK_USES.subject, queue=SERVICE)
-    async def kek_uses(_: Empty) -> KekUses:
+    async def operator_kek_uses(_: Empty) -> KekUses:
         return await kek_rotation.uses()
 
     @broker.subscriber(REWRAP_KEYS.subject, queue=SERVICE)
-    async def rewrap_keys(question: RewrapKeys) -> KeysRewrapped:
+    async def operator_rewrap_keys(question: RewrapKeys) -> KeysRewrapped:
         done = await kek_rotation.rewrap(question)
         if done.rewrapped:
             facts: dict[str, str | int | bool] = {"kind": question.kind.value, "rewrapped": done.rewrapped}
