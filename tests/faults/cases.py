@@ -130,7 +130,7 @@ _EXTRAS: Final[Mapping[str, Mapping[str, object]]] = {
     "O20": {"after_mining": True, "may_be_last": True, "cannot": _ONLY_ON_CHAIN},
     "O22": {"cannot": {Fault.LOST: _NO_WRITE}},
     "O23": {"primed": True},
-    "O24": {"primed": True},
+    "O24": {"primed": True, "may_be_last": True},
     "O25": {"after_mining": True, "cannot": _ONLY_ON_CHAIN},
     "O26": {"cannot": dict.fromkeys((Outcome.SUCCESS, Outcome.GHOST, Outcome.REVERT, Outcome.LATE), _GIVEN_UP)},
     "O31": {

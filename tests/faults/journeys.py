@@ -30,8 +30,8 @@ from tests.faults.tenant import Tenant
 
 REACH_SECONDS = 12.0
 """A point that is not reached by then is not reached."""
-READY_SECONDS = 45.0
-"""A router that the case before took away again and again is tried again after half a minute."""
+READY_SECONDS = 15.0
+"""A router that the case before took away again and again is tried again after some seconds."""
 SETTLE_SECONDS = 25.0
 CUT_SECONDS = 1.0
 DOWN_SECONDS = 3.0
@@ -190,10 +190,17 @@ class _Run:
         return task
 
     async def prepare(self) -> None:
-        """Have a session before anything goes wrong."""
-        answer = await self.tenant.open(self.market.bid)
-        if answer is None or answer.status_code != 200:
-            raise RuntimeError(f"no session to begin with: {answer and answer.text[:300]}")
+        """Have a session before anything goes wrong; the case before may have left the router untried for some seconds."""
+        told = "no answer"
+
+        async def is_open() -> bool:
+            nonlocal told
+            answer = await self.tenant.open(self.market.bid)
+            told = told if answer is None else answer.text[:300]
+            return answer is not None and answer.status_code == 200
+
+        if not await poll(is_open, seconds=READY_SECONDS, every=1.0):
+            raise RuntimeError(f"no session to begin with: {told}")
         self.note("session open")
 
     async def ask(self) -> None:

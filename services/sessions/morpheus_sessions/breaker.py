@@ -7,7 +7,8 @@ from enum import StrEnum
 FAILURES = 3
 """So many failures in a row open it."""
 FIRST_PAUSE_SECONDS = 1.0
-LONGEST_PAUSE_SECONDS = 30.0
+LONGEST_PAUSE_SECONDS = 5.0
+"""A probe costs a router next to nothing, and its users wait for it to be found again."""
 
 
 class Circuit(StrEnum):
