@@ -186,11 +186,14 @@ def close(
     session_id: Annotated[str, typer.Argument(metavar="SESSION", help="id on chain, or of our record")],
     data: Data = None,
     as_json: AsJson = False,
+    unrecorded: Annotated[
+        bool, typer.Option("--unrecorded", help="close it although auth is away and cannot enter it into the audit log")
+    ] = False,
 ) -> None:
     """Queue the close of a session of ours. The wallet's loop closes it as soon as no prompt runs in it."""
     from morpheus_common.contracts.operator import CLOSE_OURS, CloseOurs
 
-    command = _checked(CloseOurs, session_id=session_id)
+    command = _checked(CloseOurs, session_id=session_id, unrecorded=unrecorded)
     queued = ask(data, lambda rpc: rpc.call(CLOSE_OURS, command))
     if as_json:
         write_json([queued.model_dump(mode="json")])

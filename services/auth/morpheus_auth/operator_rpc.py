@@ -1,16 +1,20 @@
-"""What operators ask of auth (`morpheus admin`, `audit`, `keys`, `rotate-kek`): only the user `ops` may."""
+"""What operators ask of auth (`morpheus admin`, `audit`, `keys`, `rotate-kek`), which only the user `ops` may, and what
+other services enter of theirs into the audit log.
+"""
 
 from faststream.nats import NatsBroker
 from morpheus_common.bus.names import User
 from morpheus_common.contracts.accounts import ALLOW_RESET, MAKE_INVITES, AllowReset, MakeInvites
 from morpheus_common.contracts.audit import (
     LIST_AUDIT,
+    RECORD_ACT,
     VERIFY_AUDIT,
     Actor,
     AuditAction,
     AuditEntries,
     AuditVerdict,
     ListAudit,
+    RecordAct,
     VerifyAudit,
 )
 from morpheus_common.contracts.base import Empty
@@ -79,3 +83,9 @@ def subscribe_operator(
             facts: dict[str, str | int | bool] = {"kind": question.kind.value, "rewrapped": done.rewrapped}
             await audit.record(AuditAction.KEYRING_ROTATED, actor=Actor.OPERATOR, subject_user=None, facts=facts)
         return done
+
+    @broker.subscriber(RECORD_ACT.subject, queue=SERVICE)
+    async def record_act(question: RecordAct) -> Empty:
+        facts = {"session": question.session}
+        await audit.record(question.action, actor=Actor.OPERATOR, subject_user=None, facts=facts)
+        return Empty()

@@ -4,10 +4,13 @@ What knows Ethereum is imported where it is used: it takes most of a second (mea
 never asked for a delegation.
 """
 
+import importlib
 import json
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Annotated, Any, Never
 
 from morpheus_common.contracts.delegations import Verification
@@ -134,6 +137,7 @@ class DelegationRules:
 
     def _judge(self, delegation: SignedDelegation, delegator: str) -> tuple[str, bool]:
         """Return the hash by which the contract knows the delegation, and whether its delegator's own key signed it."""
+        import_eth_account()
         from eth_account import Account
         from eth_account.messages import encode_typed_data
         from eth_keys.exceptions import BadSignature
@@ -196,6 +200,17 @@ def may_be_of_a_key(signature: bytes) -> bool:
         return False
     r, s = int.from_bytes(signature[:32]), int.from_bytes(signature[32:64])
     return signature[64] in {27, 28} and 0 < r < _CURVE_ORDER and 0 < s <= _CURVE_ORDER // 2
+
+
+def import_eth_account() -> ModuleType:
+    """Import eth-account without what a part of it does to the whole process: py_ecc raises the limit of recursion a
+    hundredfold, and lists nested as deep then overflow the stack of a parser that is written in C, which ends the process.
+    """
+    limit = sys.getrecursionlimit()
+    try:
+        return importlib.import_module("eth_account")
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def checksummed(address: str, field: str) -> str:

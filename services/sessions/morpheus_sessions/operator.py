@@ -6,10 +6,12 @@ shown and never touched.
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from bson import Decimal128
+from morpheus_common.bus.rpc import RpcClient
 from morpheus_common.clock import utc_now
+from morpheus_common.contracts.audit import RECORD_ACT, AuditAction, RecordAct
 from morpheus_common.contracts.operator import (
     MODEL_NAME_CHARS,
     AdoptLost,
@@ -79,8 +81,10 @@ class Operator:
         reconcilers: Mapping[str, Reconciler],
         settings: SessionsSettings,
         fleet: Fleet,
+        rpc: RpcClient,
     ) -> None:
         self._fleet = fleet
+        self._rpc = rpc
         self._journal = journal
         self._catalogue = catalogue
         self._routers = routers
@@ -202,6 +206,7 @@ class Operator:
             raise ApiError("session_not_found", "That session is closed on chain: nothing is at stake.")
         router, found = await self._on_chain(command.session_id)
         user_id, key_prefix = await self._owner(command)
+        await self._record(AuditAction.SESSION_ADOPTED, command.session_id)
         try:
             adopted = await self._journal.adopt_lost(
                 found,
@@ -224,7 +229,9 @@ class Operator:
         return await self._row(adopted.id)
 
     async def close(self, command: CloseOurs) -> CloseQueued:
-        """Queue the close of a session of ours. Raises `foreign_session`, `session_unrecorded`, `session_not_found`."""
+        """Queue the close of a session of ours. Raises `foreign_session`, `session_unrecorded`, `session_not_found`, and
+        `service_unavailable` while it cannot be entered into the audit log, unless that is waived.
+        """
         wanted = command.session_id
         found = await self._sessions({"$or": [{"_id": wanted}, {"chain_session": wanted}]}, 1)
         if not found:
@@ -235,6 +242,13 @@ class Operator:
         session = found[0]
         if session.stake is not None and not self._is_ours(wei(session.stake) or 0):
             raise ApiError("foreign_session")
+        try:
+            await self._record(AuditAction.SESSION_CLOSED, session.chain_session or session.id)
+        except ApiError as error:
+            if not command.unrecorded:
+                raise
+            # what is at stake does not wait for a log
+            log.critical("an act of an operator is not in the audit log", session=session.id, code=error.code)
         if session.state is SessionState.OPENING and await self._journal.unwant(session):
             operation_id = None
         else:
@@ -245,6 +259,20 @@ class Operator:
         return CloseQueued(session=await self._row(session.id), operation_id=operation_id)
 
     # pieces
+
+    async def _record(
+        self, action: Literal[AuditAction.SESSION_ADOPTED, AuditAction.SESSION_CLOSED], session: str
+    ) -> None:
+        """Have auth enter what is about to be done. Raises `ApiError` (service_unavailable)."""
+        try:
+            await self._rpc.call(RECORD_ACT, RecordAct(action=action, session=session))
+        except ApiError as error:
+            log.error("an act of an operator cannot be entered into the audit log", action=action, code=error.code)
+            raise ApiError(
+                "service_unavailable",
+                "Auth, which keeps the audit log, does not answer: nothing was done.",
+                retry_after=5,
+            ) from None
 
     async def _router(self, name: str) -> Router:
         router = self._routers.get(name)

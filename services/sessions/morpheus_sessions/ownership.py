@@ -76,6 +76,8 @@ class Ownership:
         self._quarantine_ms = int(quarantine * 1000)
         self._owned: dict[str, OwnedSession] = {}
         self._marks: dict[str, list[dict[str, Any]]] = {}
+        self._marked_keys: set[str] = set()
+        """Keys of whose sessions a mark may not be written yet."""
         self._marked = asyncio.Event()
         self._flushing = asyncio.Lock()
 
@@ -96,8 +98,11 @@ class Ownership:
         """Take a key's current session, opening or active. None if the key has none.
 
         One operation when nobody else owns it; an owner that is dead is replaced, and a session whose busy mark it
-        left behind rests until the mark is old enough.
+        left behind rests until the mark is old enough. So marks of our own prompts for this key go first: one whose end we
+        have seen must not be taken for one that may still run.
         """
+        if key_id in self._marked_keys:
+            await self._flush_marks()
         free_or_mine = [
             {"owner": None},
             {"owner.worker": self.holder.worker, "owner.boot": {"$lte": self.holder.boot}},
@@ -169,12 +174,14 @@ class Ownership:
 
     def mark_busy(self, owned: OwnedSession, attempt: str) -> None:
         """Note that a prompt runs at the router; written soon, not now."""
+        self._marked_keys.add(owned.key_id)
         self._marks[owned.id] = [{"$set": {"busy": {"attempt": attempt, "since": "$$NOW"}}}]
         self._marked.set()
 
     def mark_free(self, owned: OwnedSession, *, used: bool = True) -> None:
         """Note that the end of the prompt was seen. `used`: its key's owner sent it."""
         owned.used_at = time.monotonic()
+        self._marked_keys.add(owned.key_id)
         self._marks[owned.id] = [{"$set": {"busy": None, **({"last_used_at": "$$NOW"} if used else {})}}]
         self._marked.set()
 
@@ -183,6 +190,7 @@ class Ownership:
         owned.used_at = time.monotonic()
         owned.rests_until = owned.used_at + self._quarantine
         rest = {"$dateAdd": {"startDate": "$$NOW", "unit": "millisecond", "amount": self._quarantine_ms}}
+        self._marked_keys.add(owned.key_id)
         self._marks[owned.id] = [{"$set": {"busy": None, "last_used_at": "$$NOW", "quarantined_until": rest}}]
         self._marked.set()
 
@@ -201,6 +209,9 @@ class Ownership:
         # one at a time: who gives up a claim must know that all earlier marks are written
         async with self._flushing:
             await self._write_marks_now()
+            if not self._marks:
+                # none was made while these were written
+                self._marked_keys.clear()
 
     async def _write_marks_now(self) -> None:
         marks, self._marks = self._marks, {}

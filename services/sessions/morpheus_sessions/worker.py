@@ -300,7 +300,8 @@ async def serve(settings: SessionsSettings) -> AsyncIterator[Parts]:
         ]
         subscribe_rpc(store.broker, parts)
         reconcilers = {router.name: loop.reconciler for router, loop in zip(routers.values(), loops, strict=True)}
-        subscribe_operator(store.broker, Operator(journal, catalogue, routers, reconcilers, settings, fleet))
+        operator = Operator(journal, catalogue, routers, reconcilers, settings, fleet, RpcClient(connection))
+        subscribe_operator(store.broker, operator)
         # entered first, left last: questions that wait for the chain are answered while the loops still run
         await stack.enter_async_context(
             background(

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from morpheus_common.bus.names import User
+from morpheus_common.contracts.audit import RecordAct
 from morpheus_common.store.mongo import apply_indexes, database_of
 from morpheus_sessions.documents import DOCUMENTS
 from proxy_router_sim.clock import SystemClock
@@ -11,7 +12,7 @@ from proxy_router_sim.simulator import Settings
 from pymongo import AsyncMongoClient
 
 from tests.servers import NatsAccount
-from tests.service.sessions.house import Automation, Gateway, House, Simulator, subscribe_plans
+from tests.service.sessions.house import Automation, Gateway, House, Simulator, subscribe_acts, subscribe_plans
 from tests.unit.proxy_router_sim.harness import USERS, running
 
 BLOCK_SECONDS = 0.05
@@ -40,6 +41,8 @@ async def house(
         for user in (User.GATEWAY, User.AUTOMATION, User.AUTH):
             connections[user] = await nats_streams.connect(user)
             stack.push_async_callback(connections[user].close)
+        acts: list[RecordAct] = []
+        await subscribe_acts(connections[User.AUTH], acts)
         automation = Automation()
         await subscribe_plans(connections[User.AUTOMATION], automation)
         gateway = Gateway(connections[User.GATEWAY])
@@ -53,4 +56,5 @@ async def house(
             automation=automation,
             auth=connections[User.AUTH],
             folder=tmp_path,
+            acts=acts,
         )

@@ -20,6 +20,7 @@ from morpheus_common.bus.frames import WINDOW_BYTES, Frame, Kind, encode_head, r
 from morpheus_common.bus.inbox import Attempt, RelayInbox
 from morpheus_common.bus.names import Header, User
 from morpheus_common.bus.rpc import RpcClient
+from morpheus_common.contracts.audit import RECORD_ACT, RecordAct
 from morpheus_common.contracts.auth import KEY_DEACTIVATED, KeyChanged
 from morpheus_common.contracts.automation import PLAN_CHAT, Decision, Plan, PlanChat
 from morpheus_common.contracts.chat import AcceptFrame, AnswerHead, ErrorFrame, OwnerFrame, PingAnswer, PromptHead
@@ -491,6 +492,7 @@ class House:
     automation: Automation
     auth: Client
     folder: Path
+    acts: list[RecordAct]
 
     def settings(self, worker_id: str = "w1", *, router_url: str | None = None, **more: Any) -> SessionsSettings:
         router = {"name": "r1", "url": router_url or self.simulator.url, "user": "admin", "password": "correct"}
@@ -622,6 +624,16 @@ class Process:
 
     def log(self) -> str:
         return self._log.read_text()
+
+
+async def subscribe_acts(connection: Client, acts: list[RecordAct]) -> None:
+    """Answer as auth does when an operator's act is entered into the audit log."""
+
+    async def enter(msg: Msg) -> None:
+        acts.append(RecordAct.model_validate_json(msg.data))
+        await msg.respond(b'{"ok": {}}')
+
+    await connection.subscribe(RECORD_ACT.subject, queue=User.AUTH, cb=enter)
 
 
 async def subscribe_plans(connection: Client, automation: Automation) -> None:

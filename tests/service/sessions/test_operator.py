@@ -14,6 +14,7 @@ import pytest
 from bson import Decimal128
 from morpheus_common.bus.names import User
 from morpheus_common.bus.rpc import RpcClient
+from morpheus_common.contracts.audit import AuditAction
 from morpheus_common.contracts.base import Empty
 from morpheus_common.contracts.operator import (
     ADOPT_LOST,
@@ -485,3 +486,24 @@ async def test_what_is_not_ours_is_not_closed(house: House) -> None:
     assert "No wallet of ours has that session" in told[3]
     assert len(await house.simulator.open_sessions()) == 3
     assert await house.operations(kind="close") == []
+
+
+async def test_what_an_operator_has_done_is_entered_into_the_audit_log_before_it_is_done(house: House) -> None:
+    """C50."""
+    async with house.worker(**STILL), asking(house) as rpc:
+        row = await house.gateway.open()
+        assert row.session_id is not None
+        await rpc.call(CLOSE_OURS, CloseOurs(session_id=row.session_id))
+    assert [(act.action, act.session) for act in house.acts] == [(AuditAction.SESSION_CLOSED, row.session_id)]
+
+
+async def test_while_auth_is_away_a_close_has_to_be_asked_for_as_one_that_no_log_tells_of(house: House) -> None:
+    async with house.worker(**STILL), asking(house) as rpc:
+        row = await house.gateway.open()
+        assert row.session_id is not None
+        await house.auth.close()
+        with pytest.raises(ApiError, match="service_unavailable"):
+            await rpc.call(CLOSE_OURS, CloseOurs(session_id=row.session_id))
+        assert await house.operations(kind="close") == []
+        await rpc.call(CLOSE_OURS, CloseOurs(session_id=row.session_id, unrecorded=True))
+        await house.session_is("closed")

@@ -8,6 +8,7 @@ import pytest
 from morpheus_common.bus import names
 from morpheus_common.bus.frames import Kind
 from morpheus_common.contracts.automation import Decision
+from morpheus_sessions import ownership
 
 from tests.service.sessions.house import House, tap, until
 
@@ -125,6 +126,30 @@ async def test_another_model_parks_the_session_and_going_back_takes_it_without_a
     assert (back.head.session_id, again.head.session_id) == (first.head.session_id, other.head.session_id)
     state = await house.simulator.state()
     assert state["opens_total"] == state["open_count"] == 2
+
+
+async def test_a_session_that_is_taken_back_at_once_does_not_rest_for_a_prompt_whose_end_was_seen(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F3: or each change of models would cost another stake."""
+    # marks are written late: what was written last of the first session is that it is busy
+    async with house.worker():
+        first, other = (house.gateway.model(name) for name in ("llama-3.3-70b", "qwen3-235b"))
+        for model in (first, other, first):
+            assert (await house.gateway.chat(model_id=model)).ended
+
+        async def is_written() -> bool:
+            return bool(await house.sessions(busy={"$ne": None}))
+
+        await house.simulator.arm("chat", "hang")
+        running = asyncio.create_task(house.gateway.chat(model_id=first))
+        await until(is_written)
+        monkeypatch.setattr(ownership, "MARK_SECONDS", 3_600.0)
+        await house.simulator.disarm()
+        assert (await running).ended
+        for model in (other, first, other):
+            assert (await house.gateway.chat(model_id=model)).ended
+    assert (await house.simulator.state())["opens_total"] == 2
 
 
 async def test_prompts_for_two_models_in_quick_turn_are_each_answered_by_their_own(house: House) -> None:

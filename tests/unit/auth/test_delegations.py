@@ -1,13 +1,12 @@
 """What a delegation has to be, and what its signature says."""
 
+import importlib
 import json
 import subprocess
 import sys
 from typing import Any
 
 import pytest
-from eth_account import Account
-from eth_account.messages import encode_typed_data
 from eth_utils.crypto import keccak
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,10 +17,14 @@ from morpheus_auth.signed_delegations import (
     ROOT_AUTHORITY,
     CheckedDelegation,
     DelegationRules,
+    import_eth_account,
     may_be_of_a_key,
 )
 from morpheus_common.contracts.delegations import Verification
 from morpheus_common.errors import ApiError
+
+Account = import_eth_account().Account
+encode_typed_data = importlib.import_module("eth_account.messages").encode_typed_data
 
 GATEWAY = "0x19E7E376E7C213B7E7e7e46cc70A5dD086DAff2A"
 DELEGATOR = Account.from_key("0x" + "22" * 32)
@@ -299,7 +302,19 @@ def test_only_what_can_be_of_a_key_is_looked_at() -> None:
         assert not may_be_of_a_key(bad)
 
 
-def test_a_worker_that_is_asked_for_no_delegation_never_imports_what_knows_ethereum() -> None:
-    code = "import sys, morpheus_auth.worker; print([name for name in sys.modules if name.startswith('eth')])"
+def test_a_worker_that_is_asked_for_no_delegation_never_imports_what_takes_long() -> None:
+    code = "import sys, morpheus_auth.worker; print([name for name in sys.modules if name.split('.')[0] == 'eth_account'])"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "[]"
+
+
+def test_what_knows_ethereum_leaves_the_limit_of_recursion_as_it_was() -> None:
+    """C16: or a list nested deeply enough would end the process."""
+    code = (
+        "import sys; before = sys.getrecursionlimit();"
+        " from morpheus_auth.signed_delegations import import_eth_account;"
+        " import_eth_account(); from eth_account import Account; from eth_account.messages import encode_typed_data;"
+        " print(sys.getrecursionlimit() - before)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "0\n"

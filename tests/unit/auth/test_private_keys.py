@@ -4,7 +4,6 @@ import subprocess
 import sys
 
 import pytest
-from eth_account import Account
 from morpheus_auth.private_keys import (
     DEVELOPMENT_ADDRESSES,
     ORDER,
@@ -13,7 +12,10 @@ from morpheus_auth.private_keys import (
     is_development_key,
     read_private_key,
 )
+from morpheus_auth.signed_delegations import import_eth_account
 from morpheus_common.errors import ApiError
+
+Account = import_eth_account().Account
 
 KEY = bytes.fromhex("4c0883a69102937d6231471b5dbb6204fe5129617082792ae468d01a3f362318")
 ADDRESS = "0x2c7536E3605D9C16a7a3D7b1898e529396a65c23"

@@ -4,12 +4,12 @@ Auth keeps it, seals it with a key of its own, and is the only one that can tell
 """
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
 from morpheus_common.bus.names import User
-from morpheus_common.contracts.base import REGISTRY, Message, UtcTime
+from morpheus_common.contracts.base import REGISTRY, Empty, Message, UtcTime
 from morpheus_common.contracts.operator import OPS_ONLY, PAGE_ROWS
 
 
@@ -34,6 +34,8 @@ class AuditAction(StrEnum):
     INVITE_MADE = "invite.made"
     DELETION_BEGUN = "deletion.begun"
     DELETION_COMPLETED = "deletion.completed"
+    SESSION_ADOPTED = "session.adopted"
+    SESSION_CLOSED = "session.closed"
     SIGNING_KEY_ROTATED = "signing_key.rotated"
     KEYRING_ROTATED = "keyring.rotated"
 
@@ -126,6 +128,14 @@ class AuditEntries(Message):
     more: bool
 
 
+class RecordAct(Message):
+    """Enter what an operator is about to have done to a session, before it is done. `session`: its id on chain or ours."""
+
+    action: Literal[AuditAction.SESSION_ADOPTED, AuditAction.SESSION_CLOSED]
+    session: str = Field(pattern=r"^[0-9A-Za-z-]{1,100}$")
+
+
+RECORD_ACT = REGISTRY.rpc(User.AUTH, "record_act", RecordAct, Empty, callers=frozenset({User.SESSIONS}), timeout=3.0)
 VERIFY_AUDIT = REGISTRY.rpc(
     User.AUTH, "operator_verify_audit", VerifyAudit, AuditVerdict, callers=OPS_ONLY, timeout=15.0
 )

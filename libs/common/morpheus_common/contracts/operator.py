@@ -273,6 +273,7 @@ class CloseOurs(Message):
     """
 
     session_id: str = Field(min_length=1, max_length=100)
+    unrecorded: bool = Field(False, description="close it although the act cannot be entered into the audit log")
 
 
 class CloseQueued(Message):
