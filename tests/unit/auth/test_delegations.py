@@ -303,7 +303,9 @@ def test_only_what_can_be_of_a_key_is_looked_at() -> None:
 
 
 def test_a_worker_that_is_asked_for_no_delegation_never_imports_what_takes_long() -> None:
-    code = "import sys, morpheus_auth.worker; print([name for name in sys.modules if name.split('.')[0] == 'eth_account'])"
+    code = (
+        "import sys, morpheus_auth.worker; print([name for name in sys.modules if name.split('.')[0] == 'eth_account'])"
+    )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "[]"
 
