@@ -77,7 +77,8 @@ class Ownership:
         self._owned: dict[str, OwnedSession] = {}
         self._marks: dict[str, list[dict[str, Any]]] = {}
         self._marked_keys: set[str] = set()
-        """Keys of whose sessions a mark may not be written yet."""
+        self._keys_being_written: set[str] = set()
+        """With those above: the keys of whose sessions a mark may not be written yet."""
         self._marked = asyncio.Event()
         self._flushing = asyncio.Lock()
 
@@ -101,7 +102,7 @@ class Ownership:
         left behind rests until the mark is old enough. So marks of our own prompts for this key go first: one whose end we
         have seen must not be taken for one that may still run.
         """
-        if key_id in self._marked_keys:
+        if key_id in self._marked_keys | self._keys_being_written:
             await self._flush_marks()
         free_or_mine = [
             {"owner": None},
@@ -209,16 +210,15 @@ class Ownership:
         # one at a time: who gives up a claim must know that all earlier marks are written
         async with self._flushing:
             await self._write_marks_now()
-            if not self._marks:
-                # none was made while these were written
-                self._marked_keys.clear()
 
     async def _write_marks_now(self) -> None:
         marks, self._marks = self._marks, {}
+        keys, self._marked_keys = self._marked_keys, set()
         self._marked.clear()
         if not marks:
             return
         mine = {"owner.worker": self.holder.worker, "owner.boot": self.holder.boot}
+        self._keys_being_written = keys
         try:
             await SessionDocument.get_pymongo_collection().bulk_write(
                 [UpdateOne({"_id": session_id, **mine}, update) for session_id, update in marks.items()],
@@ -227,8 +227,11 @@ class Ownership:
             )
         except PyMongoError:
             self._marks = marks | self._marks
+            self._marked_keys |= keys
             self._marked.set()
             raise
+        finally:
+            self._keys_being_written = set()
 
     async def watch(self) -> None:
         """Look at the owned sessions with every sign of life, until cancelled."""
