@@ -32,6 +32,7 @@ from morpheus_common.errors import ApiError
 from morpheus_common.ids import uuid7
 from morpheus_common.steps import DELETION_STEPS, Step
 from morpheus_common.store.mongo import Database, connect
+from morpheus_devstack.servers import TRANSACTION_SECONDS
 
 from tests.faults.controller import Arrival, Controller
 from tests.servers import NatsAccount
@@ -269,7 +270,7 @@ async def short_transactions(settings: AuthSettings) -> AsyncIterator[None]:
     client = connect(settings, "test")
     await client.admin.command("setParameter", 1, transactionLifetimeLimitSeconds=5)
     yield
-    await client.admin.command("setParameter", 1, transactionLifetimeLimitSeconds=60)
+    await client.admin.command("setParameter", 1, transactionLifetimeLimitSeconds=TRANSACTION_SECONDS)
     await client.close()
 
 

@@ -18,6 +18,7 @@ from morpheus_common.contracts.health import PING
 from morpheus_common.errors import ApiError
 from morpheus_common.steps import DELETION_STEPS, Step
 from morpheus_common.store.mongo import Database
+from morpheus_devstack.servers import TRANSACTION_SECONDS
 from morpheus_devstack.waiting import poll
 
 from tests.faults.controller import Arrival, Controller
@@ -125,7 +126,7 @@ async def test_a_worker_killed_while_it_erases_leaves_a_true_count(
                 assert await poll(partial(_is_erased, auth, step.number), seconds=PATIENCE)
                 assert await erase(auth, step.number) == 1
     finally:
-        await database.client.admin.command("setParameter", 1, transactionLifetimeLimitSeconds=60)
+        await database.client.admin.command("setParameter", 1, transactionLifetimeLimitSeconds=TRANSACTION_SECONDS)
         await controller.stop()
     assert await database.get_collection("automation_settings").count_documents({}) == 0
 

@@ -12,6 +12,7 @@ from morpheus_common.contracts.sessions import APPROVE_STAKE, ApproveStake, Idem
 from morpheus_common.errors import ApiError
 from morpheus_common.ids import uuid7
 from morpheus_common.steps import DELETION_STEPS
+from morpheus_devstack.servers import TRANSACTION_SECONDS
 from morpheus_sessions.documents import SessionDocument
 
 from tests.faults.controller import Arrival, Controller
@@ -240,7 +241,7 @@ async def controller(house: House) -> AsyncIterator[Controller]:
     await controller.start()
     await house.database.client.admin.command("setParameter", 1, transactionLifetimeLimitSeconds=5)
     yield controller
-    await house.database.client.admin.command("setParameter", 1, transactionLifetimeLimitSeconds=60)
+    await house.database.client.admin.command("setParameter", 1, transactionLifetimeLimitSeconds=TRANSACTION_SECONDS)
     await controller.stop()
 
 
