@@ -150,5 +150,15 @@ async def is_active_user(user_id: str) -> bool:
     return await users.find_one({"_id": user_id, "is_active": True}, {"_id": 1}) is not None
 
 
+async def guard_active_user(user_id: str, guard: str, session: AsyncClientSession) -> bool:
+    """Tell whether the user exists and is not disabled, inside the running transaction, and write his document: so neither
+    his deletion nor another that writes the same `guard` can pass this one unseen.
+    """
+    guarded = await UserDocument.get_pymongo_collection().update_one(
+        {"_id": user_id, "is_active": True}, {"$inc": {guard: 1}}, session=session
+    )
+    return bool(guarded.matched_count)
+
+
 def _row(user: UserDocument) -> UserRow:
     return UserRow(id=user.id, email=user.email, name=user.name, is_active=user.is_active, created_at=user.created_at)

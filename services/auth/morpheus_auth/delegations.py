@@ -23,8 +23,9 @@ from pymongo import ReturnDocument
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import DuplicateKeyError
 
+from morpheus_auth.accounts import guard_active_user
 from morpheus_auth.audit import Audit
-from morpheus_auth.documents import DelegationDocument, UserDocument
+from morpheus_auth.documents import DelegationDocument
 from morpheus_auth.signed_delegations import DelegationRules
 
 _NOT_EXPIRED = {"$or": [{"$eq": ["$expiry", None]}, {"$gt": ["$expiry", "$$NOW"]}]}
@@ -71,10 +72,7 @@ class Delegations:
         )
 
         async def write(session: AsyncClientSession) -> DelegationDocument:
-            guarded = await UserDocument.get_pymongo_collection().update_one(
-                {"_id": new.user_id, "is_active": True}, {"$inc": {"delegation_guard": 1}}, session=session
-            )
-            if not guarded.matched_count:
+            if not await guard_active_user(new.user_id, "delegation_guard", session):
                 raise ApiError("invalid_token")
             found = await DelegationDocument.find_one({"delegation_hash": new.delegation_hash}, session=session)
             if found is not None and found.user_id != new.user_id:

@@ -41,8 +41,9 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import PyMongoError
 
 from morpheus_auth.audit import Audit
-from morpheus_auth.documents import ApiKeyDocument, DeletionDocument, LoginDocument, Progress, UserDocument
+from morpheus_auth.documents import ApiKeyDocument, DeletionDocument, Progress, UserDocument
 from morpheus_auth.erasing import OwnedLogins, Part
+from morpheus_auth.tokens import revoke_logins
 
 log = get_logger(__name__)
 
@@ -140,9 +141,7 @@ class Deletions:
             )
             if not ended.matched_count:
                 raise ApiError("invalid_token")
-            await LoginDocument.get_pymongo_collection().update_many(
-                {"user_id": command.user_id, "revoked_at": None}, [{"$set": {"revoked_at": "$$NOW"}}], session=session
-            )
+            await revoke_logins({"user_id": command.user_id}, session)
             await self._deactivate_keys(command.user_id, now, session)
             await deletion.insert(session=session)
             await reached(Step.CREDENTIALS_ENDING, deletion.id)
@@ -197,13 +196,7 @@ class Deletions:
                 self._nudged.clear()
         finally:
             await cancel_all(self._running.values())
-            await self._retire()
-
-    async def _retire(self) -> None:
-        try:
-            await self._leases.release(LEASE)
-        except PyMongoError as error:
-            log.warning("lease not given up", lease=LEASE, problem=type(error).__name__)
+            await self._leases.retire(LEASE)
 
     async def _start_what_is_due(self) -> None:
         due = list(self._asked)

@@ -23,6 +23,8 @@ REFRESH_GRACE_SECONDS = 10
 
 NOT_EXPIRED = {"$gt": ["$expires_at", "$$NOW"]}
 """Compared by the database's clock, because those of the workers may be off."""
+NOT_EXPIRED_IF_EVER = {"$or": [{"$eq": ["$expires_at", None]}, NOT_EXPIRED]}
+"""The same of what may have no end."""
 
 
 class KnownAddress(BaseModel):

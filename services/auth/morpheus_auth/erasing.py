@@ -66,6 +66,6 @@ def parts_of(*others: Part) -> tuple[Part, ...]:
     """Return all that auth holds of a user beside his account, in the order in which it is erased: key material last.
 
     Whatever stores something of a user has to stand here, or be among `others`, and to refuse, in the transaction that writes
-    it, a user who is not active: by writing his document, as API keys do, so that it cannot miss the deletion.
+    it, a user who is not active: by `accounts.guard_active_user`, so that it cannot miss the deletion.
     """
     return (OwnedLogins(), OwnedKeys(), OwnedResets(), *others)

@@ -10,12 +10,12 @@ from pymongo import UpdateOne
 from pymongo.asynchronous.client_session import AsyncClientSession
 
 from morpheus_auth.audit import Audit
-from morpheus_auth.documents import NOT_EXPIRED, InviteDocument
+from morpheus_auth.documents import NOT_EXPIRED_IF_EVER, InviteDocument
 from morpheus_auth.keyed_hashes import KeyedHashes
 from morpheus_auth.settings import Registration
 
 _PURPOSE = "invite"
-_USABLE = {"$expr": {"$or": [{"$eq": ["$expires_at", None]}, NOT_EXPIRED]}}
+_USABLE = {"$expr": NOT_EXPIRED_IF_EVER}
 
 
 @dataclass(frozen=True, slots=True)

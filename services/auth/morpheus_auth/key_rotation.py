@@ -24,7 +24,7 @@ from morpheus_auth.audit import Audit
 from morpheus_auth.documents import SigningKeyDocument, WrappedSecret
 from morpheus_auth.key_encryption import ProviderAway
 from morpheus_auth.keyring import Keyring, KeyringError
-from morpheus_auth.service_keys import load_or_create
+from morpheus_auth.service_keys import find_or_create
 from morpheus_auth.signing import KeyTimes, SigningKeys, live_keys
 
 log = get_logger(__name__)
@@ -51,7 +51,7 @@ class KeyRotation:
 
     async def load(self, clock: Clock) -> None:
         """Read the keys; make the first one if there is none. Raises `KeyringError` if one cannot be opened."""
-        await load_or_create(SigningKeyDocument, self._keyring, _generate, clock)
+        await find_or_create(SigningKeyDocument, self._keyring, _generate, clock)
         await self.read()
 
     async def keep_fresh(self) -> None:

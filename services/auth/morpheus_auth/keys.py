@@ -30,15 +30,16 @@ from morpheus_common.store.outbox import stage
 from pymongo import ReturnDocument, UpdateOne
 from pymongo.asynchronous.client_session import AsyncClientSession
 
+from morpheus_auth.accounts import guard_active_user
 from morpheus_auth.audit import Audit
 from morpheus_auth.deferred_writes import DeferredWrites
-from morpheus_auth.documents import ApiKeyDocument, KeySecret, UserDocument
+from morpheus_auth.documents import NOT_EXPIRED_IF_EVER, ApiKeyDocument, KeySecret, UserDocument
 from morpheus_auth.versioned_secrets import VersionedSecrets
 
 MAX_SECRETS = 5
 """Secrets of one key that work at the same time: each is an entry of an index."""
 
-_USABLE = {"is_active": True, "$expr": {"$or": [{"$eq": ["$expires_at", None]}, {"$gt": ["$expires_at", "$$NOW"]}]}}
+_USABLE = {"is_active": True, "$expr": NOT_EXPIRED_IF_EVER}
 """Neither revoked nor expired, by the database's clock."""
 _CALLER_FIELDS = {"user_id": 1, "key_prefix": 1, "scopes": 1, "allowed_models": 1, "secrets": 1}
 
@@ -84,10 +85,7 @@ class ApiKeys:
         )
 
         async def write(session: AsyncClientSession) -> ApiKeyDocument:
-            guarded = await UserDocument.get_pymongo_collection().update_one(
-                {"_id": key.user_id, "is_active": True}, {"$inc": {"key_guard": 1}}, session=session
-            )
-            if not guarded.matched_count:
+            if not await guard_active_user(key.user_id, "key_guard", session):
                 raise ApiError("invalid_token")
             again = await ApiKeyDocument.find_one(
                 {"secrets.digest": secret.digest, "user_id": key.user_id}, session=session

@@ -76,9 +76,10 @@ class LoginThrottle:
     async def not_made(self, made: LoginTry) -> None:
         """Count a try no more, and give its turn back: the password was not looked at."""
         await self.succeeded(made)
-        await LoginWaitDocument.get_pymongo_collection().update_one(
-            {"_id": made.wait, "taken_by": made.id}, [{"$set": {"turn_at": "$$NOW"}}]
-        )
+        if made.wait is not None:
+            await LoginWaitDocument.get_pymongo_collection().update_one(
+                {"_id": made.wait, "taken_by": made.id}, [{"$set": {"turn_at": "$$NOW"}}]
+            )
 
     def _is_known(self, digests: Sequence[str], known: Iterable[KnownAddress]) -> bool:
         oldest = self.clock() - timedelta(days=KNOWN_DAYS)

@@ -8,13 +8,13 @@ from morpheus_common.contracts.audit import Actor, AuditAction
 from morpheus_common.errors import ApiError
 from pymongo.asynchronous.client_session import AsyncClientSession
 
-from morpheus_auth.accounts import Accounts
+from morpheus_auth.accounts import Accounts, guard_active_user
 from morpheus_auth.audit import Audit
 from morpheus_auth.documents import NOT_EXPIRED, PasswordResetDocument, UserDocument
 from morpheus_auth.emails import normalise_email
 from morpheus_auth.keyed_hashes import KeyedHashes
 from morpheus_auth.passwords import Passwords, read_new_password
-from morpheus_auth.tokens import Logins
+from morpheus_auth.tokens import revoke_logins
 
 RESET_MINUTES = 60
 _PURPOSE = "password reset"
@@ -28,7 +28,6 @@ class PasswordChanges:
     hashes: KeyedHashes
     passwords: Passwords
     accounts: Accounts
-    logins: Logins
 
     async def change(self, *, user_id: str, login_id: str, current: str, new: str, address: str | None) -> None:
         """Set the password of a user who knows the current one, and end all his logins but `login_id`.
@@ -64,10 +63,7 @@ class PasswordChanges:
         async def write(session: AsyncClientSession) -> None:
             await self._record(AuditAction.PASSWORD_RESET_MADE, Actor.OPERATOR, user_id, session)
             # a user who is being deleted gets no more of them
-            still_there = await UserDocument.get_pymongo_collection().update_one(
-                {"_id": user_id, "is_active": True}, {"$inc": {"login_guard": 1}}, session=session
-            )
-            if not still_there.matched_count:
+            if not await guard_active_user(user_id, "login_guard", session):
                 raise ApiError("not_found", "No active account has this e-mail address.", param="email")
             await PasswordResetDocument.get_pymongo_collection().update_one(
                 {"_id": self.hashes.new(_PURPOSE, sha256)},
@@ -124,7 +120,7 @@ class PasswordChanges:
         if not changed.matched_count:
             return False
         await PasswordResetDocument.get_pymongo_collection().delete_many({"user_id": user_id}, session=session)
-        await self.logins.end_all(user_id, keep=keep, session=session)
+        await revoke_logins({"user_id": user_id, "_id": {"$ne": keep}}, session)
         return True
 
     async def _run(

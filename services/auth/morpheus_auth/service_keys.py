@@ -22,6 +22,17 @@ async def load_or_create(
 
     Raises `KeyringError`, `ProviderAway`.
     """
+    documents = await find_or_create(kind, keyring, generate, clock)
+    return {document.id: await keyring.unwrap(document.private_key, record_id=document.id) for document in documents}
+
+
+async def find_or_create(
+    kind: type[ServiceKeyDocument], keyring: Keyring, generate: Callable[[], bytes], clock: Clock
+) -> list[ServiceKeyDocument]:
+    """Return all keys of a kind as they are stored, newest first; make the first one if there is none.
+
+    Raises `KeyringError`, `ProviderAway`.
+    """
     documents = await kind.find().sort("-generation").to_list()
     if not documents:
         key_id = uuid7()
@@ -31,4 +42,4 @@ async def load_or_create(
         except DuplicateKeyError:
             log.info("another process made the first key", collection=kind.get_collection_name())
         documents = await kind.find().sort("-generation").to_list()
-    return {document.id: await keyring.unwrap(document.private_key, record_id=document.id) for document in documents}
+    return documents

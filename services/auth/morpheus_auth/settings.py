@@ -8,11 +8,11 @@ from urllib.parse import urlsplit
 
 from morpheus_common.settings import Environment, StoreSettings
 from pydantic import Field, SecretStr, StringConstraints, field_validator, model_validator
-from pydantic_settings import SettingsConfigDict
 
 from morpheus_auth.versioned_secrets import VersionedSecrets
 
-Address = Annotated[str, StringConstraints(pattern=r"^0x[0-9a-fA-F]{40}$")]
+ADDRESS_PATTERN = r"^0x[0-9a-fA-F]{40}$"
+Address = Annotated[str, StringConstraints(pattern=ADDRESS_PATTERN)]
 """On chain; upper and lower case say the same."""
 
 MINUTE = 60
@@ -52,9 +52,6 @@ def _first_version(secret: bytes) -> SecretStr:
 
 class AuthSettings(StoreSettings):
     """Settings of the auth service."""
-
-    # a secret that does not fit must not be shown in the error that says so
-    model_config = SettingsConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 
     mongo_database: str = Field("auth", description="name of this service's database")
 

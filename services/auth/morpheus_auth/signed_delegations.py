@@ -1,7 +1,7 @@
 """Delegations of MetaMask's Delegation Framework (ERC-7710): read strictly, hashed and checked as its contracts do it.
 
-What knows Ethereum is imported where it is used: it takes most of a second (measured), and most processes of auth are
-never asked for a delegation.
+eth-account is imported where it is used: it takes most of a second (measured), and most processes of auth are never asked
+for a delegation.
 """
 
 import importlib
@@ -13,9 +13,13 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Annotated, Any, Never
 
+from eth_utils.address import is_checksum_address, to_checksum_address
 from morpheus_common.contracts.delegations import Verification
 from morpheus_common.errors import ApiError
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+
+from morpheus_auth.private_keys import ORDER
+from morpheus_auth.settings import ADDRESS_PATTERN, Address
 
 MAX_BYTES = 32 * 1024
 MAX_CAVEATS = 32
@@ -24,8 +28,6 @@ ROOT_AUTHORITY = "0x" + "ff" * 32
 OPEN_DELEGATE = "0x0000000000000000000000000000000000000a11"
 """`ANY_DELEGATE` of the same contract: whoever holds the delegation may use it."""
 _SIGNATURE_BYTES = 65
-_CURVE_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
-"""Of secp256k1 (SEC 2, section 2.4.1)."""
 _FIELD = "signed_delegation_data"
 _SALT = re.compile(r"0x[0-9a-fA-F]{0,64}|[0-9]{1,78}")
 _TYPES = {
@@ -58,7 +60,6 @@ def _read_salt(value: Any) -> int:
     return salt
 
 
-_Address = Annotated[str, StringConstraints(pattern=r"^0x[0-9a-fA-F]{40}$")]
 _Hash = Annotated[str, StringConstraints(pattern=r"^0x[0-9a-fA-F]{64}$")]
 _Bytes = Annotated[str, StringConstraints(pattern=r"^0x(?:[0-9a-fA-F]{2})*$")]
 
@@ -70,7 +71,7 @@ class _Strict(BaseModel):
 class Caveat(_Strict):
     """One limit of a delegation: the contract that enforces it, and its terms."""
 
-    enforcer: _Address
+    enforcer: Address
     terms: _Bytes
     args: _Bytes = "0x"
 
@@ -78,8 +79,8 @@ class Caveat(_Strict):
 class SignedDelegation(_Strict):
     """A delegation as MetaMask's kit makes it."""
 
-    delegate: _Address
-    delegator: _Address
+    delegate: Address
+    delegator: Address
     authority: _Hash
     caveats: list[Caveat] = Field(max_length=MAX_CAVEATS)
     salt: Annotated[int, BeforeValidator(_read_salt)]
@@ -199,7 +200,7 @@ def may_be_of_a_key(signature: bytes) -> bool:
     if len(signature) != _SIGNATURE_BYTES:
         return False
     r, s = int.from_bytes(signature[:32]), int.from_bytes(signature[32:64])
-    return signature[64] in {27, 28} and 0 < r < _CURVE_ORDER and 0 < s <= _CURVE_ORDER // 2
+    return signature[64] in {27, 28} and 0 < r < ORDER and 0 < s <= ORDER // 2
 
 
 def import_eth_account() -> ModuleType:
@@ -215,10 +216,8 @@ def import_eth_account() -> ModuleType:
 
 def checksummed(address: str, field: str) -> str:
     """Return an address as EIP-55 writes it. Raises `ApiError` (validation_error) if its mixed case says a typo."""
-    from eth_utils.address import is_checksum_address, to_checksum_address
-
     digits = address[2:]
-    if not re.fullmatch(r"0x[0-9a-fA-F]{40}", address):
+    if not re.fullmatch(ADDRESS_PATTERN, address):
         raise _refusal(field, "an address is 0x and 40 hex digits")
     if digits not in {digits.lower(), digits.upper()} and not is_checksum_address(address):
         raise _refusal(field, "the address is mistyped: its capital letters are not those of EIP-55")

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from bson import Binary
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -180,10 +181,7 @@ class Logins:
             raise ApiError("invalid_refresh_token")
 
         async def revoke(session: AsyncClientSession) -> None:
-            revoked = await LoginDocument.get_pymongo_collection().update_one(
-                {"_id": login.id, "revoked_at": None}, [{"$set": {"revoked_at": "$$NOW"}}], session=session
-            )
-            if revoked.matched_count:
+            if await revoke_logins({"_id": login.id}, session):
                 await self.audit.append(
                     AuditAction.LOGIN_REVOKED,
                     session=session,
@@ -209,12 +207,7 @@ class Logins:
         """End one login of a user; again, or one that is not his, changes nothing."""
 
         async def write(session: AsyncClientSession) -> None:
-            ended = await LoginDocument.get_pymongo_collection().update_one(
-                {"_id": login_id, "user_id": user_id, "revoked_at": None},
-                [{"$set": {"revoked_at": "$$NOW"}}],
-                session=session,
-            )
-            if ended.modified_count:
+            if await revoke_logins({"_id": login_id, "user_id": user_id}, session):
                 await self._record_end(user_id, {"login_id": login_id}, session)
 
         await self.audit.transaction(write)
@@ -224,21 +217,13 @@ class Logins:
 
         async def write(session: AsyncClientSession) -> None:
             await self._record_end(user_id, {"all": True}, session)
-            await self.end_all(user_id, session=session)
+            await revoke_logins({"user_id": user_id}, session)
 
         await self.audit.transaction(write)
 
     async def _record_end(self, user_id: str, facts: Mapping[str, str | bool], session: AsyncClientSession) -> None:
         await self.audit.append(
             AuditAction.LOGIN_ENDED, session=session, actor=Actor.USER, subject_user=user_id, facts=facts
-        )
-
-    async def end_all(self, user_id: str, *, keep: str | None = None, session: AsyncClientSession) -> None:
-        """End all logins of a user, but the one with the id `keep`, inside the running transaction."""
-        await LoginDocument.get_pymongo_collection().update_many(
-            {"user_id": user_id, "_id": {"$ne": keep}, "revoked_at": None},
-            [{"$set": {"revoked_at": "$$NOW"}}],
-            session=session,
         )
 
     def _make_tokens(self, login: LoginDocument, now: datetime) -> Tokens:
@@ -254,3 +239,11 @@ class Logins:
     def _document(self, token: str, login: LoginDocument, now: datetime) -> RefreshTokenDocument:
         expires_at = min(now + self.refresh_lifetime, login.expires_at)
         return RefreshTokenDocument(id=digest_of(token), login_id=login.id, created_at=now, expires_at=expires_at)
+
+
+async def revoke_logins(which: Mapping[str, Any], session: AsyncClientSession) -> int:
+    """End those logins that have not ended, inside the running transaction; return how many that were."""
+    revoked = await LoginDocument.get_pymongo_collection().update_many(
+        {**which, "revoked_at": None}, [{"$set": {"revoked_at": "$$NOW"}}], session=session
+    )
+    return revoked.modified_count

@@ -25,8 +25,9 @@ from morpheus_common.ids import uuid7
 from morpheus_common.store.outbox import stage
 from pymongo.asynchronous.client_session import AsyncClientSession
 
+from morpheus_auth.accounts import guard_active_user
 from morpheus_auth.audit import Audit
-from morpheus_auth.documents import PrivateKeyDocument, UserDocument
+from morpheus_auth.documents import PrivateKeyDocument
 from morpheus_auth.key_encryption import NONCE_BYTES, KeyEncryption, KeyringError
 from morpheus_auth.private_keys import address_of, is_development_key, read_private_key
 
@@ -61,10 +62,7 @@ class Vault:
 
         async def write(session: AsyncClientSession) -> PrivateKeyDocument:
             await self._record(AuditAction.PRIVATE_KEY_STORED, user_id, record.id, session)
-            guarded = await UserDocument.get_pymongo_collection().update_one(
-                {"_id": user_id, "is_active": True}, {"$inc": {"key_guard": 1}}, session=session
-            )
-            if not guarded.matched_count:
+            if not await guard_active_user(user_id, "key_guard", session):
                 raise ApiError("invalid_token")
             former = await self._remove(user_id, record.created_at, session)
             record.since = record.created_at if former is None else former["since"]

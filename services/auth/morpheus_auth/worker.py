@@ -388,9 +388,7 @@ async def build(settings: AuthSettings, service: StoreService, keyring: Keyring)
         invites=invites,
         accounts=accounts,
         logins=logins,
-        password_changes=PasswordChanges(
-            audit=audit, hashes=hashes, passwords=passwords, accounts=accounts, logins=logins
-        ),
+        password_changes=PasswordChanges(audit=audit, hashes=hashes, passwords=passwords, accounts=accounts),
         keys=ApiKeys(
             audit=audit,
             peppers=settings.peppers,

@@ -8,9 +8,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pymongo import ReturnDocument
-from pymongo.errors import DuplicateKeyError
+from pymongo.errors import DuplicateKeyError, PyMongoError
 
+from morpheus_common.logs import get_logger
 from morpheus_common.store.mongo import Database
+
+log = get_logger(__name__)
 
 COLLECTION = "leases"
 LEASE_SECONDS = 15.0
@@ -86,3 +89,10 @@ class Leases:
             {"_id": name, "worker": self._holder.worker, "boot": self._holder.boot},
             [{"$set": {"until": "$$NOW", "worker": None}}],
         )
+
+    async def retire(self, name: str) -> None:
+        """Leave the work to another process at once instead of when the lease has run out, if the database answers."""
+        try:
+            await self.release(name)
+        except PyMongoError as error:
+            log.warning("lease not given up", lease=name, problem=type(error).__name__)

@@ -121,10 +121,7 @@ class OutboxRelay:
 
     async def retire(self) -> None:
         """Leave the work to another process at once instead of when the lease has run out."""
-        try:
-            await self._leases.release(self._lease)
-        except PyMongoError as error:
-            log.warning("lease not given up", lease=self._lease, problem=type(error).__name__)
+        await self._leases.retire(self._lease)
 
     async def publish_batch(self) -> int:
         """Publish up to a batch of rows and return how many rows were looked at.
