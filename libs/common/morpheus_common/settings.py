@@ -25,7 +25,8 @@ def _default_worker() -> str:
 class CommonSettings(BaseSettings):
     """Settings of every service, read from the environment (names in upper case)."""
 
-    model_config = SettingsConfigDict(extra="ignore", frozen=True)
+    # what does not fit may be a secret, and must not be shown in the error that says so
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 
     environment: Environment = Field(Environment.DEVELOPMENT, description="development or production")
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")

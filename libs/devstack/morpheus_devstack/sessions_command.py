@@ -227,16 +227,17 @@ async def _records(rpc: "RpcClient", states: list[str], router: str | None) -> "
     if unknown:
         raise StackError(f"No such state: {', '.join(unknown)}. There are: all, {', '.join(SessionState)}.")
     wanted = list(SessionState) if "all" in states else [SessionState(name) for name in states] or list(LIVE)
-    if router is not None and not (await _has_records(rpc, router)):
-        await _routers(rpc, router)
     rows: list[OperatedSession] = []
     after = None
     while True:
         page = await rpc.call(LIST_SESSIONS, ListSessions(states=wanted, router=router, after=after))
         rows += page.sessions
         if not page.more:
-            return rows, page.now
+            break
         after = rows[-1].id
+    if router is not None and not rows and not await _has_records(rpc, router):
+        await _routers(rpc, router)
+    return rows, page.now
 
 
 async def _has_records(rpc: "RpcClient", router: str) -> bool:

@@ -203,8 +203,11 @@ class Limit:
         for window in self._windows:
             key = self._key(window, caller)
             oldest, count = await storage.get_moving_window(key, window.limit, window.seconds)
-            newest, _ = await storage.get_moving_window(key, 1, window.seconds)
-            until = window.seconds - self._clock() if count else -self._clock()
+            if not count:
+                found.append((Standing(window.limit, window.limit, 0.0), 0.0))
+                continue
+            newest = oldest if count == 1 else (await storage.get_moving_window(key, 1, window.seconds))[0]
+            until = window.seconds - self._clock()
             found.append((Standing(window.limit, window.limit - count, newest + until), oldest + until))
         return found
 

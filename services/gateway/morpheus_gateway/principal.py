@@ -2,8 +2,8 @@
 
 import hashlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -42,7 +42,7 @@ def read_credential(request: Request) -> str:
     return credential
 
 
-def presented_key(request: Request) -> str:
+def _presented_key(request: Request) -> str:
     """Return the presented API key, whatever it is worth. Raises 401 for a credential of another kind."""
     credential = read_credential(request)
     if not credential.startswith("sk-"):
@@ -50,23 +50,21 @@ def presented_key(request: Request) -> str:
     return credential
 
 
-def key_digest(key: str) -> str:
+def _key_digest(key: str) -> str:
     """Return the digest of a presented API key. Raises 401 for anything that can be none."""
     if not api_keys.is_well_formed(key):
         raise ApiError("invalid_api_key")
     return api_keys.digest(key)
 
 
-@asynccontextmanager
-async def counted_if_refused(request: Request, context: Context, credential: str) -> AsyncIterator[None]:
+def _counted_if_refused(request: Request, context: Context, credential: str) -> AbstractAsyncContextManager[None]:
     """Judge a credential in this block: if it turns out to be wrong, that counts for the address it came from.
 
     Raises `rate_limit_exceeded` before anything is looked up for an address with too many wrong ones, unless this very
     credential was good a short while ago.
     """
     digest = hashlib.sha256(credential.encode()).hexdigest()
-    async with context.limits.refused_credentials.attempt(client_address(request), digest):
-        yield
+    return context.limits.refused_credentials.attempt(client_address(request), digest)
 
 
 def require_scope(caller: Caller, scope: Scope) -> None:
@@ -87,7 +85,7 @@ async def _login(request: Request, context: Context) -> tuple[Login, Caller]:
     credential = read_credential(request)
     if credential.startswith("sk-"):
         raise ApiError("wrong_credential_kind", _TOKEN_WANTED)
-    async with counted_if_refused(request, context, credential):
+    async with _counted_if_refused(request, context, credential):
         login = context.tokens.verify(credential)
         return login, await context.logins.check(f"{login.user_id} {login.login_id}")
 
@@ -115,9 +113,16 @@ async def by_recent_token(request: Request, context: ContextOf) -> Caller:
 
 async def by_key(request: Request, context: ContextOf) -> Caller:
     """The user and key of a presented API key."""
-    key = presented_key(request)
-    async with counted_if_refused(request, context, key):
-        return note_caller(request, await context.keys.check(key_digest(key)))
+    _, caller = await judge_key(request, context, context.keys.check)
+    return caller
+
+
+async def judge_key(request: Request, context: Context, ask: Callable[[str], Awaitable[Caller]]) -> tuple[str, Caller]:
+    """Return the digest of the presented API key and, as `ask` says of that digest, its user and key."""
+    key = _presented_key(request)
+    async with _counted_if_refused(request, context, key):
+        digest = _key_digest(key)
+        return digest, note_caller(request, await ask(digest))
 
 
 def by_key_with(scope: Scope) -> Callable[[Request, Context], Awaitable[Caller]]:

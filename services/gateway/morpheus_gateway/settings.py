@@ -4,7 +4,6 @@ from importlib.util import find_spec
 
 from morpheus_common.settings import CommonSettings
 from pydantic import Field, IPvAnyNetwork, SecretStr, field_validator
-from pydantic_settings import SettingsConfigDict
 
 _STORE_CLIENTS = {"redis": "redis", "rediss": "redis", "valkey": "valkey", "valkeys": "valkey"}
 """The package that speaks to a store, by the scheme of its URL."""
@@ -12,9 +11,6 @@ _STORE_CLIENTS = {"redis": "redis", "rediss": "redis", "valkey": "valkey", "valk
 
 class GatewaySettings(CommonSettings):
     """Settings of a gateway process, from the environment (names in upper case). Times in seconds, sizes in bytes."""
-
-    # the URL of a store may hold a password, which must not be shown in the error that refuses it
-    model_config = SettingsConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65_535, description="port to listen on; 0 takes a free one and logs it")

@@ -11,7 +11,7 @@ from morpheus_gateway.answers import PromptResponse
 from morpheus_gateway.body import ChatBody, read_chat_body
 from morpheus_gateway.catalogue import require_type
 from morpheus_gateway.context import Context, ContextOf
-from morpheus_gateway.principal import counted_if_refused, key_digest, note_caller, presented_key, require_scope
+from morpheus_gateway.principal import judge_key, require_scope
 from morpheus_gateway.relay import Prompt
 
 router = APIRouter(tags=["chat"])
@@ -42,12 +42,8 @@ _BODY_SCHEMA = {
 @router.post("/v1/chat/completions", include_in_schema=False)
 async def create_chat_completion(request: Request, context: ContextOf) -> Response:
     """Run a prompt in the key's session. A stream or one JSON object, as `stream` or else `Accept` says."""
-    key = presented_key(request)
-    async with counted_if_refused(request, context, key):
-        digest = key_digest(key)
-        # by memory if possible: auth is asked again while a worker makes ready, and `admit` waits for that answer
-        caller = await context.keys.recognise(digest)
-    note_caller(request, caller)
+    # by memory if possible: auth is asked again while a worker makes ready, and `admit` waits for that answer
+    digest, caller = await judge_key(request, context, context.keys.recognise)
     raw = await request.body()
     if raw and not _is_json(request.headers.get("content-type")):
         raise ApiError("unsupported_media_type")
