@@ -33,8 +33,6 @@ BATCH = 500
 """Records in one transaction: 20,000 sessions and their operations took longer than a transaction may, 20 s (measured)."""
 CALL_SECONDS = 10.0
 
-_LIVE = [state.value for state in LIVE_STATES]
-
 
 class Part(Enum):
     """What a transaction that does not end an erasure leaves. `NOT_YET`: stake of the user may be on chain."""
@@ -74,7 +72,7 @@ class Erasing:
         for session in await self.journal.sessions_of_user(user_id, open_or_opening):
             await self.journal.request_close(session, "account_deleted")
         await reached(Step.USER_CLOSES_ASKED, user_id)
-        return len(await self.journal.sessions_of_user(user_id, LIVE_STATES))
+        return await SessionDocument.get_pymongo_collection().count_documents(_live_of(user_id))
 
     async def erase(self, user_id: str) -> int | None:
         """Erase who a user was; return how many sessions he had, the same on every repeat.
@@ -100,8 +98,7 @@ class Erasing:
         if guard.erased is not None:
             return guard.erased
         sessions = SessionDocument.get_pymongo_collection()
-        live = {"user_id": user_id, "state": {"$in": _LIVE}}
-        if await sessions.find_one(live, {"_id": 1}, session=tx) is not None:
+        if await sessions.find_one(_live_of(user_id), {"_id": 1}, session=tx) is not None:
             return Part.NOT_YET
         ids = {"user_id": nobody, "key_id": nobody}
         # not wanted: what appears of it after all is closed
@@ -129,3 +126,7 @@ class Erasing:
         if of_user:
             await collection.update_many({"_id": {"$in": of_user}}, {"$set": changes}, session=tx)
         return len(of_user)
+
+
+def _live_of(user_id: str) -> dict[str, Any]:
+    return {"user_id": user_id, "state": {"$in": [state.value for state in LIVE_STATES]}}

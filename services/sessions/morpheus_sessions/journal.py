@@ -101,7 +101,7 @@ def _operation(document: Mapping[str, Any]) -> OperationDocument:
     return read
 
 
-def _from_now(seconds: float) -> dict[str, Any]:
+def from_now(seconds: float) -> dict[str, Any]:
     """The database's time, `seconds` from now, in a pipeline."""
     return {"$dateAdd": {"startDate": "$$NOW", "unit": "millisecond", "amount": int(seconds * 1000)}}
 
@@ -232,13 +232,14 @@ class Journal:
         """
         due = {"$or": [{"not_before": None}, {"$expr": {"$lte": ["$not_before", "$$NOW"]}}]}
         mine = {"wallet": wallet, "state": {"$in": IN_HAND}, "_id": {"$nin": list(besides)}, **due}
-        is_close = {"kind": OperationKind.CLOSE.value}
-        found: list[OperationDocument] = []
         # asked for each time anything is queued: a thousand closes that wait are not read each time
-        for which, limit in (({"kind": {"$ne": OperationKind.CLOSE.value}}, 0), (is_close, closes)):
-            if which is not is_close or closes > 0:
-                cursor = OperationDocument.get_pymongo_collection().find(mine | which, _WITHOUT_FACTS)
-                found += [_operation(item) async for item in cursor.sort("created_at", ASCENDING).limit(limit)]
+        kinds: list[tuple[Any, int]] = [({"$ne": OperationKind.CLOSE.value}, 0)]
+        if closes > 0:
+            kinds.append((OperationKind.CLOSE.value, closes))
+        found: list[OperationDocument] = []
+        for kind, limit in kinds:
+            cursor = OperationDocument.get_pymongo_collection().find({**mine, "kind": kind}, _WITHOUT_FACTS)
+            found += [_operation(item) async for item in cursor.sort("created_at", ASCENDING).limit(limit)]
         return found
 
     async def ended(self, operation_id: str, *, wait: float) -> OperationDocument | None:
@@ -446,7 +447,7 @@ class Journal:
                 {
                     "$or": [
                         {"$eq": [{"$ifNull": ["$absent_at", None]}, None]},
-                        {"$lte": ["$absent_at", _from_now(-spacing)]},
+                        {"$lte": ["$absent_at", from_now(-spacing)]},
                     ]
                 },
             ]
@@ -462,7 +463,7 @@ class Journal:
                     "$set": {
                         "state": OperationState.UNKNOWN.value,
                         "updated_at": now,
-                        "not_before": _from_now(retry_in),
+                        "not_before": from_now(retry_in),
                         "attempts": {"$add": ["$attempts", 1]},
                         "absences": {"$add": ["$absences", {"$cond": [counts, 1, 0]}]},
                         "absent_at": {"$cond": [counts, "$$NOW", "$absent_at"]},
@@ -497,14 +498,14 @@ class Journal:
     async def is_overdue(self, operation: OperationDocument, seconds: float) -> bool:
         """Tell whether an open was first sent more than `seconds` ago, by the database's clock."""
         found = await OperationDocument.get_pymongo_collection().find_one(
-            {"_id": operation.id, "$expr": {"$lt": ["$sent_at", _from_now(-seconds)]}}, {"_id": 1}
+            {"_id": operation.id, "$expr": {"$lt": ["$sent_at", from_now(-seconds)]}}, {"_id": 1}
         )
         return found is not None
 
     async def mark_stuck(self, operation: OperationDocument, *, retry_in: float) -> None:
         """A close that gets no answer: it is tried again, but seldom, and what it holds up is named."""
         await OperationDocument.get_pymongo_collection().update_one(
-            {"_id": operation.id}, [{"$set": {"stuck": True, "not_before": _from_now(retry_in)}}]
+            {"_id": operation.id}, [{"$set": {"stuck": True, "not_before": from_now(retry_in)}}]
         )
 
     async def postpone(self, operation: OperationDocument, *, retry_in: float, counted: bool = True) -> None:
@@ -514,7 +515,7 @@ class Journal:
             [
                 {
                     "$set": {
-                        "not_before": _from_now(retry_in),
+                        "not_before": from_now(retry_in),
                         "updated_at": utc_now(),
                         "attempts": {"$add": ["$attempts", int(counted)]},
                     }
@@ -751,7 +752,7 @@ class Journal:
         document = await SessionDocument.get_pymongo_collection().find_one_and_update(
             {
                 "_id": session.id,
-                "$or": [{"absent_at": None}, {"$expr": {"$lte": ["$absent_at", _from_now(-spacing)]}}],
+                "$or": [{"absent_at": None}, {"$expr": {"$lte": ["$absent_at", from_now(-spacing)]}}],
             },
             [{"$set": {"absences": {"$add": [{"$ifNull": ["$absences", 0]}, 1]}, "absent_at": "$$NOW"}}],
             return_document=ReturnDocument.AFTER,

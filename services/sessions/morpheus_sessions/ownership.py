@@ -60,6 +60,14 @@ class OwnedSession:
 
 
 @dataclass(frozen=True, slots=True)
+class _Mark:
+    """What is still to be written of a session."""
+
+    key_id: str
+    update: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
 class OwnedElsewhere:
     """Another worker that is alive owns the key's session."""
 
@@ -75,10 +83,8 @@ class Ownership:
         self._quarantine = quarantine
         self._quarantine_ms = int(quarantine * 1000)
         self._owned: dict[str, OwnedSession] = {}
-        self._marks: dict[str, list[dict[str, Any]]] = {}
-        self._marked_keys: set[str] = set()
-        self._keys_being_written: set[str] = set()
-        """With those above: the keys of whose sessions a mark may not be written yet."""
+        self._marks: dict[str, _Mark] = {}
+        self._being_written: dict[str, _Mark] = {}
         self._marked = asyncio.Event()
         self._flushing = asyncio.Lock()
 
@@ -102,7 +108,8 @@ class Ownership:
         left behind rests until the mark is old enough. So marks of our own prompts for this key go first: one whose end we
         have seen must not be taken for one that may still run.
         """
-        if key_id in self._marked_keys | self._keys_being_written:
+        unwritten = (*self._marks.values(), *self._being_written.values())
+        if any(mark.key_id == key_id for mark in unwritten):
             await self._flush_marks()
         free_or_mine = [
             {"owner": None},
@@ -175,24 +182,22 @@ class Ownership:
 
     def mark_busy(self, owned: OwnedSession, attempt: str) -> None:
         """Note that a prompt runs at the router; written soon, not now."""
-        self._marked_keys.add(owned.key_id)
-        self._marks[owned.id] = [{"$set": {"busy": {"attempt": attempt, "since": "$$NOW"}}}]
-        self._marked.set()
+        self._note(owned, busy={"attempt": attempt, "since": "$$NOW"})
 
     def mark_free(self, owned: OwnedSession, *, used: bool = True) -> None:
         """Note that the end of the prompt was seen. `used`: its key's owner sent it."""
         owned.used_at = time.monotonic()
-        self._marked_keys.add(owned.key_id)
-        self._marks[owned.id] = [{"$set": {"busy": None, **({"last_used_at": "$$NOW"} if used else {})}}]
-        self._marked.set()
+        self._note(owned, busy=None, **({"last_used_at": "$$NOW"} if used else {}))
 
     def mark_resting(self, owned: OwnedSession) -> None:
         """Note that the prompt may still run at the router: no other until it must have ended."""
         owned.used_at = time.monotonic()
         owned.rests_until = owned.used_at + self._quarantine
         rest = {"$dateAdd": {"startDate": "$$NOW", "unit": "millisecond", "amount": self._quarantine_ms}}
-        self._marked_keys.add(owned.key_id)
-        self._marks[owned.id] = [{"$set": {"busy": None, "last_used_at": "$$NOW", "quarantined_until": rest}}]
+        self._note(owned, busy=None, last_used_at="$$NOW", quarantined_until=rest)
+
+    def _note(self, owned: OwnedSession, **changes: Any) -> None:
+        self._marks[owned.id] = _Mark(owned.key_id, [{"$set": changes}])
         self._marked.set()
 
     async def write_marks(self) -> None:
@@ -213,25 +218,23 @@ class Ownership:
 
     async def _write_marks_now(self) -> None:
         marks, self._marks = self._marks, {}
-        keys, self._marked_keys = self._marked_keys, set()
         self._marked.clear()
         if not marks:
             return
         mine = {"owner.worker": self.holder.worker, "owner.boot": self.holder.boot}
-        self._keys_being_written = keys
+        self._being_written = marks
         try:
             await SessionDocument.get_pymongo_collection().bulk_write(
-                [UpdateOne({"_id": session_id, **mine}, update) for session_id, update in marks.items()],
+                [UpdateOne({"_id": session_id, **mine}, mark.update) for session_id, mark in marks.items()],
                 ordered=False,
                 comment=MARKS_COMMENT,
             )
         except PyMongoError:
             self._marks = marks | self._marks
-            self._marked_keys |= keys
             self._marked.set()
             raise
         finally:
-            self._keys_being_written = set()
+            self._being_written = {}
 
     async def watch(self) -> None:
         """Look at the owned sessions with every sign of life, until cancelled."""

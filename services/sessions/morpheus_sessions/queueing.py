@@ -26,7 +26,7 @@ from morpheus_sessions.documents import (
     PlaceDocument,
     WalletDocument,
 )
-from morpheus_sessions.journal import IN_HAND
+from morpheus_sessions.journal import IN_HAND, from_now
 from morpheus_sessions.purse import Purse, PurseReader
 from morpheus_sessions.waiting import PATIENCE_SECONDS
 
@@ -163,14 +163,13 @@ async def in_line() -> list[OperationDocument]:
 
 async def taken_long_ago() -> list[OperationDocument]:
     """Return opens that a wallet has taken, and neither sent nor put back for longer than a handshake lasts."""
-    until = {"$dateAdd": {"startDate": "$$NOW", "unit": "millisecond", "amount": int(-TAKEN_SECONDS * 1000)}}
     cursor = OperationDocument.get_pymongo_collection().find(
         {
             "state": OperationState.PENDING.value,
             "wallet": {"$type": "string"},
             "kind": OperationKind.OPEN.value,
             "approval": None,
-            "$expr": {"$lt": ["$updated_at", until]},
+            "$expr": {"$lt": ["$updated_at", from_now(-TAKEN_SECONDS)]},
         }
     )
     return [OperationDocument.model_validate(item) async for item in cursor.limit(DECLINED_LOOKED_AT)]
@@ -223,14 +222,15 @@ class Till:
         async with self._turn:
             purse = await self._purse.read()
             spare = purse.mor - await self._under_way(wallet)
+            is_fresh = False
             for item in waiting:
                 if item["is_left"]:
                     continue
                 needs = _wei(item.get("required_stake"))
                 is_open = item["kind"] == OperationKind.OPEN.value
-                if is_open and self._lacks(purse, needs):
+                if is_open and self._lacks(purse, needs) and not is_fresh:
                     # what is declined is not offered again: that is not decided by an old reading
-                    purse = await self._purse.read(at_most=0.0)
+                    purse, is_fresh = await self._purse.read(at_most=0.0), True
                     spare = purse.mor - await self._under_way(wallet)
                 if is_open and self._lacks(purse, needs):
                     log.warning("left to another wallet", wallet=wallet, mor=purse.mor, gas=purse.gas, needs=needs)

@@ -48,6 +48,10 @@ ASKED_SECONDS = 1.0
 """How often a loop looks whether an operator asks for a pass."""
 
 
+def _lease_of(wallet: str) -> str:
+    return f"wallet:{wallet}"
+
+
 class WalletLoop:
     """Executes the operations of the wallet behind one router."""
 
@@ -144,7 +148,7 @@ class WalletLoop:
 
     @property
     def _lease(self) -> str:
-        return f"wallet:{self._router.wallet}"
+        return _lease_of(self._router.wallet)
 
     async def _work(self) -> None:
         queued = self._journal.listen()
@@ -190,7 +194,7 @@ class WalletLoop:
     async def _put_back_what_nobody_carries(self) -> None:
         """Give back to the line what a wallet took that has no loop any more: its router is away, or was taken out."""
         for operation in await taken_long_ago():
-            if not await self._leases.is_held(f"wallet:{operation.wallet}") and await put_back(
+            if not await self._leases.is_held(_lease_of(str(operation.wallet))) and await put_back(
                 operation, declined=False
             ):
                 log.warning("put back: its wallet has no loop", operation_id=operation.id, router=operation.router)
