@@ -119,7 +119,7 @@ def opens_a_second(seconds_per_open: Iterable[float | None]) -> float:
 
 async def serve(wallet: str, *, seconds: float, seconds_per_open: float | None) -> None:
     """Say that a wallet takes opens for so many seconds (0: that it does not), and how long it is busy with one."""
-    until = {"$dateAdd": {"startDate": "$$NOW", "unit": "millisecond", "amount": int(seconds * 1000)}}
+    until = from_now(seconds)
     changes: dict[str, Any] = {"serving_until": until}
     if seconds_per_open is not None:
         changes["seconds_per_open"] = seconds_per_open
@@ -139,7 +139,7 @@ async def put_back(operation: OperationDocument, *, declined: bool, retry_in: fl
     operations = OperationDocument.get_pymongo_collection()
     if retry_in:
         # before it is anybody's
-        until = {"$dateAdd": {"startDate": "$$NOW", "unit": "millisecond", "amount": int(retry_in * 1000)}}
+        until = from_now(retry_in)
         await operations.update_one({"_id": operation.id, **unsent}, [{"$set": {"not_before": until}}])
     result = await operations.update_one({"_id": operation.id, **unsent}, changes)
     return bool(result.matched_count)
