@@ -3,14 +3,16 @@
 import itertools
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 from morpheus_common.bus.names import User
 from morpheus_common.bus.topology import apply_topology
-from morpheus_devstack.servers import MongoServer
+from morpheus_devstack.servers import TRANSACTION_SECONDS, MongoServer
 from pymongo import MongoClient
 
 from tests import servers
+from tests.faults.controller import Controller
 from tests.servers import NatsAccount
 
 _numbers = itertools.count()
@@ -76,3 +78,20 @@ def mongo_prefix(_mongo_client: MongoClient[dict[str, object]]) -> Iterator[str]
 def mongo_database(mongo_prefix: str) -> str:
     """The name of a database of this test's own."""
     return f"{mongo_prefix}db"
+
+
+@pytest.fixture
+def short_transactions(_mongo_client: MongoClient[dict[str, object]]) -> Iterator[None]:
+    """What a killed process left in the middle of a transaction is in nobody's way for long."""
+    _mongo_client.admin.command("setParameter", 1, transactionLifetimeLimitSeconds=5)
+    yield
+    _mongo_client.admin.command("setParameter", 1, transactionLifetimeLimitSeconds=TRANSACTION_SECONDS)
+
+
+@pytest.fixture
+async def controller(tmp_path: Path) -> AsyncIterator[Controller]:
+    """Whoever reaches a step says so here, and can be held."""
+    controller = Controller(tmp_path / "probe")
+    await controller.start()
+    yield controller
+    await controller.stop()

@@ -1,8 +1,7 @@
 import asyncio
 import json
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import pytest
@@ -35,9 +34,8 @@ from morpheus_common.store.transactions import run_transaction
 from pymongo.asynchronous.client_session import AsyncClientSession
 
 from tests.servers import NatsAccount
+from tests.service import command
 from tests.service.auth.harness import Gateway, age, new_key
-
-MORPHEUS = Path(sys.executable).with_name("morpheus")
 
 
 @pytest.fixture
@@ -387,28 +385,13 @@ async def ops(nats_streams: NatsAccount) -> AsyncIterator[RpcClient]:
     await connection.close()
 
 
-@pytest.fixture
-def morpheus(nats_streams: NatsAccount) -> Callable[..., Awaitable[tuple[int, str, str]]]:
-    """Run `morpheus audit …` as an operator would; returns exit code, stdout and stderr."""
-
-    async def run(*arguments: str) -> tuple[int, str, str]:
-        environment = {
-            "NATS_URL": nats_streams.url,
-            "NATS_SEED": nats_streams.seeds[User.OPS],
-            "PATH": "/usr/bin:/bin",
-        }
-        pipe = asyncio.subprocess.PIPE
-        process = await asyncio.create_subprocess_exec(
-            str(MORPHEUS), "audit", *arguments, env=environment, stdout=pipe, stderr=pipe
-        )
-        out, err = await process.communicate()
-        assert process.returncode is not None
-        return process.returncode, out.decode(), err.decode()
-
-    return run
-
-
 Morpheus = Callable[..., Awaitable[tuple[int, str, str]]]
+
+
+@pytest.fixture
+def morpheus(nats_streams: NatsAccount) -> Morpheus:
+    """Run `morpheus audit …` as an operator would; returns exit code, stdout and stderr."""
+    return partial(command.morpheus, nats_streams, "audit")
 
 
 async def test_the_command_prints_the_head_takes_it_again_and_fails_when_an_entry_is_gone(

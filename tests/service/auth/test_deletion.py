@@ -31,8 +31,7 @@ from morpheus_common.contracts.deletion import (
 from morpheus_common.errors import ApiError
 from morpheus_common.ids import uuid7
 from morpheus_common.steps import DELETION_STEPS, Step
-from morpheus_common.store.mongo import Database, connect
-from morpheus_devstack.servers import TRANSACTION_SECONDS
+from morpheus_common.store.mongo import Database
 
 from tests.faults.controller import Arrival, Controller
 from tests.servers import NatsAccount
@@ -262,25 +261,6 @@ async def test_a_login_that_comes_late_leaves_nothing_of_its_user(
         await logins.start(proven)
     assert await database.get_collection("logins").count_documents({}) == 0
     assert await database.get_collection("refresh_tokens").count_documents({}) == 0
-
-
-@pytest.fixture
-async def short_transactions(settings: AuthSettings) -> AsyncIterator[None]:
-    """What a killed process left in the middle of a transaction is in nobody's way for long."""
-    client = connect(settings, "test")
-    await client.admin.command("setParameter", 1, transactionLifetimeLimitSeconds=5)
-    yield
-    await client.admin.command("setParameter", 1, transactionLifetimeLimitSeconds=TRANSACTION_SECONDS)
-    await client.close()
-
-
-@pytest.fixture
-async def controller(tmp_path: Path) -> AsyncIterator[Controller]:
-    """Whoever reaches a step says so here, and can be held."""
-    controller = Controller(tmp_path / "probe")
-    await controller.start()
-    yield controller
-    await controller.stop()
 
 
 async def any_subject(_: Arrival) -> bool:

@@ -3,9 +3,7 @@
 import asyncio
 import base64
 import json
-import os
 import secrets
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -35,9 +33,9 @@ from pydantic import SecretStr
 
 from tests.servers import NatsAccount
 from tests.service.auth.harness import Gateway, answered_by, audit_of, process, until, wiretap
+from tests.service.command import Said, morpheus
 from tests.unit.auth.fake_vault import TOKEN, FakeVault, fake_vault
 
-MORPHEUS = Path(sys.executable).with_name("morpheus")
 FIRST, SECOND, THIRD = (secrets.token_bytes(32) for _ in range(3))
 USERS = [f"user-{number:03}" for number in range(60)]
 SERVICE_KEYS = 3
@@ -97,25 +95,9 @@ async def stored(settings: AuthSettings) -> AsyncIterator[Stored]:
     await client.close()
 
 
-@dataclass(frozen=True)
-class Said:
-    code: int
-    out: str
-    err: str
-
-
 async def rotate_kek(account: NatsAccount, *arguments: str) -> Said:
     """Run `morpheus rotate-kek …` as an operator would."""
-    command = await asyncio.create_subprocess_exec(
-        str(MORPHEUS),
-        "rotate-kek",
-        *arguments,
-        env={**os.environ, "NATS_URL": account.url, "NATS_SEED": account.seeds[User.OPS]},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await asyncio.wait_for(command.communicate(), 60)
-    return Said(command.returncode or 0, out.decode(), err.decode())
+    return await morpheus(account, "rotate-kek", *arguments)
 
 
 @asynccontextmanager

@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import os
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from pydantic import SecretStr
 
 from tests.servers import NatsAccount
 from tests.service.auth.harness import Gateway, answered_by, process, until, wiretap
+from tests.service.command import Said, morpheus
 
 
 class Operator:
@@ -222,21 +221,9 @@ async def test_a_worker_without_its_database_publishes_nothing_old_and_comes_bac
             await until(answers)
 
 
-async def morpheus_keys(account: NatsAccount, *arguments: str) -> tuple[int | None, str, str]:
-    """Run `morpheus keys`; return exit code, stdout and stderr."""
-    command = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "morpheus_devstack",
-        "keys",
-        *arguments,
-        env={"PATH": os.environ["PATH"], "NATS_URL": account.url, "NATS_SEED": account.seeds[User.OPS]},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await command.communicate()
-    return command.returncode, out.decode(), err.decode()
+async def morpheus_keys(account: NatsAccount, *arguments: str) -> Said:
+    """Run `morpheus keys` as an operator would."""
+    return await morpheus(account, "keys", *arguments)
 
 
 async def test_an_operator_lists_rotates_and_revokes(

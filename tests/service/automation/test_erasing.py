@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
-import bson
 import pytest
 from morpheus_automation.settings import AutomationServiceSettings
 from morpheus_automation.worker import serve
@@ -18,11 +17,11 @@ from morpheus_common.contracts.health import PING
 from morpheus_common.errors import ApiError
 from morpheus_common.steps import DELETION_STEPS, Step
 from morpheus_common.store.mongo import Database
-from morpheus_devstack.servers import TRANSACTION_SECONDS
 from morpheus_devstack.waiting import poll
 
 from tests.faults.controller import Arrival, Controller
 from tests.servers import NatsAccount
+from tests.service.auth.harness import dump
 
 ADA, EVE = "01a21a00-0000-7000-8000-00000000ada0", "01a21a00-0000-7000-8000-00000000e0e0"
 OWN_STEPS = [step for step in DELETION_STEPS if step.value.partition(" ")[2].startswith("automation:")]
@@ -39,13 +38,6 @@ async def auth(nats_streams: NatsAccount) -> AsyncIterator[RpcClient]:
 
 async def erase(auth: RpcClient, user_id: str = ADA) -> int | None:
     return (await auth.call(ERASE_USER_SETTINGS, EraseUser(user_id=user_id), timeout=15)).count
-
-
-async def dump(database: Database) -> bytes:
-    documents = []
-    for name in await database.list_collection_names():
-        documents += [bson.encode(document) async for document in database.get_collection(name).find()]
-    return b"\n".join(documents)
 
 
 @pytest.mark.usefixtures("worker")
@@ -106,28 +98,23 @@ async def test_first_requests_that_meet_the_deletion_leave_nothing_of_the_user(
     assert ADA[:-2].encode() not in await dump(database)
 
 
+@pytest.mark.usefixtures("short_transactions")
 async def test_a_worker_killed_while_it_erases_leaves_a_true_count(
     settings: AutomationServiceSettings,
     database: Database,
     auth: RpcClient,
     gateway: RpcClient,
+    controller: Controller,
     tmp_path: Path,
 ) -> None:
     """K16: erased, and the count not returned."""
     assert OWN_STEPS
     settings = settings.model_copy(update={"mongo_database": database.name})
-    controller = Controller(tmp_path / "probe")
-    await controller.start()
-    await database.client.admin.command("setParameter", 1, transactionLifetimeLimitSeconds=5)
-    try:
-        for step in OWN_STEPS:
-            await _kill_at(step, settings, controller, gateway, auth, tmp_path / "log")
-            async with serve(settings):
-                assert await poll(partial(_is_erased, auth, step.number), seconds=PATIENCE)
-                assert await erase(auth, step.number) == 1
-    finally:
-        await database.client.admin.command("setParameter", 1, transactionLifetimeLimitSeconds=TRANSACTION_SECONDS)
-        await controller.stop()
+    for step in OWN_STEPS:
+        await _kill_at(step, settings, controller, gateway, auth, tmp_path / "log")
+        async with serve(settings):
+            assert await poll(partial(_is_erased, auth, step.number), seconds=PATIENCE)
+            assert await erase(auth, step.number) == 1
     assert await database.get_collection("automation_settings").count_documents({}) == 0
 
 

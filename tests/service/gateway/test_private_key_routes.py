@@ -15,7 +15,6 @@ from morpheus_common.contracts.vault import (
     StorePrivateKey,
 )
 from morpheus_common.errors import ApiError
-from morpheus_common.sealing import unseal
 
 from tests.service.gateway.conftest import House
 
@@ -48,14 +47,7 @@ class FakeVault:
 
     async def _store(self, question: StorePrivateKey) -> PrivateKeyStatus:
         assert question.user_id == "user-1"
-        auth = self.house.auth
-        opened = unseal(
-            question.private_key,
-            auth.sealing,
-            subject=STORE_PRIVATE_KEY.subject,
-            request_id=auth.request_ids[-1] or "",
-        )
-        self.received.append(opened.decode())
+        self.received.append(self.house.auth._unseal(question.private_key, STORE_PRIVATE_KEY))
         if self.refusal is not None:
             raise self.refusal
         self.status = PrivateKeyStatus(has_private_key=True, address=ADDRESS, created_at=NOW, updated_at=NOW)

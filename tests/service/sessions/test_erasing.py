@@ -1,5 +1,4 @@
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,7 +11,6 @@ from morpheus_common.contracts.sessions import APPROVE_STAKE, ApproveStake, Idem
 from morpheus_common.errors import ApiError
 from morpheus_common.ids import uuid7
 from morpheus_common.steps import DELETION_STEPS
-from morpheus_devstack.servers import TRANSACTION_SECONDS
 from morpheus_sessions.documents import SessionDocument
 
 from tests.faults.controller import Arrival, Controller
@@ -234,17 +232,7 @@ async def test_a_lost_session_of_a_deleted_user_is_recorded_for_nobody_and_close
     assert await left_of(house, ADA, *KEYS) == []
 
 
-@pytest.fixture
-async def controller(house: House) -> AsyncIterator[Controller]:
-    """Whoever reaches a step says so here. What a killed worker leaves in a transaction is in nobody's way for long."""
-    controller = Controller(house.folder / "probe")
-    await controller.start()
-    await house.database.client.admin.command("setParameter", 1, transactionLifetimeLimitSeconds=5)
-    yield controller
-    await house.database.client.admin.command("setParameter", 1, transactionLifetimeLimitSeconds=TRANSACTION_SECONDS)
-    await controller.stop()
-
-
+@pytest.mark.usefixtures("short_transactions")
 async def test_a_worker_killed_at_any_step_of_a_users_end_leaves_a_true_count_and_no_stake(
     house: House, controller: Controller
 ) -> None:

@@ -2,12 +2,8 @@
 
 import asyncio
 import json
-import os
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,45 +30,18 @@ from morpheus_common.contracts.sessions import SessionRow, SessionState
 from morpheus_common.errors import ApiError
 from morpheus_common.ids import uuid7
 
+from tests.service.command import Said, morpheus
 from tests.service.sessions.house import House, until
 
-MORPHEUS = Path(sys.executable).with_name("morpheus")
 STILL: dict[str, Any] = {"reconcile_seconds": 3600.0}
 """A worker whose loops make a pass at start, and then only when they are asked to."""
 COLUMNS = ["STATE", "SLOT", "MOR", "WEI", "ROUTER", "WALLET", "AGE", "LEFT", "KEY", "MODEL", "SESSION"]
 NO_SESSION = "0x" + "1" * 64
 
 
-@dataclass(frozen=True)
-class Said:
-    """How a command ended and what it wrote."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.out.splitlines()]
-
-    def kinds(self) -> dict[str, str]:
-        """What an audit found, by what it is about."""
-        return {line["session"]: line["kind"] for line in self.lines[:-1]}
-
-
 async def sessions(house: House, *arguments: str, user: User = User.OPS, typed: str = "") -> Said:
     """Run `morpheus sessions …` as an operator would."""
-    process = await asyncio.create_subprocess_exec(
-        str(MORPHEUS),
-        "sessions",
-        *arguments,
-        env={**os.environ, "NATS_URL": house.account.url, "NATS_SEED": house.account.seeds[user]},
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await asyncio.wait_for(process.communicate(typed.encode()), 60)
-    return Said(process.returncode or 0, out.decode(), err.decode())
+    return await morpheus(house.account, "sessions", *arguments, user=user, typed=typed)
 
 
 async def audit(house: House, *more: str) -> Said:
