@@ -198,7 +198,9 @@ def answer(request: Mapping[str, Any], seed: int) -> list[Choice]:
     messages: list[Mapping[str, Any]] = request["messages"]
     tool = _tool_to_call(request, messages)
     count = _positive(request.get("n")) or 1
-    return [_choice(request, messages, tool, random.Random(f"{seed}/{i}/{messages!r}")) for i in range(count)]
+    asked_seed = request.get("seed")
+    chance = f"{seed}/{asked_seed}" if isinstance(asked_seed, int) else str(seed)
+    return [_choice(request, messages, tool, random.Random(f"{chance}/{i}/{messages!r}")) for i in range(count)]
 
 
 def _choice(
@@ -217,16 +219,38 @@ def _choice(
             arguments=json.dumps(arguments if isinstance(arguments, dict) else {}, ensure_ascii=False),
         )
         return Choice([], "tool_calls", call)
+    text = _json_text(request.get("response_format"), asked) or _prose(messages, asked, rng)
+    pieces = _PIECE.findall(_until_stop(text, request.get("stop")))
+    limit = _positive(request.get("max_completion_tokens")) or _positive(request.get("max_tokens"))
+    if limit and limit < len(pieces):
+        return Choice(pieces[:limit], "length")
+    return Choice(pieces, "stop")
+
+
+def _prose(messages: Sequence[Mapping[str, Any]], asked: str, rng: random.Random) -> str:
     text = f"You asked: {asked}."
     if messages[-1].get("role") == "tool":
         text += f" The tool said: {content_text(messages[-1].get('content'))}."
     for _ in range(rng.randint(2, 4)):
         text += " " + " ".join(rng.choices(_WORDS, k=rng.randint(5, 10))).capitalize() + "."
-    pieces = _PIECE.findall(text)
-    limit = _positive(request.get("max_completion_tokens")) or _positive(request.get("max_tokens"))
-    if limit and limit < len(pieces):
-        return Choice(pieces[:limit], "length")
-    return Choice(pieces, "stop")
+    return text
+
+
+def _json_text(wanted: Any, asked: str) -> str:
+    """What a model says that was told to speak JSON, by a schema or without; empty for one that may say what it likes."""
+    match wanted:
+        case {"type": "json_schema", "json_schema": {"schema": dict() as schema}}:
+            return json.dumps(_fill(schema, schema, asked, 0), ensure_ascii=False)
+        case {"type": "json_object"}:
+            return json.dumps({"answer": asked}, ensure_ascii=False)
+    return ""
+
+
+def _until_stop(text: str, stop: Any) -> str:
+    """The text before the first stop sequence; ``stop`` is one, or a list of them."""
+    stops = [stop] if isinstance(stop, str) else stop if isinstance(stop, list) else []
+    found = [text.find(one) for one in stops if isinstance(one, str) and one]
+    return text[: min((place for place in found if place >= 0), default=len(text))]
 
 
 def _positive(value: Any) -> int:

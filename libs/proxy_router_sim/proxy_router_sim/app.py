@@ -13,6 +13,7 @@ from proxy_router_sim.chats import Chats
 from proxy_router_sim.errors import ConnectionCutError, ModelError, RouterError
 from proxy_router_sim.faults import CALL_ACTIONS, STAGES, Fault, Strikes, strike
 from proxy_router_sim.forms import Forms
+from proxy_router_sim.prompts import Prompts
 from proxy_router_sim.routes import (
     audio,
     blockchain,
@@ -33,6 +34,7 @@ from proxy_router_sim.routes.route import (
     ETH_NODES,
     FAULTS,
     FORMS,
+    PROMPTS,
     SIMULATOR,
     STRIKES,
     USER,
@@ -76,6 +78,7 @@ def create_app(simulator: Simulator) -> web.Application:
     app[CHATS] = Chats()
     app[ETH_NODES] = list(system.DEFAULT_ETH_NODES)
     app[FORMS] = Forms()
+    app[PROMPTS] = Prompts()
     app[FAULTS] = simulator.faults
     app[FAULTS].know(route.kind for route in ROUTES if route.kind != "sim")
     for route in ROUTES:

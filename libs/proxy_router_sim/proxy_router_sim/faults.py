@@ -21,7 +21,8 @@ TRANSACTION_ACTIONS = frozenset({"revert", "never_mined", "mined_late", "escalat
 SPOILING_ACTIONS: Final[frozenset[str]] = frozenset(Answers) - {Answers.WELL, Answers.TRUNCATED}
 """What one answer of chat can suffer of what a provider's answers can: see ``behaviour.py``."""
 CHAT_ACTIONS = SPOILING_ACTIONS | {
-    "truncate", "cut", "raw_error", "model_error", "stall", "no_done", "no_usage", "control", "unstreamed"
+    "truncate", "cut", "raw_error", "model_error", "stall", "no_done", "no_usage", "control", "unstreamed",
+    "pace",
 }  # fmt: skip
 """Strike an answer of chat at a chunk."""
 
@@ -272,8 +273,8 @@ def _check_action(kind: str, action: object, params: dict[str, Any]) -> None:
         value = params.get(name, 0)
         if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
             raise BadRequestError(f"{name} is a number, 0 or more")
-    if action == "delay" and "seconds" not in params:
-        raise BadRequestError("delay needs params.seconds")
+    if action in {"delay", "pace"} and "seconds" not in params:
+        raise BadRequestError(f"{action} needs params.seconds")
     if "stage" in params:
         stages = sorted(STAGES.get(kind, ()))
         if action not in CALL_ACTIONS or params["stage"] not in stages:
@@ -344,7 +345,9 @@ async def strike_stream(chunks: AsyncGenerator[Chunk, None], fault: Fault) -> As
                 return
             if fault.action == "no_usage" and not isinstance(chunk, str) and chunk.get("usage"):
                 continue
-            if passed == fault.chunk:
+            if fault.action == "pace" and passed >= fault.chunk:
+                await fault.wait()
+            elif passed == fault.chunk:
                 match fault.action:
                     case "truncate":
                         await _wait_before_it(fault)

@@ -24,6 +24,8 @@ _MAX_CHUNKS = 200
 """A long echo goes out in bigger pieces, so that it costs no more frames than a long answer."""
 _MAX_CHOICES = 128
 """What OpenAI accepts."""
+_MAX_TOP_LOGPROBS = 20
+"""The same."""
 _ARGUMENT_FRAGMENT = 24
 """Characters of a tool call's arguments in one chunk."""
 _LLM_TIMEOUT_SECONDS = 240
@@ -68,7 +70,12 @@ class SimulatedModel:
         return {
             **self._head("chat.completion", model_name),
             "choices": [
-                {"index": i, "message": _message(choice), "finish_reason": choice.finish_reason}
+                {
+                    "index": i,
+                    "message": _message(choice),
+                    **_logprobs(request, choice.pieces),
+                    "finish_reason": choice.finish_reason,
+                }
                 for i, choice in enumerate(choices)
             ],
             "usage": _usage(request, choices),
@@ -78,7 +85,7 @@ class SimulatedModel:
         choices = self._answer(request)
         head = self._head("chat.completion.chunk", model_name)
         # One choice after the other in small steps: chunk k of every choice, then chunk k + 1.
-        deltas = itertools.zip_longest(*(_deltas(i, choice) for i, choice in enumerate(choices)))
+        deltas = itertools.zip_longest(*(_deltas(request, i, choice) for i, choice in enumerate(choices)))
         entries = [entry for step in deltas for entry in step if entry is not None]
         started = time.monotonic()
         for number, entry in enumerate(entries, 1):
@@ -123,11 +130,29 @@ def _message(choice: Choice) -> dict[str, Any]:
     }
 
 
-def _deltas(index: int, choice: Choice) -> Iterator[dict[str, Any]]:
+def _logprobs(request: dict[str, Any], pieces: list[str]) -> dict[str, Any]:
+    """The member ``logprobs`` of a choice, if asked for: made-up figures, with a piece as a token."""
+    if request.get("logprobs") is not True:
+        return {}
+    wanted = request.get("top_logprobs")
+    count = min(wanted, _MAX_TOP_LOGPROBS) if isinstance(wanted, int) and wanted > 0 else 0
+    content = []
+    for piece in pieces:
+        said = _token(piece, -0.25)
+        others = [_token(piece.upper() + "!" * rank, -1.0 - rank) for rank in range(count)]
+        content.append({**said, "top_logprobs": [said, *others][:count]})
+    return {"logprobs": {"content": content, "refusal": None}}
+
+
+def _token(text: str, logprob: float) -> dict[str, Any]:
+    return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+
+
+def _deltas(request: dict[str, Any], index: int, choice: Choice) -> Iterator[dict[str, Any]]:
     """The entries of ``choices`` that stream one choice; the last has the finish reason and an empty delta."""
 
-    def entry(delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
-        return {"index": index, "delta": delta, "finish_reason": finish_reason}
+    def entry(delta: dict[str, Any], finish_reason: str | None = None, **more: Any) -> dict[str, Any]:
+        return {"index": index, "delta": delta, "finish_reason": finish_reason, **more}
 
     if choice.tool_call is not None:
         call = choice.tool_call
@@ -139,8 +164,9 @@ def _deltas(index: int, choice: Choice) -> Iterator[dict[str, Any]]:
     else:
         size = math.ceil(len(choice.pieces) / _MAX_CHUNKS)
         for start in range(0, len(choice.pieces), size):
-            delta: dict[str, Any] = {"content": "".join(choice.pieces[start : start + size])}
-            yield entry({"role": "assistant", **delta} if start == 0 else delta)
+            said = choice.pieces[start : start + size]
+            delta: dict[str, Any] = {"content": "".join(said)}
+            yield entry({"role": "assistant", **delta} if start == 0 else delta, **_logprobs(request, said))
     yield entry({}, choice.finish_reason)
 
 

@@ -144,3 +144,35 @@ def test_after_the_tool_has_answered_comes_text_with_what_it_said() -> None:
     assert choice.tool_call is None
     assert "weather?" in choice.text
     assert "sunny" in choice.text
+
+
+def test_a_stop_sequence_ends_the_text_before_it() -> None:
+    [whole] = answer(ask("one STOP two END three"), seed=1)
+    assert "STOP" in whole.text
+    for stop in ("STOP", ["END", "STOP", ""], ["STOP"]):
+        [choice] = answer(ask("one STOP two END three", stop=stop), seed=1)
+        assert choice.text == "You asked: one"
+        assert choice.finish_reason == "stop"
+    assert answer(ask("one STOP two END three", stop=["absent", 7]), seed=1) == [whole]
+
+
+def test_a_seed_of_the_request_chooses_the_words() -> None:
+    assert answer(ask(seed=7), seed=1) == answer(ask(seed=7), seed=1)
+    assert answer(ask(seed=7), seed=1) != answer(ask(seed=8), seed=1)
+    assert answer(ask(seed=7), seed=1) != answer(ask(), seed=1)
+
+
+def test_a_response_format_makes_the_answer_json() -> None:
+    schema = {
+        "type": "object",
+        "properties": {"place": {"$ref": "#/$defs/Place"}, "count": {"type": "integer"}},
+        "required": ["place", "count"],
+        "$defs": {"Place": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}},
+    }
+    wanted = {"type": "json_schema", "json_schema": {"name": "found", "schema": schema}}
+    [choice] = answer(ask("so  much", response_format=wanted), seed=1)
+    assert json.loads(choice.text) == {"place": {"city": "so  much"}, "count": 1}
+    [choice] = answer(ask("so  much", response_format={"type": "json_object"}), seed=1)
+    assert json.loads(choice.text) == {"answer": "so  much"}
+    [choice] = answer(ask("so  much", response_format={"type": "text"}), seed=1)
+    assert choice.text.startswith("You asked")

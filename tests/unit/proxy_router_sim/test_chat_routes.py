@@ -265,3 +265,53 @@ async def test_a_json_prompt_whose_caller_hung_up_keeps_its_session_to_the_end(r
     async with router.http.delete("/sim/faults"):
         assert (await following)[0] == 200
     assert node.counters["prompts_served"] == 2
+
+
+async def test_likelihoods_come_when_asked_for_and_are_the_same_in_both_modes(router: Router) -> None:
+    opened = await router.open()
+    _, plain = await router.chat(opened)
+    assert "logprobs" not in plain["choices"][0]
+    _, whole = await router.chat(opened, logprobs=True, top_logprobs=2)
+    tokens = whole["choices"][0]["logprobs"]["content"]
+    assert "".join(token["token"] for token in tokens) == whole["choices"][0]["message"]["content"]
+    assert all(len(token["top_logprobs"]) == 2 and token["logprob"] < 0 for token in tokens)
+    assert all(bytes(token["bytes"]).decode() == token["token"] for token in tokens)
+    streamed = chunks_of(await router.stream(opened, logprobs=True, top_logprobs=2))
+    parts = [chunk["choices"][0].get("logprobs", {"content": []}) for chunk in streamed]
+    assert [token for part in parts for token in part["content"]] == tokens
+
+
+async def test_prompts_are_recorded_as_they_came_once_that_is_wanted(router: Router) -> None:
+    opened = await router.open()
+    await router.chat(opened, "before")
+    assert await router.post("/sim/prompts", {"recorded": True}) == (200, {"recorded": True})
+    raw = b'{"messages": [{"role":"user","content":"as it came"}], "temperature": 1.0, "seed": 0}'
+    headers = {"session_id": opened, "X-Request-Id": "r-1"}
+    async with router.http.post("/v1/chat/completions", data=raw, headers=headers) as response:
+        assert response.status == 200
+    await router.chat(opened, "another")
+    [prompt] = await router.get("/sim/prompts", match="as it came")
+    assert (prompt["session_id"], prompt["body"], prompt["running"]) == (opened, raw.decode(), False)
+    assert prompt["headers"]["x-request-id"] == "r-1"
+    assert "authorization" not in prompt["headers"]
+    assert len(await router.get("/sim/prompts")) == 2
+    for number in range(25):
+        await router.chat(opened, f"number {number}")
+    kept = [json.loads(one["body"])["messages"][0]["content"] for one in await router.get("/sim/prompts")]
+    assert kept == [f"number {number}" for number in range(5, 25)]
+    await router.post("/sim/prompts", {"recorded": False})
+    assert await router.get("/sim/prompts") == []
+    status, refused = await router.post("/sim/prompts", {"recorded": "yes"})
+    assert (status, refused) == (400, {"error": "recorded is true or false"})
+
+
+async def test_a_recorded_prompt_runs_until_the_router_is_done_with_it(router: Router) -> None:
+    opened = await router.open()
+    await router.post("/sim/prompts", {"recorded": True})
+    await router.arm("chat", "stall", at=1)
+    asking = asyncio.create_task(router.stream(opened))
+    await until(lambda: router.faults.view()["striking"])
+    assert [prompt["running"] for prompt in await router.get("/sim/prompts")] == [True]
+    router.faults.clear()
+    await asking
+    assert [prompt["running"] for prompt in await router.get("/sim/prompts")] == [False]

@@ -240,3 +240,20 @@ async def test_advancing_moves_blocks_and_time(router: Router) -> None:
     assert after["now"] - before["now"] == 600
     assert after["block"] - before["block"] == 300
     assert (await router.post("/sim/advance", {"seconds": -1}))[0] == 400
+
+
+async def test_a_pace_is_kept_before_every_chunk_from_the_one_it_names(router: Router) -> None:
+    opened = await router.open()
+    await router.arm("chat", "pace", seconds=3600, at=2)
+    received = bytearray()
+    body = {"messages": [{"role": "user", "content": "hello"}], "stream": True}
+    async with router.http.post("/v1/chat/completions", json=body, headers={"session_id": opened}) as response:
+        reading = asyncio.create_task(collect(response, received))
+        await until(lambda: router.faults.view()["waiting"])
+        assert len(chunks_of(bytes(received))) <= 2
+        # what is removed lets the rest go: no chunk waits any more
+        router.faults.clear()
+        await reading
+    assert received.endswith(b"data: [DONE]\n\n")
+    status, refused = await router.post("/sim/faults", {"kind": "chat", "action": "pace"})
+    assert (status, refused) == (400, {"error": "pace needs params.seconds"})

@@ -1,11 +1,11 @@
-"""The simulator's own controls of providers and of the forms of errors, under /sim: no auth, no counterpart in the router."""
+"""The simulator's own controls of providers, of recorded prompts and of the forms of errors, under /sim: no auth, no counterpart in the router."""
 
 from aiohttp import web
 
 from proxy_router_sim import params
 from proxy_router_sim.behaviour import Behaviour
 from proxy_router_sim.errors import BadRequestError
-from proxy_router_sim.routes.route import FORMS, SIMULATOR, Route, json_response
+from proxy_router_sim.routes.route import FORMS, PROMPTS, SIMULATOR, Route, json_response
 
 
 async def set_provider(request: web.Request) -> web.Response:
@@ -42,9 +42,26 @@ async def set_forms(request: web.Request) -> web.Response:
     return json_response({"errors": forms.errors})
 
 
+async def record_prompts(request: web.Request) -> web.Response:
+    """Record prompts from now on, or stop it and forget them."""
+    recorded = (await params.json_body(request)).get("recorded")
+    if not isinstance(recorded, bool):
+        raise BadRequestError("recorded is true or false")
+    request.app[PROMPTS].recording = recorded
+    if not recorded:
+        request.app[PROMPTS].forget()
+    return json_response({"recorded": recorded})
+
+
+async def show_prompts(request: web.Request) -> web.Response:
+    return json_response(request.app[PROMPTS].view(request.query.get("match", "")))
+
+
 ROUTES = [
     Route("POST", "/sim/providers", set_provider, "sim", None),
     Route("GET", "/sim/providers", show_providers, "sim", None),
     Route("DELETE", "/sim/providers", mend_providers, "sim", None),
     Route("POST", "/sim/forms", set_forms, "sim", None),
+    Route("POST", "/sim/prompts", record_prompts, "sim", None),
+    Route("GET", "/sim/prompts", show_prompts, "sim", None),
 ]

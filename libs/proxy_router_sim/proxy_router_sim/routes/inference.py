@@ -17,7 +17,7 @@ from proxy_router_sim.ethereum import hash_id
 from proxy_router_sim.faults import CHAT_ACTIONS, SPOILING_ACTIONS, Fault, strike_stream, strike_whole
 from proxy_router_sim.marketplace import Model
 from proxy_router_sim.models import Chunk, LanguageModel
-from proxy_router_sim.routes.route import CHATS, CONTENT_TYPE, FAULTS, FORMS, SIMULATOR, Route, described
+from proxy_router_sim.routes.route import CHATS, CONTENT_TYPE, FAULTS, FORMS, PROMPTS, SIMULATOR, Route, described
 
 _DROPPED_WHEN_ZERO = frozenset(
     [
@@ -47,6 +47,11 @@ _SILENCE = "provider request failed: provider closed connection without sending 
 
 
 async def chat(request: web.Request) -> web.StreamResponse:
+    with request.app[PROMPTS].running(request.headers.get("session_id", ""), request.headers, await request.read()):
+        return await _chat(request)
+
+
+async def _chat(request: web.Request) -> web.StreamResponse:
     session_id, chat_id = params.session_id(request), params.chat_id(request)
     body = await params.json_body(request)
     messages = body.get("messages") or []

@@ -12,6 +12,7 @@ from proxy_router_sim.auth import User
 from proxy_router_sim.chats import Chats
 from proxy_router_sim.faults import Faults, Strikes
 from proxy_router_sim.forms import Forms
+from proxy_router_sim.prompts import Prompts
 from proxy_router_sim.simulator import Simulator
 
 SIMULATOR = web.AppKey("simulator", Simulator)
@@ -20,6 +21,7 @@ AGENTS = web.AppKey("agents", Agents)
 CHATS = web.AppKey("chats", Chats)
 ETH_NODES = web.AppKey("eth_nodes", list[str])
 FORMS = web.AppKey("forms", Forms)
+PROMPTS = web.AppKey("prompts", Prompts)
 USER = web.RequestKey("user", User)
 STRIKES = web.RequestKey("strikes", Strikes)
 """The faults that may strike a call to the chain on its way; set for the kinds that have stages."""
