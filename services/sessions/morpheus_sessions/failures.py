@@ -18,6 +18,21 @@ _SESSION_GONE = ("session expired", "session not found", "provider not found", "
 _NOT_REACHED = ("failed to connect to provider", "failed to write to provider")
 _TIMED_OUT = ("read timed out", "i/o timeout", "context deadline exceeded")
 _BEFORE_ANY_TRANSACTION = "low agent user allowance"
+_STATUS_OF_KIND: Final = {
+    "invalid_api_key": 401,
+    "authentication_error": 401,
+    "insufficient_quota": 402,
+    "permission_error": 403,
+    "model_not_found": 404,
+    "not_found_error": 404,
+    "rate_limit_exceeded": 429,
+    "rate_limit_error": 429,
+    "server_error": 500,
+    "api_error": 500,
+    "internal_server_error": 500,
+    "overloaded_error": 529,
+}
+"""What the usual `code` or `type` of a model's error says of its status, where a router says 400 whatever it was."""
 
 # each alternative begins where a word does, or has a bound: the text is a stranger's and may be made to be slow
 _UNSAFE = re.compile(
@@ -122,6 +137,9 @@ def _model_failure(status: int, parsed: dict[str, Any]) -> PromptFailure:
     upstream = told if isinstance(told, int) else status
     if upstream == 400 and isinstance(code, int | str) and str(code).isdigit() and 400 <= int(code) < 600:
         upstream = int(code)
+    elif upstream == 400 and told is None and isinstance(error, dict):
+        kinds = (kind for kind in (code, error.get("type")) if isinstance(kind, str))
+        upstream = next((_STATUS_OF_KIND[kind] for kind in kinds if kind in _STATUS_OF_KIND), upstream)
     if upstream in {401, 402, 403, 404}:
         return PromptFailure(ApiError("provider_error"))
     if upstream in {408, 409, 425, 429} or upstream >= 500:

@@ -109,6 +109,25 @@ def test_a_model_that_is_overloaded_may_be_asked_again_later(status: int) -> Non
         assert failure.error.retry_after is not None
 
 
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        ({"code": "rate_limit_exceeded", "type": "requests"}, "provider_overloaded"),
+        ({"code": None, "type": "server_error"}, "provider_overloaded"),
+        ({"type": "overloaded_error"}, "provider_overloaded"),
+        ({"code": "invalid_api_key", "type": "invalid_request_error"}, "provider_error"),
+        ({"code": "insufficient_quota", "type": "insufficient_quota"}, "provider_error"),
+        ({"code": "model_not_found"}, "provider_error"),
+    ],
+)
+def test_a_status_that_an_older_router_hides_is_known_by_the_kind_of_the_error(kind: dict[str, Any], code: str) -> None:
+    """F11."""
+    assert model_error(400, {"message": "no", **kind}).error.code == code
+    # who tells a status is believed
+    assert model_error(400, {"message": "no", **kind}, statusCode=400).error.code == "provider_rejected"
+    assert model_error(422, {"message": "no", **kind}).error.code == "provider_rejected"
+
+
 @pytest.mark.parametrize("error", [None, "text", 5, [], {}, {"message": 5}, {"message": None, "code": {}}])
 def test_a_refusal_of_a_form_nobody_knows_is_told_in_our_own_words(error: Any) -> None:
     failure = model_error(400, error)
