@@ -1,6 +1,6 @@
 # `make` needs nothing but python3 (3.11, 3.12 or 3.13); it installs the rest into .venv.
 .DEFAULT_GOAL := help
-.PHONY: help install run test .test-sessions .test-rest fleet faults faults-full state-machine lint format contracts lock clean
+.PHONY: help install run test .test-sessions .test-rest test-clients test-node fleet faults faults-full state-machine lint format contracts lock clean
 
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 # The first Python that fits, that of .venv if there is one; `make PYTHON=/path/to/python …` chooses another.
@@ -8,6 +8,7 @@ PYTHON ?= $(shell for p in .venv/bin/python python3 python3.13 python3.12 python
 	"$$p" -c '$(SUPPORTED)' 2>/dev/null && { echo "$$p"; break; }; done)
 BIN := .venv/bin
 SESSIONS_TESTS := tests/service/sessions
+CLIENTS_TESTS := tests/clients
 UV_COMPILE = $(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
 	--custom-compile-command 'make lock' --build-constraints requirements/bootstrap.lock $(UPGRADE)
 LOCAL_PACKAGES := $(foreach name,proxy-router-sim morpheus-common morpheus-devstack morpheus-gateway morpheus-auth \
@@ -31,7 +32,18 @@ test: install ## Run all tests, those of the sessions service beside the rest
 	@$(BIN)/python -m pytest $(SESSIONS_TESTS)
 
 .test-rest:
-	@$(BIN)/python -m pytest tests --ignore $(SESSIONS_TESTS)
+	@$(BIN)/python -m pytest tests --ignore $(SESSIONS_TESTS) --ignore $(CLIENTS_TESTS)
+
+test-clients: install ## OpenAI's Python SDK, LangChain and curl against a running stack
+	@command -v curl > /dev/null || { echo "make: $@ needs curl (Debian and Ubuntu: apt install curl)" >&2; exit 1; }
+	@$(BIN)/python requirements/install.py clients
+	@$(BIN)/python -m pytest $(CLIENTS_TESTS) --ignore $(CLIENTS_TESTS)/test_node.py
+
+test-node: install ## OpenAI's Node SDK and the Vercel AI SDK against a running stack (needs Node 20 or newer, and npm)
+	@node -e 'process.exit(parseInt(process.versions.node) < 20)' && command -v npm > /dev/null || { \
+		echo "make: $@ needs Node 20 or newer, with npm, on PATH" >&2; exit 1; }
+	@npm ci --prefix $(CLIENTS_TESTS)/node --no-audit --no-fund --silent
+	@$(BIN)/python -m pytest $(CLIENTS_TESTS)/test_node.py
 
 faults: install ## Kill, pause, cut off and deafen processes at every step of opening and closing (FAULTS=short: in 100 s)
 	@$(BIN)/python -m tests.faults --select $(or $(FAULTS),pairs) --stacks 3 --seed $(or $(SEED),1)
@@ -67,7 +79,8 @@ lock: install ## Write requirements/*.lock anew (make lock UPGRADE=--upgrade tak
 	@for service in gateway auth sessions automation; do echo "requirements/$$service.lock"; \
 		$(UV_COMPILE) $(LOCAL_PACKAGES) --constraints requirements/dev.lock \
 			services/$$service/pyproject.toml -o requirements/$$service.lock || exit 1; done
+	$(UV_COMPILE) --constraints requirements/bootstrap.lock requirements/clients.in -o requirements/clients.lock
 
 clean: ## Remove .venv and all caches (the data in .data stays)
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-clients tests/clients/node/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find libs services tests examples requirements -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,7 +1,8 @@
 """Makes `.venv` what the lock files say; does nothing, quickly, when it already is.
 
 Needs only the standard library of the Python that is to run the project. pip installs uv from `bootstrap.lock`, uv the rest
-from `dev.lock` (both with hashes), then every package of this repository is installed editable.
+from `dev.lock` (both with hashes), then every package of this repository is installed editable. With `clients` it makes
+`.venv-clients` from `clients.lock` instead, with the uv of `.venv`.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 UV = VENV / "bin" / "uv"
+CLIENTS_VENV = ROOT / ".venv-clients"
 REQUIREMENTS = ROOT / "requirements"
 BOOTSTRAP = REQUIREMENTS / "bootstrap.lock"
 DEV = REQUIREMENTS / "dev.lock"
+CLIENTS = REQUIREMENTS / "clients.lock"
 
 UV_NAME_OF_PIP_SETTING = {
     "PIP_INDEX_URL": "UV_DEFAULT_INDEX",
@@ -75,9 +78,19 @@ def run(*command: str | Path) -> None:
         sys.exit(f"install: this step failed: {' '.join(str(part) for part in command)}")
 
 
-def uv_pip(command: str, *arguments: str | Path) -> None:
+def uv_pip(command: str, *arguments: str | Path, python: Path = PYTHON) -> None:
     # Only nkeys has to be built; what it is built with has its hashes in bootstrap.lock.
-    run(UV, "pip", command, "--quiet", "--no-config", "--python", PYTHON, "--build-constraints", BOOTSTRAP, *arguments)
+    run(UV, "pip", command, "--quiet", "--no-config", "--python", python, "--build-constraints", BOOTSTRAP, *arguments)
+
+
+def install_clients() -> None:
+    installed, wanted = CLIENTS_VENV / "installed", digest(BOOTSTRAP, CLIENTS)
+    if is_stamped(installed, wanted):
+        return
+    print("install: .venv-clients from requirements/clients.lock", flush=True)
+    run(UV, "venv", "--quiet", "--no-config", "--clear", "--python", PYTHON, CLIENTS_VENV)
+    uv_pip("sync", "--require-hashes", CLIENTS, python=CLIENTS_VENV / "bin" / "python")
+    installed.write_text(wanted)
 
 
 def main() -> None:
@@ -107,4 +120,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    install_clients() if sys.argv[1:] == ["clients"] else main()

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,13 +86,16 @@ class RunningStack:
 
 
 @contextmanager
-def running_stack(folder: Path, *arguments: str) -> Iterator[RunningStack]:
-    """Run `morpheus up --json` on free ports while the block runs, with its data in `folder`."""
+def running_stack(folder: Path, *arguments: str, settings: Mapping[str, str] | None = None) -> Iterator[RunningStack]:
+    """Run `morpheus up --json` on free ports while the block runs, with its data in `folder`.
+
+    `settings` of services, by the names of their environment variables, differ from what development has.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     log = folder.with_name(folder.name + ".stderr")
     command = [str(MORPHEUS), "up", "--json", "--port", "0", "--data", str(folder), *arguments]
     with log.open("w") as stderr:
-        environment = {**MANY_OPENS, **os.environ}
+        environment = {**MANY_OPENS, **os.environ, **(settings or {})}
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment)
     assert process.stdout is not None
     try:

@@ -5,8 +5,9 @@ import secrets
 from typing import Any
 
 import pytest
-from openai import AuthenticationError, NotFoundError, OpenAI
+from openai import APIError, AuthenticationError, NotFoundError, OpenAI
 
+from tests.clients.provider import Provider
 from tests.e2e.house import Account, House
 
 
@@ -82,6 +83,16 @@ def test_a_tool_is_called_in_both_modes(house: House, account: Account, streamed
             name, arguments = call.function.name, call.function.arguments
     assert name == "get_weather"
     assert "city" in json.loads(arguments)
+
+
+def test_a_stream_that_breaks_off_is_an_exception(house: House, account: Account) -> None:
+    """C34: the SDK takes a stream that just ends for a whole one."""
+    text = f"say {secrets.token_hex(4)}"
+    with Provider(house.stack.router_url) as provider:
+        provider.fail("truncate", text, at=3)
+    with pytest.raises(APIError) as broken:
+        _stream(house.openai(account.key), house.llm, text)
+    assert broken.value.code == "stream_truncated"
 
 
 def test_an_unknown_model_is_not_found_and_never_replaced(house: House, account: Account) -> None:

@@ -58,15 +58,15 @@ class SimulatedModel:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._seed = seed
-        self._answer_seconds = answer_seconds
+        self.answer_seconds = answer_seconds
         self._now = now
         self._sleep = sleep
         self._serial = itertools.count(1)
 
     async def complete(self, request: dict[str, Any], model_name: str) -> dict[str, Any]:
         choices = self._answer(request)
-        if self._answer_seconds:
-            await self._sleep(self._answer_seconds)
+        if self.answer_seconds:
+            await self._sleep(self.answer_seconds)
         return {
             **self._head("chat.completion", model_name),
             "choices": [
@@ -89,8 +89,8 @@ class SimulatedModel:
         entries = [entry for step in deltas for entry in step if entry is not None]
         started = time.monotonic()
         for number, entry in enumerate(entries, 1):
-            if self._answer_seconds:
-                due = self._answer_seconds * number / len(entries)
+            if self.answer_seconds:
+                due = self.answer_seconds * number / len(entries)
                 ahead = due - (time.monotonic() - started)
                 if ahead > 0:
                     await self._sleep(ahead)

@@ -315,3 +315,21 @@ async def test_a_recorded_prompt_runs_until_the_router_is_done_with_it(router: R
     router.faults.clear()
     await asking
     assert [prompt["running"] for prompt in await router.get("/sim/prompts")] == [False]
+
+
+async def test_answers_take_as_long_as_is_wanted(router: Router) -> None:
+    opened = await router.open()
+    await router.post("/sim/prompts", {"recorded": True})
+    assert await router.post("/sim/answers", {"seconds": 3600}) == (200, {"seconds": 3600})
+    asking = asyncio.create_task(router.chat(opened))
+
+    async def runs() -> bool:
+        return any(prompt["running"] for prompt in await router.get("/sim/prompts"))
+
+    await until(runs)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asking, 0.2)
+    assert await router.post("/sim/answers", {"seconds": 0}) == (200, {"seconds": 0})
+    assert (await router.chat(await router.open()))[0] == 200
+    for wrong in (-1, True, "1"):
+        assert (await router.post("/sim/answers", {"seconds": wrong}))[0] == 400

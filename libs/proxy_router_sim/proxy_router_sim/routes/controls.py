@@ -1,11 +1,14 @@
-"""The simulator's own controls of providers, of recorded prompts and of the forms of errors, under /sim: no auth, no counterpart in the router."""
+"""The simulator's own controls of providers, prompts and answers, and of the forms of errors, under /sim: no auth, no counterpart in the router."""
 
 from aiohttp import web
 
 from proxy_router_sim import params
 from proxy_router_sim.behaviour import Behaviour
 from proxy_router_sim.errors import BadRequestError
+from proxy_router_sim.models import SimulatedModel
 from proxy_router_sim.routes.route import FORMS, PROMPTS, SIMULATOR, Route, json_response
+
+_LONGEST_ANSWER = 3_600
 
 
 async def set_provider(request: web.Request) -> web.Response:
@@ -53,6 +56,17 @@ async def record_prompts(request: web.Request) -> web.Response:
     return json_response({"recorded": recorded})
 
 
+async def set_answer_time(request: web.Request) -> web.Response:
+    """How long simulated answers take from now on, in seconds of wall time."""
+    seconds, model = (await params.json_body(request)).get("seconds"), request.app[SIMULATOR].model
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= _LONGEST_ANSWER:
+        raise BadRequestError(f"seconds is a number from 0 to {_LONGEST_ANSWER}")
+    if not isinstance(model, SimulatedModel):
+        raise BadRequestError("answers come from another server, which takes as long as it takes")
+    model.answer_seconds = float(seconds)
+    return json_response({"seconds": seconds})
+
+
 async def show_prompts(request: web.Request) -> web.Response:
     return json_response(request.app[PROMPTS].view(request.query.get("match", "")))
 
@@ -62,6 +76,7 @@ ROUTES = [
     Route("GET", "/sim/providers", show_providers, "sim", None),
     Route("DELETE", "/sim/providers", mend_providers, "sim", None),
     Route("POST", "/sim/forms", set_forms, "sim", None),
+    Route("POST", "/sim/answers", set_answer_time, "sim", None),
     Route("POST", "/sim/prompts", record_prompts, "sim", None),
     Route("GET", "/sim/prompts", show_prompts, "sim", None),
 ]
