@@ -1,5 +1,6 @@
 """README, CONTRIBUTING, CHANGELOG and the decisions: what they name is there."""
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -109,13 +110,13 @@ def test_decisions_are_numbered_without_gaps_and_all_listed() -> None:
 
 
 def requirement_name(requirement: str) -> str:
-    match = re.match(r"[A-Za-z0-9._-]+", requirement)
+    match = re.match(r"@?[A-Za-z0-9._/-]+", requirement)
     assert match is not None
     return match.group().lower().replace("_", "-")
 
 
 def third_party() -> set[str]:
-    """Return every package from outside that a pyproject.toml of this repository names, build backends included."""
+    """Return every package from outside that a file of this repository asks for, build backends included."""
     names = set()
     for file in [ROOT / "pyproject.toml", *ROOT.glob("libs/*/pyproject.toml"), *ROOT.glob("services/*/pyproject.toml")]:
         description = tomllib.loads(file.read_text())
@@ -125,8 +126,9 @@ def third_party() -> set[str]:
             *(item for group in description.get("dependency-groups", {}).values() for item in group),
         ]
         names |= {requirement_name(requirement) for requirement in requirements}
-    lines = (ROOT / "requirements" / "bootstrap.in").read_text().splitlines()
+    lines = [line for file in ROOT.glob("requirements/*.in") for line in file.read_text().splitlines()]
     names |= {requirement_name(line) for line in lines if line and not line.startswith("#")}
+    names |= set(json.loads((ROOT / "tests/clients/node/package.json").read_text())["devDependencies"])
     return {name for name in names if not name.startswith(OUR_PREFIXES)}
 
 
