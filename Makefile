@@ -40,7 +40,7 @@ test-clients: install ## OpenAI's Python SDK, LangChain and curl against a runni
 	@$(BIN)/python -m pytest $(CLIENTS_TESTS) --ignore $(CLIENTS_TESTS)/test_node.py
 
 test-node: install ## OpenAI's Node SDK and the Vercel AI SDK against a running stack (needs Node 20 or newer, and npm)
-	@node -e 'process.exit(parseInt(process.versions.node) < 20)' && command -v npm > /dev/null || { \
+	@node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' && command -v npm > /dev/null || { \
 		echo "make: $@ needs Node 20 or newer, with npm, on PATH" >&2; exit 1; }
 	@npm ci --prefix $(CLIENTS_TESTS)/node --no-audit --no-fund --silent
 	@$(BIN)/python -m pytest $(CLIENTS_TESTS)/test_node.py
