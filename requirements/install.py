@@ -120,4 +120,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    install_clients() if sys.argv[1:] == ["clients"] else main()
+    if sys.argv[1:] == ["clients"]:
+        install_clients()
+    else:
+        main()

@@ -1,4 +1,4 @@
-"""What clients of any kind send: tools, a schema, a picture."""
+"""What clients of any kind send: tools and pictures; and reading what curl shows."""
 
 import base64
 import json
@@ -14,7 +14,7 @@ WEATHER: dict[str, Any] = {
     },
 }
 
-WHOLE_READ_TIMEOUT = (
+NEVER_ANSWERED = (
     "provider request failed: read timed out after 3 retries: read tcp 10.77.0.1:51000->10.77.0.11:3333: i/o timeout"
 )
 """What a router says of a provider that never answered."""

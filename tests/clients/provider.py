@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from typing import Any, Self
 
 import httpx2
@@ -42,9 +43,9 @@ class Provider:
         """What they said."""
         return [json.loads(prompt["body"]) for prompt in self.prompts(text)]
 
-    def until_running(self, text: str, count: int = 1) -> None:
-        """Wait until so many prompts with `text` run."""
-        self._until(lambda: self._running(text) == count, 10, f"{count} running")
+    def until_running(self, text: str) -> None:
+        """Wait until a prompt with `text` runs."""
+        self._until(lambda: self._running(text) > 0, 10, "running prompt")
 
     def until_free(self, text: str, *, seconds: float) -> None:
         """Wait until the router works on none of them any more."""
@@ -54,7 +55,7 @@ class Provider:
         return sum(prompt["running"] for prompt in self.prompts(text))
 
     @staticmethod
-    def _until(condition: Any, seconds: float, what: str) -> None:
+    def _until(condition: Callable[[], bool], seconds: float, what: str) -> None:
         until = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < until, f"no {what} within {seconds} s"

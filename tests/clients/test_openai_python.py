@@ -14,7 +14,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 from pydantic import BaseModel
 
-from tests.clients.journeys import WEATHER, WHOLE_READ_TIMEOUT, picture
+from tests.clients.journeys import NEVER_ANSWERED, WEATHER, picture
 from tests.clients.provider import Provider
 from tests.e2e.house import Account, House
 
@@ -301,7 +301,7 @@ def test_the_clients_own_time_limit_leaves_the_session_usable(
     [
         ("truncate", {}, "stream_truncated"),
         ("raw_error", {}, "provider_error"),
-        ("raw_error", {"text": WHOLE_READ_TIMEOUT}, "provider_timeout"),
+        ("raw_error", {"text": NEVER_ANSWERED}, "provider_timeout"),
         ("model_error", {}, "provider_overloaded"),
         ("cut", {}, "stream_truncated"),
     ],
@@ -325,7 +325,7 @@ def test_a_stream_that_fails_in_the_middle_is_an_exception_and_not_asked_for_aga
     [
         ("raw_error", {}, 502, "provider_error"),
         ("model_error", {"status": 401, "pass_status": True}, 502, "provider_error"),
-        ("raw_error", {"text": WHOLE_READ_TIMEOUT}, 504, "provider_timeout"),
+        ("raw_error", {"text": NEVER_ANSWERED}, 504, "provider_timeout"),
     ],
 )
 def test_what_may_have_run_is_not_sent_again(

@@ -32,10 +32,12 @@ class Prompts:
     @contextlib.contextmanager
     def running(self, session_id: str, headers: Mapping[str, str], body: bytes) -> Iterator[None]:
         """Record a prompt that runs in the block."""
+        if not self.recording:
+            yield
+            return
         shown = {name.lower(): value for name, value in headers.items() if name.lower() != "authorization"}
         prompt = RecordedPrompt(session_id, shown, body.decode(errors="replace"))
-        if self.recording:
-            self._prompts.append(prompt)
+        self._prompts.append(prompt)
         try:
             yield
         finally:
