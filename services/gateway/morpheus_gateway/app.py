@@ -1,11 +1,11 @@
 """The ASGI application: routes, what surrounds them, and its life from start to drain."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from itertools import chain
 
-from fastapi import Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.routing import APIRoute
 from morpheus_common.bus.connection import make_broker, raw_connection
 from morpheus_common.bus.names import User
@@ -17,9 +17,10 @@ import morpheus_gateway
 from morpheus_gateway.context import Context
 from morpheus_gateway.errors import install_error_handlers
 from morpheus_gateway.health import Health
-from morpheus_gateway.middleware import AddressLimits, BodyLimit, Cors, ErrorNet, Paths, RequestScope
+from morpheus_gateway.middleware import AddressLimits, BodyLimit, Cors, ErrorNet, Paths, PromptRoutes, RequestScope
+from morpheus_gateway.query import no_query_parameter_twice
 from morpheus_gateway.relay import RelayTimes
-from morpheus_gateway.routes import ROUTERS, no_query_parameter_twice
+from morpheus_gateway.routes import PROMPT_ROUTERS, ROUTERS
 from morpheus_gateway.settings import GatewaySettings
 
 NAME = "Morpheus API Gateway"
@@ -53,17 +54,20 @@ def create_app(settings: GatewaySettings, *, relay_times: RelayTimes | None = No
             Middleware(AddressLimits),
             Middleware(BodyLimit, limit=settings.body_limit),
             Middleware(Paths),
+            Middleware(PromptRoutes, routes=_routes_of(PROMPT_ROUTERS)),
         ],
     )
     app.state.context = None
     app.state.health = health
-    app.state.routes = [
-        route for route in chain.from_iterable(router.routes for router in ROUTERS) if isinstance(route, APIRoute)
-    ]
+    app.state.routes = _routes_of(ROUTERS)
     for router in ROUTERS:
         app.include_router(router)
     install_error_handlers(app)
     return app
+
+
+def _routes_of(routers: Iterable[APIRouter]) -> list[APIRoute]:
+    return [route for route in chain.from_iterable(router.routes for router in routers) if isinstance(route, APIRoute)]
 
 
 async def _hold_bus(app: FastAPI, settings: GatewaySettings, times: RelayTimes, health: Health) -> None:

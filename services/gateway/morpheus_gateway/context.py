@@ -96,4 +96,9 @@ def context_of(request: Request) -> Context:
     return context
 
 
-ContextOf = Annotated[Context, Depends(context_of)]
+async def _context(request: Request) -> Context:
+    # FastAPI runs a dependency that is no coroutine in a thread: two changes of threads for each request
+    return context_of(request)
+
+
+ContextOf = Annotated[Context, Depends(_context)]

@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 
+from fastapi.routing import APIRoute
 from morpheus_common.contracts.auth import Caller
 from morpheus_common.errors import ApiError
 from morpheus_common.ids import uuid7
@@ -16,9 +17,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from morpheus_gateway.client_address import client_address
 from morpheus_gateway.client_watch import ClientGone
-from morpheus_gateway.context import Context
+from morpheus_gateway.context import Context, context_of
 from morpheus_gateway.errors import error_response, is_openai_route
 from morpheus_gateway.limits import FailureLimit, Limit, Limits, Standing
+from morpheus_gateway.query import no_query_parameter_twice
 
 log = get_logger(__name__)
 
@@ -276,6 +278,34 @@ class Paths:
                     scope["route"] = inner.get("route")
                 return
         await self._app(scope, receive, send)
+
+
+class PromptRoutes:
+    """Serves prompts past Starlette's search for a route and FastAPI's dependencies: these cost more than all that the
+    gateway itself does for a prompt (0.37 of 0.79 ms of CPU, measured). OpenAPI has the routes from where they are declared.
+
+    The endpoints of `routes`, all of them POST, are called with the request and the context, and return the response.
+    """
+
+    def __init__(self, app: ASGIApp, *, routes: Iterable[APIRoute]) -> None:
+        self._app = app
+        self._routes = {route.path: route for route in routes}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request. Raises `ApiError`."""
+        route = self._routes.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        if route is None:
+            await self._app(scope, receive, send)
+            return
+        # the access log reads it there
+        scope["route"] = route
+        request = Request(scope, receive)
+        try:
+            await no_query_parameter_twice(request)
+            response = await route.endpoint(request, context_of(request))
+        except HTTPException:
+            raise ApiError("request_too_large") from None
+        await response(scope, receive, send)
 
 
 def _without_slash(path: str) -> str:

@@ -126,6 +126,13 @@ async def test_a_body_that_does_not_announce_its_length_is_limited_too(make_hous
         assert (response.status_code, response.json()["error"]["code"]) == (413, "request_too_large")
 
 
+async def test_a_query_parameter_that_stands_twice_is_refused_for_prompts_too(house: House) -> None:
+    for path in ("/v1/chat/completions", "/api/v1/models"):
+        method = "GET" if path.endswith("models") else "POST"
+        response = await house.http.request(method, f"{path}?a=1&a=2", headers=house.by_key)
+        assert (response.status_code, response.json()["error"]["param"]) == (422, "a")
+
+
 async def test_a_body_for_a_chat_must_be_json(house: House) -> None:
     response = await house.http.post("/v1/chat/completions", data={"model": "x"}, headers=house.by_key)
     assert response.status_code == 415

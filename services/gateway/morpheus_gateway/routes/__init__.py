@@ -1,10 +1,5 @@
 """The endpoints, one module an area: read the request, ask, answer."""
 
-from collections import Counter
-
-from fastapi import Request
-from morpheus_common.errors import ApiError
-
 from morpheus_gateway.routes import (
     account,
     api_keys,
@@ -41,19 +36,7 @@ ROUTERS = (
     chat.router,
 )
 
-MAX_NAME_LENGTH = 64
-"""A name as long as this may be shown again; a longer one, or none of letters, is no name of ours."""
+PROMPT_ROUTERS = (chat.router,)
+"""Those whose endpoints take the request and the context, and return the response: `PromptRoutes` calls them."""
 
-
-async def no_query_parameter_twice(request: Request) -> None:
-    """Refuse a repeated query parameter: two readers must not choose differently."""
-    if not request.url.query:
-        return
-    counts = Counter(name for name, _ in request.query_params.multi_items())
-    twice = [name for name, count in counts.items() if count > 1]
-    if twice:
-        name = twice[0] if len(twice[0]) <= MAX_NAME_LENGTH and twice[0].isidentifier() else None
-        raise ApiError("validation_error", "A query parameter stands twice in the address.", param=name)
-
-
-__all__ = ["ROUTERS", "no_query_parameter_twice"]
+__all__ = ["PROMPT_ROUTERS", "ROUTERS"]
