@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, ParamSpec, TypeVar
 
+import aiohttp
 import httpx2
 import orjson
 from morpheus_common.logs import get_logger
@@ -19,6 +20,10 @@ from morpheus_sessions.settings import RouterSettings
 log = get_logger(__name__)
 
 PAGE: Final = 100
+READ_BYTES: Final = 32 * 1024
+"""Twice this of an answer may wait in a connection until it is read; then the router is made to wait."""
+CONNECT_SECONDS: Final = 3.0
+IDLE_CONNECTION_SECONDS: Final = 30.0
 PROBE_SECONDS: Final = 5.0
 """A router under load may take seconds to say who it is."""
 ZERO_ADDRESS: Final = "0x" + "0" * 40
@@ -151,17 +156,46 @@ class Router:
         self.chain = 0
         self.diamond = ""
         self._read_timeout = read_timeout
+        self._settings = settings
+        self._prompts: aiohttp.ClientSession | None = None
         self.http = httpx2.AsyncClient(
             base_url=settings.url,
             auth=httpx2.BasicAuth(settings.user, settings.password.get_secret_value()),
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30.0),
-            timeout=httpx2.Timeout(read_timeout, connect=3.0),
+            limits=httpx2.Limits(
+                max_connections=None, max_keepalive_connections=64, keepalive_expiry=IDLE_CONNECTION_SECONDS
+            ),
+            timeout=httpx2.Timeout(read_timeout, connect=CONNECT_SECONDS),
             trust_env=False,
         )
 
     async def aclose(self) -> None:
         """Close all connections."""
         await self.http.aclose()
+        if self._prompts is not None:
+            await self._prompts.close()
+
+    @property
+    def prompts(self) -> aiohttp.ClientSession:
+        """What prompts go through: aiohttp takes a quarter of the CPU that httpx2 takes (decision 0022).
+
+        It has no time limits but that of connecting, follows no redirect, keeps no cookies, and sends nothing twice.
+        """
+        # made at first use: it belongs to the loop that runs
+        if self._prompts is None:
+            user, password = self._settings.user, self._settings.password.get_secret_value()
+            self._prompts = aiohttp.ClientSession(
+                base_url=f"{self._settings.url.rstrip('/')}/",
+                # what it would add of its own is nobody's business, and no answer is to come compressed
+                skip_auto_headers=("User-Agent", "Accept-Encoding"),
+                headers={"Authorization": aiohttp.encode_basic_auth(user, password)},
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+                connector=aiohttp.TCPConnector(
+                    limit=0, keepalive_timeout=IDLE_CONNECTION_SECONDS, ssl=httpx2.create_ssl_context(trust_env=False)
+                ),
+                read_bufsize=READ_BYTES,
+            )
+        return self._prompts
 
     # reading
 
@@ -345,7 +379,7 @@ class Router:
         return str(answer["tx"]) if isinstance(answer, dict) and "tx" in answer else None
 
     async def _get(self, path: str, params: dict[str, Any] | None = None, *, timeout: float | None = None) -> Any:
-        limit = httpx2.Timeout(timeout or self._read_timeout, connect=3.0)
+        limit = httpx2.Timeout(timeout or self._read_timeout, connect=CONNECT_SECONDS)
         try:
             answer = await self.http.get(path, params=params, headers=trace_headers(), timeout=limit)
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
@@ -357,7 +391,7 @@ class Router:
     async def _post(self, path: str, body: Any, timeout: float) -> Any:
         try:
             answer = await self.http.post(
-                path, json=body, headers=trace_headers(), timeout=httpx2.Timeout(timeout, connect=3.0)
+                path, json=body, headers=trace_headers(), timeout=httpx2.Timeout(timeout, connect=CONNECT_SECONDS)
             )
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
             raise RouterUnreachable(type(error).__name__) from None

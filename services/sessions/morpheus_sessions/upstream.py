@@ -4,11 +4,10 @@ Source: proxy-router contract, section 4. A prompt is sent once; nothing here tr
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
-import httpx2
+import aiohttp
 from morpheus_common.contracts.chat import Endpoint
 from morpheus_common.errors import ApiError
 
@@ -31,56 +30,53 @@ class TimeLimits:
     answer: float
 
 
-@asynccontextmanager
-async def _call(
-    router: Router, endpoint: Endpoint, chain_session: str, body: bytes, accept: str, limits: TimeLimits
-) -> AsyncIterator[httpx2.Response]:
-    """Send the prompt and yield the answer's head with status 200, or raise `PromptFailure`."""
+async def _send(
+    router: Router, endpoint: Endpoint, chain_session: str, body: bytes, accept: str, first_byte: float
+) -> aiohttp.ClientResponse:
+    """Send the prompt and return the answer, of which the head has come. It has to be closed. Raises `PromptFailure`.
+
+    `first_byte`: so long the head may take, in seconds.
+    """
     headers = {
         "session_id": chain_session,
-        "content-type": "application/json",
-        "accept": accept,
+        "Content-Type": "application/json",
+        "Accept": accept,
         **trace_headers(),
     }
-    request = router.http.build_request(
-        "POST",
-        f"/v1/{endpoint}",
-        content=body,
-        headers=headers,
-        timeout=httpx2.Timeout(limits.first_byte, connect=3.0),
-    )
     try:
-        response = await router.http.send(request, stream=True)
-    except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout):
+        async with asyncio.timeout(first_byte):
+            return await router.prompts.post(f"v1/{endpoint}", data=body, headers=headers, allow_redirects=False)
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
         raise PromptFailure(ApiError("service_unavailable", retry_after=2), not_sent=True) from None
-    except httpx2.TimeoutException:
+    except TimeoutError:
         raise PromptFailure(ApiError("provider_timeout"), end_unseen=True) from None
-    except httpx2.HTTPError:
+    except aiohttp.ClientError:
         # the router hung up without an answer: it may have taken the prompt up
         raise PromptFailure(ApiError("provider_error")) from None
-    try:
-        if response.status_code != 200:
-            raise prompt_failure(response.status_code, await _read(response, ERROR_BYTES, limits, cut=True))
-        yield response
-    finally:
-        await response.aclose()
 
 
-async def _read(response: httpx2.Response, limit: int, limits: TimeLimits, *, cut: bool = False) -> bytes:
-    body = bytearray()
+async def _expect_success(response: aiohttp.ClientResponse, limits: TimeLimits) -> None:
+    if response.status != 200:
+        raise prompt_failure(response.status, await _read(response, ERROR_BYTES, limits, cut=True))
+
+
+async def _read(response: aiohttp.ClientResponse, limit: int, limits: TimeLimits, *, cut: bool = False) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
     try:
         async with asyncio.timeout(limits.answer):
-            async for chunk in response.aiter_bytes():
-                body += chunk
-                if len(body) > limit:
+            while piece := await response.content.readany():
+                pieces.append(piece)
+                size += len(piece)
+                if size > limit:
                     if cut:
                         break
                     raise PromptFailure(ApiError("provider_error"))
-    except (TimeoutError, httpx2.TimeoutException):
+    except TimeoutError:
         raise PromptFailure(ApiError("provider_timeout"), end_unseen=True) from None
-    except httpx2.HTTPError:
+    except aiohttp.ClientError:
         raise PromptFailure(ApiError("provider_error")) from None
-    return bytes(body)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 async def whole_answer(
@@ -88,9 +84,13 @@ async def whole_answer(
 ) -> bytes:
     """Return a provider's answer in JSON mode as it came. Raises `PromptFailure`."""
     # a router sends nothing of a JSON answer before all of it is there
-    patient = TimeLimits(first_byte=limits.answer, chunk=limits.answer, answer=limits.answer)
-    async with _call(router, endpoint, chain_session, body, "application/json", patient) as response:
+    response = await _send(router, endpoint, chain_session, body, "application/json", limits.answer)
+    try:
+        await _expect_success(response, limits)
         return await _read(response, max_bytes, limits)
+    finally:
+        # hangs up if the answer is not complete; after a complete one the connection is kept
+        response.close()
 
 
 async def streamed_answer(
@@ -102,24 +102,27 @@ async def streamed_answer(
     """
     loop = asyncio.get_running_loop()
     ends_at = loop.time() + limits.answer
-    async with _call(router, endpoint, chain_session, body, "text/event-stream", limits) as response:
-        chunks = response.aiter_raw()
+    response = await _send(router, endpoint, chain_session, body, "text/event-stream", limits.first_byte)
+    try:
+        await _expect_success(response, limits)
         patience = limits.first_byte
         while True:
             try:
                 async with asyncio.timeout(min(patience, ends_at - loop.time())):
-                    chunk = await anext(chunks, None)
-            except (TimeoutError, httpx2.TimeoutException):
+                    chunk = await response.content.readany()
+            except TimeoutError:
                 if rules.is_done:
                     break
                 raise PromptFailure(ApiError("provider_timeout"), end_unseen=True) from None
-            except httpx2.HTTPError:
+            except aiohttp.ClientError:
                 # a router that stores chats cuts the connection after `[DONE]` where usage was asked for (proxy-router
                 # contract, section 4): whether this is the end of an answer, the answer itself tells
                 break
-            if chunk is None:
+            if not chunk:
                 break
             if out := rules.feed(chunk):
                 yield out
             patience = min(limits.chunk, END_SECONDS) if rules.is_done else limits.chunk
         yield rules.finish()
+    finally:
+        response.close()
