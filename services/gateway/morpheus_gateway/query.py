@@ -2,8 +2,8 @@
 
 from collections import Counter
 
-from fastapi import Request
 from morpheus_common.errors import ApiError
+from starlette.requests import Request
 
 MAX_NAME_LENGTH = 64
 """A name as long as this may be shown again; a longer one, or none of letters, is no name of ours."""
