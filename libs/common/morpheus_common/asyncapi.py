@@ -400,6 +400,7 @@ _FRAMES: Mapping[Kind, tuple[type[BaseModel] | None, Json, str]] = {
     Kind.ACCEPT: (AcceptFrame, _NOTHING, "This worker will run the prompt once it has credit."),
     Kind.OWNER: (OwnerFrame, _NOTHING, "Another worker owns the session: start there."),
     Kind.DATA: (AnswerHead, _BYTES, "A part of the answer; `Mor-Head` comes with the first one only."),
+    Kind.LAST: (AnswerHead, _BYTES, "The last part of the answer, and its end; as a data frame otherwise."),
     Kind.BEAT: (None, _NOTHING, "The worker is alive; nothing to say yet."),
     Kind.END: (None, _NOTHING, "The answer is complete."),
     Kind.ERROR: (ErrorFrame, _NOTHING, "The attempt failed."),
@@ -415,7 +416,7 @@ def _chat_messages(references: Mapping[type[BaseModel], Json]) -> Json:
         required = [Header.KIND, Header.SEQ]
         if kind is Kind.DATA:
             headers[Header.MORE] = {"type": "string", "const": "1", "description": "the next frame continues the event"}
-        elif head is not None:
+        elif head is not None and kind is not Kind.LAST:
             required.append(Header.HEAD)
         if head is not None:
             headers[Header.HEAD] = _in_header(head, references)

@@ -71,6 +71,11 @@ class CallerCache:
             _ = self._question(presented)
         return answer.caller
 
+    def checked(self, presented: str) -> Caller | None:
+        """Return the caller if an answer of auth is here that counts now."""
+        answer = self._known.get(presented)
+        return answer.caller if answer is not None and self._counts(answer) else None
+
     def _counts(self, answer: _Answer) -> bool:
         return self._clock() - answer.asked_at <= USABLE_SECONDS
 

@@ -212,7 +212,8 @@ class Chat:
             if isinstance(claimed, OwnedElsewhere):
                 await prompt.refer(OwnerFrame(worker=claimed.worker))
                 return
-        await prompt.accept(AcceptFrame(worker=self._ownership.holder.worker))
+        if not prompt.head.credit:
+            await prompt.accept(AcceptFrame(worker=self._ownership.holder.worker))
         if not await self._is_complete(prompt):
             return
         if prompt.head.ping:
@@ -496,7 +497,7 @@ class Chat:
                 prompt.interruptible = True
                 if prompt.gone:
                     raise asyncio.CancelledError
-                await prompt.send(piece)
+                await prompt.send(piece, last=rules.is_finished)
         finally:
             prompt.interruptible = True
             # hanging up frees the session at the router with the next chunk or two
@@ -521,7 +522,8 @@ class Chat:
         await prompt.send(
             finish_json(
                 body, model=owned.model_name, answer_id=f"chatcmpl-{prompt.head.request_id}", created=int(time.time())
-            )
+            ),
+            last=True,
         )
 
 

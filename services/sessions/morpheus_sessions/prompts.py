@@ -29,7 +29,8 @@ class Prompt:
         self._next_body_frame = 0
         self._seq = 0
         self._sent = 0
-        self._credit = 0
+        self._credit = head.credit
+        self._ended = False
         self._changed = asyncio.Event()
         self._answer_head: AnswerHead | None = None
 
@@ -102,16 +103,20 @@ class Prompt:
         """Set what goes out with the first data frame."""
         self._answer_head = head
 
-    async def send(self, data: bytes) -> None:
-        """Send a piece of the answer, when there is credit for it. One frame may overshoot."""
+    async def send(self, data: bytes, *, last: bool = False) -> None:
+        """Send a piece of the answer, when there is credit for it. One frame may overshoot.
+
+        `last`: the answer ends with it, which then need not be said in a frame of its own.
+        """
         pieces = [data] if len(data) <= FRAME_BYTES else split_frames(data)
-        last = len(pieces) - 1
         for position, piece in enumerate(pieces):
             while self._sent >= self._credit:
                 self._changed.clear()
                 await self._changed.wait()
             head, self._answer_head = self._answer_head, None
-            await self._send(Kind.DATA, piece, more=position != last, head=head)
+            more = position != len(pieces) - 1
+            self._ended = last and not more and self.head.takes_last
+            await self._send(Kind.LAST if self._ended else Kind.DATA, piece, more=more, head=head)
             self._sent += len(piece)
 
     @property
@@ -120,8 +125,9 @@ class Prompt:
         return self._sent > 0
 
     async def end(self) -> None:
-        """Say that the answer is complete."""
-        await self._send(Kind.END)
+        """Say that the answer is complete, unless its last piece has said so."""
+        if not self._ended:
+            await self._send(Kind.END)
 
     async def fail(
         self, error: ApiError, *, upstream_code: str | None = None, not_sent: bool = False, owner: str | None = None

@@ -79,6 +79,8 @@ class StreamRules:
         self._seen: set[int] = set()
         self._finished: set[int] = set()
         self._done = False
+        self.is_finished = False
+        """Whether all of the answer has been returned."""
         self._usage: Any = None
         self._last: dict[str, Any] = {}
 
@@ -104,6 +106,7 @@ class StreamRules:
         if self._include_usage and self._usage is not None:
             out.append(_event(orjson.dumps(self._usage_chunk())))
         out.append(_event(DONE))
+        self.is_finished = True
         return b"".join(out)
 
     def _event(self, data: bytes) -> bytes:

@@ -512,6 +512,10 @@ class FakePrompt:
         """Wait for the whole body and the first credit."""
         await self.until(lambda: len(self.body) == self.head.body_bytes and bool(self.credits))
 
+    async def credited(self, times: int) -> None:
+        """Wait until credit was given so often."""
+        await self.until(lambda: len(self.credits) >= times)
+
     async def until(self, condition: Callable[[], bool], seconds: float = 10.0) -> None:
         async with asyncio.timeout(seconds):
             while not condition():
@@ -617,6 +621,8 @@ class FakeWorker:
     async def _on_start(self, msg: Msg) -> None:
         head = PromptHead.model_validate_json((msg.headers or {})[Header.HEAD])
         prompt = FakePrompt(self, head, msg.reply, msg.subject != CHAT_START, bytearray(msg.data))
+        if head.credit:
+            prompt.credits.append((time.monotonic(), head.credit))
         self.prompts.append(prompt)
         self._by_attempt[head.attempt] = prompt
         self.arrived.set()

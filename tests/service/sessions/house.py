@@ -226,6 +226,9 @@ class Automation:
         await msg.respond(json.dumps({"ok": plan.model_dump(mode="json")}).encode())
 
 
+ENDS = {Kind.END, Kind.LAST}
+
+
 @dataclass
 class Answer:
     """What came back for one attempt."""
@@ -240,7 +243,7 @@ class Answer:
     @property
     def ended(self) -> bool:
         """Whether the worker said that the answer is complete."""
-        return any(frame.kind is Kind.END for frame in self.frames)
+        return any(frame.kind in ENDS for frame in self.frames)
 
     @property
     def code(self) -> str | None:
@@ -259,8 +262,8 @@ class Answer:
         """Nothing is missing, nothing came twice, and the end was said once, last."""
         assert [frame.seq for frame in self.frames] == list(range(len(self.frames)))
         assert self.error is None
-        assert self.frames[-1].kind is Kind.END
-        assert [frame.kind for frame in self.frames].count(Kind.END) == 1
+        assert self.frames[-1].kind in ENDS
+        assert sum(frame.kind in ENDS for frame in self.frames) == 1
 
 
 class Prompting:
@@ -318,7 +321,7 @@ class Prompting:
             answer.worker = read_head(AcceptFrame, frame).worker
         elif frame.kind is Kind.OWNER:
             answer.referred.append(read_head(OwnerFrame, frame).worker)
-        elif frame.kind is Kind.DATA:
+        elif frame.kind in {Kind.DATA, Kind.LAST}:
             answer.body += frame.data
             if frame.head is not None:
                 assert answer.head is None

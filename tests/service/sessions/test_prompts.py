@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 from morpheus_common.bus import names
-from morpheus_common.bus.frames import Kind
+from morpheus_common.bus.frames import WINDOW_BYTES, Kind
 from morpheus_common.contracts.automation import Decision
 from morpheus_sessions import ownership
 
@@ -364,6 +364,23 @@ async def test_a_prompt_that_waits_in_line_leaves_it_when_its_client_goes(house:
         assert (await house.gateway.chat("third")).ended
 
     assert await house.simulator.prompts() == 2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_prompt_that_comes_with_its_credit_is_run_at_once(house: House, stream: bool) -> None:
+    """No accept, no credit by itself, no end by itself: what is there of an answer is all that travels."""
+    async with house.worker():
+        await house.gateway.open()
+        with_credit = house.gateway.prompting(stream=stream, credit=WINDOW_BYTES, takes_last=True)
+        async with with_credit as prompting:
+            while not prompting.answer.ended:
+                await prompting.next()
+        prompting.answer.assert_whole()
+
+    kinds = [frame.kind for frame in prompting.answer.frames if frame.kind is not Kind.BEAT]
+    assert set(kinds[:-1]) <= {Kind.DATA}
+    assert kinds[-1] is Kind.LAST
+    assert await house.simulator.prompts() == 1
 
 
 async def test_a_client_that_leaves_a_stream_frees_the_session(house: House) -> None:

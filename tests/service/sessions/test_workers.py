@@ -4,7 +4,7 @@ import asyncio
 from contextlib import AsyncExitStack
 
 import pytest
-from morpheus_common.bus.frames import Kind
+from morpheus_common.bus.frames import WINDOW_BYTES, Kind
 from morpheus_common.contracts.automation import Decision
 from morpheus_common.contracts.sessions import CATALOGUE, CatalogueQuestion, SessionState
 from morpheus_common.errors import ApiError
@@ -58,6 +58,8 @@ async def test_a_worker_refers_prompts_to_the_one_that_owns_the_session(house: H
         await house.gateway.open()
         assert (await house.gateway.chat(first="w1")).worker == "w1"
         referred = await house.gateway.attempt(worker="w2")
+        async with house.gateway.prompting(worker="w2", credit=WINDOW_BYTES) as with_credit:
+            assert (await with_credit.next()).kind is Kind.OWNER, "credit does not make it the owner"
         answered = await house.gateway.chat(first="w2")
 
     assert [frame.kind for frame in referred.frames] == [Kind.OWNER]

@@ -35,7 +35,7 @@ class Bus:
         return [headers[Header.KIND] for _, _, headers in self.sent]
 
 
-def prompt(bus: Bus, *, body_bytes: int = 0) -> Prompt:
+def prompt(bus: Bus, *, body_bytes: int = 0, **head_fields: Any) -> Prompt:
     head = PromptHead(
         attempt="a1",
         gateway="g1",
@@ -46,6 +46,7 @@ def prompt(bus: Bus, *, body_bytes: int = 0) -> Prompt:
         stream=True,
         body_bytes=body_bytes,
         open_wait=30,
+        **head_fields,
     )
     return Prompt(head, "_INBOX_gw.g1.a1", cast("Client", bus))
 
@@ -160,6 +161,20 @@ async def test_a_large_event_goes_in_frames_of_which_each_but_the_last_says_more
     assert [Header.MORE in headers for _, _, headers in bus.sent] == [True] * (len(bus.sent) - 1) + [False]
 
 
+async def test_credit_that_came_with_the_start_counts_as_any_other(running: list[asyncio.Task[Any]]) -> None:
+    bus = Bus()
+    sent = prompt(bus, body_bytes=2, credit=4)
+    sent.start_body(b"{")
+    assert not sent.is_complete
+    sent.add_body(b"}", 0)
+    assert sent.is_complete
+
+    await sent.send(b"1234")
+    running.append(asyncio.create_task(sent.send(b"5")))
+    await settle()
+    assert bus.data == b"1234"
+
+
 # frames
 
 
@@ -229,3 +244,23 @@ async def test_a_prompt_that_the_router_runs_to_its_end_keeps_running_when_its_c
     await settle()
     assert sent.gone
     assert not sent.task.done()
+
+
+async def test_the_last_piece_says_that_it_is_the_end_to_a_gateway_that_knows_this() -> None:
+    bus = Bus()
+    sent = prompt(bus, credit=10 * FRAME_BYTES, takes_last=True)
+    await sent.send(b"a")
+    await sent.send(b"b" * (FRAME_BYTES + 1), last=True)
+    await sent.end()
+
+    assert bus.kinds() == ["data", "data", "last"]
+    assert [Header.MORE in headers for _, _, headers in bus.sent] == [False, True, False]
+
+
+async def test_a_gateway_that_knows_no_last_piece_is_told_of_the_end_by_itself() -> None:
+    bus = Bus()
+    sent = prompt(bus, credit=100)
+    await sent.send(b"a", last=True)
+    await sent.end()
+
+    assert bus.kinds() == ["data", "end"]

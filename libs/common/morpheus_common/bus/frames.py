@@ -35,6 +35,8 @@ class Kind(StrEnum):
     DATA = "data"
     BEAT = "beat"
     END = "end"
+    LAST = "last"
+    """Data and the end in one message; only for a gateway that said it knows it (`PromptHead.takes_last`)."""
     ERROR = "error"
     NOBODY = "nobody"
     """Never sent: how a gateway sees the server's word that no worker listens."""

@@ -25,6 +25,8 @@ class PromptHead(Message):
     `body_bytes` is the whole body's length; what does not fit in the first message follows in body frames.
     `open_wait` is how long the client waits for a session to open (seconds). `ping`: there is no body; the answer is a
     `PingAnswer` in one data frame, and no session is opened for it.
+    `credit`: the attempt has this credit from the start, in bytes, and need not be accepted. `takes_last`: the gateway
+    knows frames of the kind `last`. Workers and gateways that know neither go on as before.
     """
 
     attempt: str
@@ -41,6 +43,8 @@ class PromptHead(Message):
     body_bytes: int = Field(ge=0)
     open_wait: float = Field(ge=0, le=300)
     ping: bool = False
+    credit: int = Field(0, ge=0)
+    takes_last: bool = False
 
 
 class PingStatus(StrEnum):

@@ -54,9 +54,12 @@ async def create_chat_completion(request: Request, context: ContextOf) -> Respon
     async def admit() -> None:
         _check(await context.keys.check(digest), model_id)
 
+    checked = context.keys.checked(digest)
+    if checked is not None:
+        _check(checked, model_id)
     return PromptResponse(
         context.relay,
-        Prompt(_head(context, caller, body, model_id), body.payload),
+        Prompt(_head(context, caller, body, model_id), body.payload, admitted=checked is not None),
         admit,
         times=context.answer_times,
         json_limit=context.settings.json_answer_limit,
