@@ -6,6 +6,7 @@ import signal
 
 import uvicorn
 from morpheus_common.logs import configure_logs
+from morpheus_common.service import calm_garbage_collector
 from morpheus_common.steps import SocketProbe, install
 
 from morpheus_gateway.app import create_app
@@ -31,8 +32,10 @@ def main() -> None:
     # uvicorn raises the signal again when it has drained; a clean stop is exit code 0
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda *_: None)
+    app = create_app(settings)
+    calm_garbage_collector()
     uvicorn.run(
-        create_app(settings),
+        app,
         host=settings.host,
         port=settings.port,
         loop="uvloop",
