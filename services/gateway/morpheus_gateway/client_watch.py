@@ -11,8 +11,12 @@ class ClientGone(Exception):
     """The client closed the connection before its answer was complete."""
 
 
+LOOKED_AT_AFTER = 0.05
+"""Seconds. What is answered sooner needs no watcher, which is a task of its own; who left before is seen then at once."""
+
+
 class ClientWatch:
-    """A block that is left with `ClientGone` as soon as the client is gone.
+    """A block that is left with `ClientGone` as soon as the client is gone, but not before `LOOKED_AT_AFTER`.
 
     To be entered after the request's body was read: from then on all that can arrive is the disconnect.
     """
@@ -27,13 +31,16 @@ class ClientWatch:
             msg = "a client is watched from a task"
             raise RuntimeError(msg)
         self._task = task
-        self._watcher = asyncio.create_task(self._wait())
+        self._watcher: asyncio.Task[None] | None = None
+        self._timer = asyncio.get_running_loop().call_later(LOOKED_AT_AFTER, self._begin)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._watcher.cancel()
+        self._timer.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
         # the count tells our own cancellation from one that came from outside and must go on (as asyncio.timeout does)
         if self._hung_up and self._task.uncancel() == 0 and kind is asyncio.CancelledError:
             raise ClientGone from error
@@ -43,6 +50,9 @@ class ClientWatch:
         if not self._hung_up:
             self._hung_up = True
             self._task.cancel()
+
+    def _begin(self) -> None:
+        self._watcher = asyncio.create_task(self._wait())
 
     async def _wait(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

@@ -43,6 +43,8 @@ _EXPOSED = ", ".join(
 )
 
 
+_ON_EVERY_ANSWER = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
+
 _LIMITED_ROUTES: Mapping[str, Callable[[Limits], Limit | FailureLimit]] = {
     "/api/v1/auth/register": lambda limits: limits.registrations,
     "/api/v1/auth/login": lambda limits: limits.failed_logins,
@@ -74,11 +76,11 @@ class RequestScope:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
-                headers["X-Request-Id"] = ours
+                # no route sets these: they need not be looked for
+                headers.raw.append((b"x-request-id", ours.encode()))
+                headers.raw.extend(_ON_EVERY_ANSWER)
                 if theirs is not None:
-                    headers["X-Client-Request-Id"] = theirs
-                headers["X-Content-Type-Options"] = "nosniff"
-                headers["Referrer-Policy"] = "no-referrer"
+                    headers.raw.append((b"x-client-request-id", theirs.encode()))
                 headers.setdefault("Cache-Control", "no-store")
                 standing = scope["state"].get("standing")
                 # a refusal has told it already; who is not known is told nothing

@@ -11,7 +11,7 @@ MAX_NAME_LENGTH = 64
 
 async def no_query_parameter_twice(request: Request) -> None:
     """Refuse a repeated query parameter: two readers must not choose differently."""
-    if not request.url.query:
+    if not request.scope["query_string"]:
         return
     counts = Counter(name for name, _ in request.query_params.multi_items())
     twice = [name for name, count in counts.items() if count > 1]
