@@ -223,6 +223,8 @@ class Chat:
             await self._with_turn(prompt, line)
 
     async def _is_complete(self, prompt: Prompt) -> bool:
+        if prompt.is_complete:
+            return not prompt.gone
         try:
             async with asyncio.timeout(SILENCE_SECONDS):
                 await prompt.complete()
@@ -239,7 +241,9 @@ class Chat:
         line.inside += 1
         try:
             try:
-                async with asyncio.timeout(self._settings.queue_wait):
+                # an idle line needs no clock
+                limit = self._settings.queue_wait if line.inside > 1 else None
+                async with asyncio.timeout(limit):
                     await line.lock.acquire()
             except TimeoutError:
                 raise ApiError("session_busy", retry_after=10) from None
