@@ -5,6 +5,7 @@ warm session waits for no database operation. Busy marks are written unwaited, i
 """
 
 import asyncio
+import math
 import time
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,6 +26,8 @@ log = get_logger(__name__)
 MARK_SECONDS: Final = 0.05
 MARKS_COMMENT: Final = "busy marks"
 REFRESH_COMMENT: Final = "owner refresh"
+USED_SECONDS: Final = 1.0
+"""When a session was last used is written at most this much too old."""
 
 
 @dataclass(slots=True)
@@ -49,6 +52,9 @@ class OwnedSession:
     used_at: float
     claimed_at: datetime
     gone: bool = False
+    busy_written: bool = False
+    """Whether the database may have a busy mark of it."""
+    used_written_at: float = -math.inf
 
     def time_left(self) -> float:
         """Seconds until its time is over."""
@@ -63,8 +69,13 @@ class OwnedSession:
 class _Mark:
     """What is still to be written of a session."""
 
-    key_id: str
-    update: list[dict[str, Any]]
+    owned: OwnedSession
+    changes: dict[str, Any]
+    noted_at: float
+
+    @property
+    def is_busy(self) -> bool:
+        return self.changes["busy"] is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +120,7 @@ class Ownership:
         have seen must not be taken for one that may still run.
         """
         unwritten = (*self._marks.values(), *self._being_written.values())
-        if any(mark.key_id == key_id for mark in unwritten):
+        if any(mark.owned.key_id == key_id for mark in unwritten):
             await self._flush_marks()
         free_or_mine = [
             {"owner": None},
@@ -187,6 +198,10 @@ class Ownership:
     def mark_free(self, owned: OwnedSession, *, used: bool = True) -> None:
         """Note that the end of the prompt was seen. `used`: its key's owner sent it."""
         owned.used_at = time.monotonic()
+        if not owned.busy_written and (not used or owned.used_at - owned.used_written_at < USED_SECONDS):
+            # the prompt was over before its mark was written: the database has it right as it is
+            self._marks.pop(owned.id, None)
+            return
         self._note(owned, busy=None, **({"last_used_at": "$$NOW"} if used else {}))
 
     def mark_resting(self, owned: OwnedSession) -> None:
@@ -197,7 +212,7 @@ class Ownership:
         self._note(owned, busy=None, last_used_at="$$NOW", quarantined_until=rest)
 
     def _note(self, owned: OwnedSession, **changes: Any) -> None:
-        self._marks[owned.id] = _Mark(owned.key_id, [{"$set": changes}])
+        self._marks[owned.id] = _Mark(owned, changes, time.monotonic())
         self._marked.set()
 
     async def write_marks(self) -> None:
@@ -223,9 +238,15 @@ class Ownership:
             return
         mine = {"owner.worker": self.holder.worker, "owner.boot": self.holder.boot}
         self._being_written = marks
+        for mark in marks.values():
+            # also if nobody knows whether it was written, and until its end certainly was
+            mark.owned.busy_written |= mark.is_busy
         try:
             await SessionDocument.get_pymongo_collection().bulk_write(
-                [UpdateOne({"_id": session_id, **mine}, mark.update) for session_id, mark in marks.items()],
+                [
+                    UpdateOne({"_id": session_id, **mine}, [{"$set": mark.changes}])
+                    for session_id, mark in marks.items()
+                ],
                 ordered=False,
                 comment=MARKS_COMMENT,
             )
@@ -233,6 +254,11 @@ class Ownership:
             self._marks = marks | self._marks
             self._marked.set()
             raise
+        else:
+            for mark in marks.values():
+                mark.owned.busy_written &= mark.is_busy
+                if "last_used_at" in mark.changes:
+                    mark.owned.used_written_at = mark.noted_at
         finally:
             self._being_written = {}
 
