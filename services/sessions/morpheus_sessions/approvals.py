@@ -72,7 +72,7 @@ class Approvals:
         async def body(tx: AsyncClientSession) -> bool:
             await pass_guard(command.key_id, command.user_id, tx)
             # by its place an approve takes turns with everybody's opens; the place also orders those of one user
-            place = await stand_in_line(tx, user_id=command.user_id, now=asked_at, patience=None, is_automatic=False)
+            place = await stand_in_line(tx, user_id=command.user_id, now=asked_at, patience=None, worth_for=None)
             await self._count(command.user_id, asked_at, tx)
             await keep(
                 wish,

@@ -61,6 +61,11 @@ class Capital:
                 raise ApiError("service_unavailable", retry_after=2) from None
         return self._of_wallet
 
+    async def free(self) -> dict[str, int]:
+        """Return what lies free in each wallet, in wei. Waits, and raises, as `by_wallet`."""
+        await self.by_wallet()
+        return self._free
+
     async def run(self) -> None:
         """Refresh until cancelled."""
         while True:

@@ -92,6 +92,14 @@ class CatalogueCopy:
             raise ApiError("open_failed") from None
         return most_tagged(cost.stake)
 
+    def stake_per_second(self, price: int) -> int:
+        """Return what each second at `price` wei a second takes, in wei, rounded up. By the figures, and raises, as `stake`."""
+        copy = self.copy
+        if copy.budget <= 0:
+            log.error("no stake can be worked out", problem="the chain's budget is zero")
+            raise ApiError("open_failed")
+        return -(-copy.supply * price // copy.budget)
+
     def provider(self, address: str) -> Provider | None:
         """Return a provider by its address."""
         return self.copy.providers.get(address)

@@ -24,7 +24,7 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from pymongo.errors import PyMongoError
 
-from morpheus_sessions.documents import Owner, SessionDocument
+from morpheus_sessions.documents import LONG_AGO, Owner, SessionDocument
 from morpheus_sessions.failures import PromptFailure
 from morpheus_sessions.journal import LOST, SWITCHED, Journal, SlotTaken
 from morpheus_sessions.lifecycle import USABLE_SECONDS, Lifecycle, is_usable
@@ -425,17 +425,34 @@ class Chat:
             raise ApiError(
                 "missing_required_parameter", "Name a model: this API key has no session yet.", param="model"
             )
-        plan = await self._rpc.call(PLAN_CHAT, PlanChat(user_id=head.user_id, key_id=head.key_id, model_id=model_id))
-        if plan.decision is not Decision.OPEN or plan.duration is None:
+        rests = owned is not None and owned.model_id == model_id
+        parked = None if rests else await self._parked_for(head.key_id, model_id)
+        question = PlanChat(
+            user_id=head.user_id,
+            key_id=head.key_id,
+            key_prefix=head.key_prefix,
+            model_id=model_id,
+            parked=None if parked is None else parked.chain_session,
+            current=None if owned is None else owned.chain_session,
+            rests=rests,
+        )
+        plan = await self._rpc.call(PLAN_CHAT, question)
+        if plan.decision is Decision.REFUSE:
             raise _refusal(plan, owned, model_id)
         word = AutomationWord(decision=plan.decision, reason=plan.reason, at=utc_now())
-        rests = owned is not None and owned.model_id == model_id
-        if not rests:
-            now = await self._journal.now()
-            for parked in await self._journal.sessions_of(head.key_id, (SessionState.PARKED,)):
-                if parked.model_id == model_id and parked.reason == SWITCHED and is_usable(parked, now):
-                    await self._resume(parked, owned, word)
-                    return
+        if parked is not None:
+            # what may be opened may all the more be taken back
+            await self._resume(parked, owned, word)
+            return
+        if plan.duration is None:
+            # planned for what was parked a moment ago
+            return
+        left = max(0.0, head.open_wait - (time.monotonic() - prompt.turn_at))
+        coming = await self._journal.session_in(head.key_id, Slot.NEXT)
+        if coming is not None and coming.model_id != model_id and left > 0:
+            # a renewal of the session that this prompt has no use for: a slot is free in a moment
+            await self._journal.ended(coming.operation_id, wait=left)
+            return
         holder = self._ownership.holder
         coming = await self._lifecycle.begin(
             operation_id=uuid7(),
@@ -450,13 +467,23 @@ class Chat:
             even_if_usable=rests,
             automation=word,
             # the time it stood in line is not the chain's
-            patience=max(0.0, head.open_wait - (time.monotonic() - prompt.turn_at)),
+            patience=left,
         )
         if coming.slot is Slot.NEXT:
             # it becomes current in the transaction that settles it; the one we own then is no more
             await self._wait_for(coming.operation_id, model_id, prompt, line)
             if owned is not None:
                 self._ownership.forget(owned)
+
+    async def _parked_for(self, key_id: str, model_id: str) -> SessionDocument | None:
+        """Return the session for a model that a key may take back, of several that which ends last."""
+        now = await self._journal.now()
+        fit = [
+            parked
+            for parked in await self._journal.sessions_of(key_id, (SessionState.PARKED,))
+            if parked.model_id == model_id and parked.reason == SWITCHED and is_usable(parked, now)
+        ]
+        return max(fit, key=lambda parked: parked.ends_at or LONG_AGO, default=None)
 
     async def _resume(
         self, parked: SessionDocument, owned: OwnedSession | None, word: AutomationWord | None = None
@@ -535,7 +562,9 @@ def _refusal(plan: Plan, owned: OwnedSession | None, model_id: str) -> ApiError:
     if owned is not None and owned.model_id == model_id:
         return _resting(owned)
     log.info("no session, and automation does not open one", reason=plan.reason)
-    return ApiError("no_active_session")
+    if plan.code is None:
+        return ApiError("no_active_session")
+    return ApiError(plan.code, retry_after=plan.retry_after, details=plan.details)
 
 
 def _check_model(head: PromptHead, owned: OwnedSession) -> None:

@@ -117,6 +117,11 @@ class SessionDocument(Document):
             IndexModel([("user_id", ASCENDING), ("state", ASCENDING)], name="user_state"),
             IndexModel([("key_id", ASCENDING), ("created_at", DESCENDING)], name="key_newest"),
             IndexModel([("state", ASCENDING), ("wallet", ASCENDING), ("ends_at", ASCENDING)], name="state_wallet"),
+            IndexModel(
+                [("ends_at", ASCENDING), ("_id", ASCENDING)],
+                name="ending",
+                partialFilterExpression={"slot": Slot.CURRENT.value},
+            ),
             # all that the sum of what is at risk reads is in these two
             IndexModel(
                 [(name, ASCENDING) for name in ("state", "user_id", "wallet", "reserved_on", "stake", "reserved")],

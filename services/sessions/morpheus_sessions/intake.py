@@ -109,9 +109,10 @@ class Intake:
         automation: AutomationWord | None = None,
         idempotency: Idempotency | None = None,
         patience: float | None = None,
+        worth_for: float | None = None,
     ) -> SessionDocument:
         """Write an open and its session. `automation`: the decision that asks for it, None if its user does. `patience`: how
-        long its caller waits for it (seconds).
+        long its caller waits for it, `worth_for`: how long it is worth beginning although nobody does (seconds).
 
         `stake` (wei) is what the cheapest bid takes that could serve it; it is set aside. Raises `SlotTaken`,
         `AlreadyAsked`, `invalid_api_key` if the key was revoked meanwhile, `session_queue_full`, and what `Limits.admit`
@@ -127,7 +128,7 @@ class Intake:
             await _expect_beside(replaces, key_id, session)
             counted_at = await self._limits.admit(session, bounds, user_id=user_id, stake=stake)
             place = await stand_in_line(
-                session, user_id=user_id, now=counted_at, patience=patience, is_automatic=automation is not None
+                session, user_id=user_id, now=counted_at, patience=patience, worth_for=worth_for
             )
             opening = SessionDocument(
                 state=SessionState.OPENING,

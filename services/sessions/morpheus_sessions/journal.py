@@ -556,9 +556,10 @@ class Journal:
             )
             given_up = before["state"] == SessionState.ABANDONED
             wanted = guard["wanted"] and before["wanted"]
+            taken_over: dict[str, Any] = {}
             if operation.replaces is not None and wanted and not given_up:
                 # what is closed as soon as it is there takes the place of nothing
-                await self._give_way(operation.replaces, now, session)
+                taken_over = await self._give_way(operation.replaces, before, now, session)
             current = await SessionDocument.get_pymongo_collection().find_one(
                 {"key_id": before["key_id"], "slot": Slot.CURRENT.value}, session=session
             )
@@ -588,6 +589,8 @@ class Journal:
                 "ends_at": _from_unix(found.ends_at),
                 "seen_block": block,
             }
+            if fits:
+                changes |= taken_over
             await self._free_id(found, session)
             opened = await self._change(
                 operation.session, (SessionState.OPENING, SessionState.ABANDONED), changes, "opened", now, session
@@ -649,21 +652,29 @@ class Journal:
         await self._change(waiting["_id"], (SessionState.OPENING,), changes, "failed", now, session)
         return True
 
-    async def _give_way(self, replaces: Replaces, now: datetime, session: AsyncClientSession) -> None:
+    async def _give_way(
+        self, replaces: Replaces, new: Mapping[str, Any], now: datetime, session: AsyncClientSession
+    ) -> dict[str, Any]:
+        """Take a session out of its slot in favour of `new`; return what the new one takes over from it."""
         old = await SessionDocument.get_pymongo_collection().find_one({"_id": replaces.session}, session=session)
         if old is None or old["state"] != SessionState.ACTIVE:
-            return
-        if replaces.becomes is SessionState.PARKED:
-            await self._change(
-                replaces.session,
-                (SessionState.ACTIVE,),
-                {"state": SessionState.PARKED, "slot": None, "reason": SWITCHED},
-                "parked",
-                now,
-                session,
-            )
-        else:
+            return {}
+        if replaces.becomes is not SessionState.PARKED:
             await self.start_close(_session(old), "replaced", now, session)
+            return {}
+        await self._change(
+            replaces.session,
+            (SessionState.ACTIVE,),
+            {"state": SessionState.PARKED, "slot": None, "reason": SWITCHED},
+            "parked",
+            now,
+            session,
+        )
+        if old["model_id"] != new["model_id"] or new["owner"] is not None:
+            return {}
+        # renewed: its key's prompts stand in line at one worker, and whether the key is in use is not forgotten
+        used = [time for time in (old["last_used_at"], (old["busy"] or {}).get("since")) if time is not None]
+        return {"owner": old["owner"], "last_used_at": max(used, default=None)}
 
     async def fail_open(self, operation: OperationDocument, error: ApiError) -> None:
         """Nothing was ever sent: the session has failed, its key is free.

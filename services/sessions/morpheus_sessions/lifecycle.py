@@ -41,6 +41,7 @@ from morpheus_sessions.journal import Journal, SlotTaken
 from morpheus_sessions.limits import Limits
 from morpheus_sessions.operations import failure, operation_of
 from morpheus_sessions.router import Bid, Router, RouterRefused, RouterUnclear, RouterUnreachable
+from morpheus_sessions.waiting import PATIENCE_SECONDS
 
 log = get_logger(__name__)
 
@@ -165,9 +166,7 @@ class Lifecycle:
         fits (it is quarantined). `automation`: the decision that asks for it, None if its user does. `patience`: how long its
         caller waits (seconds), None if that is not to matter.
         """
-        model = self._catalogue.model(model_id)
-        if automation is not None:
-            duration = self._limits.automatic_duration(duration)
+        self._catalogue.model(model_id)
         for _ in range(TRIES):
             replaces = None
             current = await self._journal.session_in(key_id, Slot.CURRENT)
@@ -187,31 +186,74 @@ class Lifecycle:
                 if coming.model_id == model_id and bid_id in {None, coming.bid_id} and coming.wanted:
                     return coming
                 raise ApiError("session_opening", retry_after=5)
-            if is_attested(model):
-                raise ApiError("attestation_unsupported", param="model_id" if bid_id is None else "bid_id")
-            if not model.has_bids:
-                raise ApiError("no_provider_available", retry_after=30, details={"reasons": []})
-            cheapest = self._catalogue.least_price(model_id) if price is None else price
-            self._limits.check(duration=duration, price=cheapest, automatic=automation is not None)
             try:
-                return await self._intake.open(
+                return await self.open_anew(
                     operation_id=operation_id,
                     user_id=user_id,
                     key_id=key_id,
                     key_prefix=key_prefix,
-                    model=model,
+                    model_id=model_id,
                     bid_id=bid_id,
                     duration=duration,
-                    stake=self._catalogue.stake(cheapest, duration),
+                    price=price,
                     owner=owner,
                     replaces=replaces,
                     automation=automation,
                     idempotency=idempotency,
                     patience=patience,
+                    worth_for=None if automation is None else PATIENCE_SECONDS,
                 )
             except SlotTaken:
                 continue
         raise ApiError("session_opening", retry_after=5)
+
+    async def open_anew(
+        self,
+        *,
+        operation_id: str,
+        user_id: str,
+        key_id: str,
+        key_prefix: str,
+        model_id: str,
+        bid_id: str | None,
+        duration: int,
+        price: int | None,
+        owner: Owner | None,
+        replaces: Replaces | None,
+        automation: AutomationWord | None,
+        idempotency: Idempotency | None,
+        patience: float | None,
+        worth_for: float | None,
+    ) -> SessionDocument:
+        """Write an open, whatever the key has: into `next` if it replaces something. The rest as `begin` and `Intake.open`.
+
+        Raises what they do; `SlotTaken` if the key's sessions are not as its caller saw them.
+        """
+        model = self._catalogue.model(model_id)
+        if automation is not None:
+            duration = self._limits.automatic_duration(duration)
+        if is_attested(model):
+            raise ApiError("attestation_unsupported", param="model_id" if bid_id is None else "bid_id")
+        if not model.has_bids:
+            raise ApiError("no_provider_available", retry_after=30, details={"reasons": []})
+        cheapest = self._catalogue.least_price(model_id) if price is None else price
+        self._limits.check(duration=duration, price=cheapest, automatic=automation is not None)
+        return await self._intake.open(
+            operation_id=operation_id,
+            user_id=user_id,
+            key_id=key_id,
+            key_prefix=key_prefix,
+            model=model,
+            bid_id=bid_id,
+            duration=duration,
+            stake=self._catalogue.stake(cheapest, duration),
+            owner=owner,
+            replaces=replaces,
+            automation=automation,
+            idempotency=idempotency,
+            patience=patience,
+            worth_for=worth_for,
+        )
 
     async def close(self, command: CloseSession) -> CloseResult:
         """Close all sessions of a key; waits `command.wait` seconds for the chain.

@@ -68,6 +68,18 @@ class Bounds:
         return None if self.per_router is None else share_of(self.per_router, self.capital.get(wallet, 0))
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a session of a user may take, in wei: `user_at_risk` of `user_limit` is in use, `in_all` is what all users together
+    may still put at risk, `wallet` what the wallet with the most can take.
+    """
+
+    user_limit: int
+    user_at_risk: int
+    in_all: int
+    wallet: int
+
+
 def share_of(limit: str, total: int) -> int:
     """Return a limit in wei: itself, or its share of `total`, rounded down."""
     if not limit.endswith("%"):
@@ -131,6 +143,11 @@ class Limits:
             "price_limit_reached", details={"limit": str(self._settings.price_limit), "price_per_second": str(price)}
         )
 
+    @property
+    def longest_automatic(self) -> int:
+        """The seconds of the longest session that automation may ask for."""
+        return self._settings.automatic_duration_limit
+
     def automatic_duration(self, wished: int) -> int:
         """Return the seconds that automation may ask for of those its user wishes."""
         return min(wished, self._settings.automatic_duration_limit)
@@ -144,6 +161,27 @@ class Limits:
         capital = await self._capital.by_wallet() if is_share else {}
         total = sum(capital.values())
         return Bounds(share_of(per_user, total), share_of(in_all, total), per_router, capital)
+
+    async def room(self, user_id: str, now: datetime) -> Room:
+        """Return what a session of a user may take at a time of the database's. Nothing is set aside by asking.
+
+        Raises `service_unavailable` while the wallets are not known.
+        """
+        bounds, free = await self.bounds(), await self._capital.free()
+        risk = await at_risk(now, user_id=user_id)
+        rooms = [0]
+        for wallet, amount in free.items():
+            limit = bounds.of_wallet(wallet)
+            taken = 0 if limit is None else (await at_risk(now, user_id=user_id, wallet=wallet)).wallet
+            rooms.append(amount if limit is None else min(amount, limit - taken))
+        return Room(bounds.user, risk.user, max(0, bounds.in_all - risk.in_all), max(rooms))
+
+    async def frees(
+        self, user_id: str, excess: int, now: datetime, *, tx: AsyncClientSession | None = None
+    ) -> datetime | None:
+        """Return when `excess` wei of what a user has at risk will be free, None if nobody knows."""
+        rows = await _frees(tx, user_id, now)
+        return None if len(rows) > FREES_ROWS else frees_at(rows, excess)
 
     async def standing(self, user_id: str, now: datetime) -> StakeAtRisk:
         """Return what a user has at risk at a time of the database's, and the limit of it."""
@@ -220,8 +258,7 @@ class Limits:
     ) -> None:
         if risk.user + stake > bounds.user:
             details = {"limit": str(bounds.user), "at_risk": str(risk.user), "required_stake": str(stake)}
-            rows = await _frees(tx, user_id, now)
-            free = None if len(rows) > FREES_ROWS else frees_at(rows, risk.user + stake - bounds.user)
+            free = await self.frees(user_id, risk.user + stake - bounds.user, now, tx=tx)
             kind = CATALOGUE["stake_limit_reached"]
             message = kind.message if free is None else f"{kind.message} Or wait until `details.frees_at`."
             shown = None if free is None else _shown(free)
@@ -281,7 +318,7 @@ async def _opens(
     return [item["counted_at"] async for item in cursor.sort("counted_at", DESCENDING).limit(limit)]
 
 
-async def _frees(tx: AsyncClientSession, user_id: str, now: datetime) -> list[tuple[datetime, int]]:
+async def _frees(tx: AsyncClientSession | None, user_id: str, now: datetime) -> list[tuple[datetime, int]]:
     """Return when what a user has at risk will be free, with the amounts in wei; at most one more than are looked at."""
     query = {"user_id": user_id, "$or": [{"state": {"$in": _LIVE}}, {"held_until": {"$gt": now}}]}
     wanted = dict.fromkeys(("state", "stake", "reserved", "held", "held_until", "ends_at", "duration", "created_at"), 1)

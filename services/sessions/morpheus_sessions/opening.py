@@ -5,12 +5,16 @@ session the same approval is sent again, which opens one session at most, ever.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
+from morpheus_common.contracts.sessions import SessionState
 from morpheus_common.errors import ApiError
 from morpheus_common.logs import get_logger, mask_secrets
 from morpheus_common.steps import Step, reached
+from nats.errors import Error as NatsError
+from pymongo.errors import PyMongoError
 
-from morpheus_sessions.documents import OperationDocument, OperationState
+from morpheus_sessions.documents import OperationDocument, OperationState, SessionDocument
 from morpheus_sessions.failures import nothing_was_sent
 from morpheus_sessions.journal import AlreadyAdopted, Journal, SlotTaken
 from morpheus_sessions.listing import look_for, opened_by
@@ -38,11 +42,19 @@ COUNTED_ABSENCES = 2
 class Opening:
     """Sends and settles the opens of the wallet behind one router."""
 
-    def __init__(self, router: Router, journal: Journal, settings: SessionsSettings, turn: Turn) -> None:
+    def __init__(
+        self,
+        router: Router,
+        journal: Journal,
+        settings: SessionsSettings,
+        turn: Turn,
+        released: Callable[[SessionDocument], Awaitable[bool]],
+    ) -> None:
         self._router = router
         self._journal = journal
         self._settings = settings
         self._turn = turn
+        self._released = released
 
     async def send(self, operation: OperationDocument) -> None:
         """Send an open for the first time. Whatever is not a clear success, or clearly never sent, is unknown."""
@@ -193,3 +205,15 @@ class Opening:
             stake=str(found.stake),
         )
         await reached(Step.OPEN_SETTLED, operation.id)
+        if operation.replaces is not None and operation.replaces.becomes is SessionState.PARKED:
+            await self._hand_over(operation.replaces.session)
+
+    async def _hand_over(self, replaced: str) -> None:
+        """Have the owner of a session that is not current any more go on in its successor."""
+        try:
+            old = await self._journal.session(replaced)
+            if old is not None:
+                await self._released(old)
+        except (PyMongoError, NatsError) as error:
+            # an owner looks at its sessions with every sign of life, too
+            log.info("the owner of a replaced session not told", session=replaced, problem=type(error).__name__)

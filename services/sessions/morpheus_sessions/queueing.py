@@ -28,7 +28,6 @@ from morpheus_sessions.documents import (
 )
 from morpheus_sessions.journal import IN_HAND, from_now
 from morpheus_sessions.purse import Purse, PurseReader
-from morpheus_sessions.waiting import PATIENCE_SECONDS
 
 log = get_logger(__name__)
 
@@ -62,12 +61,13 @@ class Head:
 
 
 async def stand_in_line(
-    tx: AsyncClientSession, *, user_id: str, now: datetime, patience: float | None, is_automatic: bool
+    tx: AsyncClientSession, *, user_id: str, now: datetime, patience: float | None, worth_for: float | None
 ) -> Place:
     """Give a user's open its place, in the transaction that writes it. `now`: the database's time.
 
-    `patience`: how long its caller waits (seconds), None if that is not known. Raises `session_queue_full` if its turn will
-    come later than that.
+    `patience`: how long its caller waits (seconds), None if that is not known. `worth_for`: how long it is worth beginning
+    although nobody waits for it (seconds), None if for ever. Raises `session_queue_full` if its turn will come later than its
+    caller waits.
     """
     places = PlaceDocument.get_pymongo_collection()
     served: Any = await places.find_one({"_id": ROUND}, session=tx) or {"last": 0}
@@ -79,7 +79,7 @@ async def stand_in_line(
             retry_after = min(LONGEST_RETRY_SECONDS, max(1, math.ceil(estimate - patience)))
             raise ApiError("session_queue_full", retry_after=retry_after)
     await places.update_one({"_id": user_id}, {"$set": {"last": place}}, upsert=True, session=tx)
-    return Place(place, now, now + timedelta(seconds=PATIENCE_SECONDS) if is_automatic else None)
+    return Place(place, now, None if worth_for is None else now + timedelta(seconds=worth_for))
 
 
 async def seconds_until(place: int, tx: AsyncClientSession | None = None) -> float:

@@ -79,7 +79,7 @@ class WalletLoop:
         self._free_at = 0.0
         self._seconds_per_open: float | None = None
         self._handshake = Handshake(router, journal, catalogue, settings, limits, member.till)
-        self._opening = Opening(router, journal, settings, turn)
+        self._opening = Opening(router, journal, settings, turn, released)
         self._closing = Closing(router, journal, settings, turn, released)
         self._approving = Approving(router, journal, catalogue, settings, turn)
         self.reconciler = Reconciler(router, journal, settings, self._opening)

@@ -26,6 +26,17 @@ from morpheus_common.contracts.deletion import (
     UserErased,
 )
 from morpheus_common.contracts.health import PING, Health
+from morpheus_common.contracts.renewal import (
+    GET_OPEN_FACTS,
+    LIST_ENDING,
+    RENEW_SESSION,
+    EndingSessions,
+    GetOpenFacts,
+    ListEnding,
+    OpenFacts,
+    Renewal,
+    RenewSession,
+)
 from morpheus_common.contracts.sessions import (
     APPROVE_STAKE,
     CATALOGUE,
@@ -88,6 +99,7 @@ from morpheus_sessions.purse import PurseReader
 from morpheus_sessions.queueing import Till
 from morpheus_sessions.quotes import Quotes
 from morpheus_sessions.release import Release
+from morpheus_sessions.renewing import Renewing
 from morpheus_sessions.router import Router
 from morpheus_sessions.router_watch import RouterWatch
 from morpheus_sessions.settings import SessionsSettings
@@ -110,6 +122,7 @@ class Parts:
 
     catalogue: CatalogueCopy
     lifecycle: Lifecycle
+    renewing: Renewing
     approvals: Approvals
     erasing: Erasing
     quotes: Quotes
@@ -161,6 +174,18 @@ def subscribe_rpc(broker: NatsBroker, parts: Parts) -> None:
     @broker.subscriber(GET_OPERATION.subject, queue=User.SESSIONS, max_workers=RPC_WORKERS)
     async def get_operation(question: GetOperation) -> OperationRow:
         return await parts.lifecycle.operation(question)
+
+    @broker.subscriber(LIST_ENDING.subject, queue=User.SESSIONS, max_workers=RPC_WORKERS)
+    async def list_ending(question: ListEnding) -> EndingSessions:
+        return await parts.renewing.ending(question)
+
+    @broker.subscriber(GET_OPEN_FACTS.subject, queue=User.SESSIONS, max_workers=RPC_WORKERS)
+    async def get_open_facts(question: GetOpenFacts) -> OpenFacts:
+        return await parts.renewing.facts(question)
+
+    @broker.subscriber(RENEW_SESSION.subject, queue=User.SESSIONS, max_workers=RPC_WORKERS)
+    async def renew_session(command: RenewSession) -> Renewal:
+        return await parts.renewing.renew(command)
 
     @broker.subscriber(CLOSE_USER.subject, queue=User.SESSIONS, max_workers=RPC_WORKERS)
     async def close_user(command: CloseUser) -> UserClosing:
@@ -259,6 +284,13 @@ async def serve(settings: SessionsSettings) -> AsyncIterator[Parts]:
         parts = Parts(
             catalogue=catalogue,
             lifecycle=lifecycle,
+            renewing=Renewing(
+                journal,
+                lifecycle,
+                catalogue,
+                limits,
+                running_seconds=settings.first_byte_timeout + settings.answer_timeout,
+            ),
             approvals=Approvals(
                 store.client, journal, limit=settings.approval_limit, per_minute=settings.approves_per_minute
             ),

@@ -217,12 +217,13 @@ class Automation:
 
     def __init__(self) -> None:
         self.decision = Decision.OPEN
+        self.refusal: dict[str, Any] = {}
         self.asked: list[PlanChat] = []
 
     async def answer(self, msg: Msg) -> None:
         self.asked.append(PlanChat.model_validate_json(msg.data))
         opens = self.decision is Decision.OPEN
-        plan = Plan(decision=self.decision, duration=3600 if opens else None, reason="test")
+        plan = Plan(decision=self.decision, duration=3600 if opens else None, reason="test", **self.refusal)
         await msg.respond(json.dumps({"ok": plan.model_dump(mode="json")}).encode())
 
 
@@ -333,10 +334,10 @@ class Prompting:
 class Gateway:
     """Asks and prompts as the gateway does."""
 
-    def __init__(self, connection: Client) -> None:
+    def __init__(self, connection: Client, name: str = "g1") -> None:
         self.connection = connection
         self.rpc = RpcClient(connection)
-        self.inbox = RelayInbox(connection, "g1")
+        self.inbox = RelayInbox(connection, name)
         self.models: dict[str, CatalogueModel] = {}
 
     async def ready(self) -> None:
@@ -602,21 +603,27 @@ class House:
 class Process:
     """A worker that can be killed and started again."""
 
-    def __init__(self, environment: dict[str, str], log: Path) -> None:
+    def __init__(self, environment: dict[str, str], log: Path, *, module: str = "morpheus_sessions") -> None:
         self._environment = {**os.environ, **environment}
         self._log = log
+        self._module = module
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "morpheus_sessions"],
+                [sys.executable, "-m", self._module],
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 preexec_fn=die_with(os.getpid()),  # noqa: PLW1509 - it calls prctl and takes no lock
             )
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal, if it runs."""
+        if self._process is not None:
+            self._process.send_signal(number)
 
     def kill(self) -> None:
         """End it as a power cut would."""

@@ -86,6 +86,41 @@ async def test_without_automation_a_key_without_a_session_is_told_to_open_one(ho
     assert (await house.simulator.state())["opens_total"] == 1
 
 
+async def test_a_plan_that_refuses_for_a_bound_is_told_by_its_code_with_what_it_says(house: House) -> None:
+    """C31"""
+    house.automation.decision = Decision.REFUSE
+    details = {"limit": "10", "at_risk": "4", "required_stake": "7", "frees_at": None}
+    async with house.worker():
+        for code, retry_after in (
+            ("stake_limit_reached", None),
+            ("insufficient_balance", None),
+            ("stake_capacity", 60),
+        ):
+            house.automation.refusal = {"code": code, "details": details, "retry_after": retry_after}
+            answer = await house.gateway.chat()
+            assert answer.error is not None
+            assert (answer.code, answer.error.details, answer.error.retry_after) == (code, details, retry_after)
+    assert (await house.simulator.state())["opens_total"] == 0
+
+
+async def test_automation_is_told_what_the_key_has_when_it_is_asked(house: House) -> None:
+    """F3"""
+    async with house.worker():
+        qwen = house.gateway.model("qwen3-235b")
+        first = await house.gateway.chat()
+        other = await house.gateway.chat(model_id=qwen)
+        await house.gateway.chat()
+    assert first.head is not None
+    assert other.head is not None
+    sessions = (first.head.session_id, other.head.session_id)
+    told = [(asked.key_prefix, asked.current, asked.parked, asked.rests) for asked in house.automation.asked]
+    assert told == [
+        ("sk-abc", None, None, False),
+        ("sk-abc", sessions[0], None, False),
+        ("sk-abc", sessions[1], sessions[0], False),
+    ]
+
+
 async def test_a_chat_that_could_not_open_a_session_does_not_spoil_the_session_opened_after_it(house: House) -> None:
     await house.simulator.arm("open", "error_before", status=403, text="method not allowed")
     async with house.worker():

@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 from morpheus_common.bus.frames import WINDOW_BYTES, Kind
+from morpheus_common.bus.names import User
 from morpheus_common.contracts.automation import Decision
 from morpheus_common.contracts.sessions import CATALOGUE, CatalogueQuestion, SessionState
 from morpheus_common.errors import ApiError
@@ -13,7 +14,7 @@ from morpheus_common.store.workers import Heartbeat, boot
 from morpheus_sessions.ownership import OwnedElsewhere, OwnedSession, Ownership
 from morpheus_sessions.worker import serve
 
-from tests.service.sessions.house import House, until
+from tests.service.sessions.house import Gateway, House, until
 
 
 async def test_first_chats_that_reach_two_workers_open_one_session_and_one_worker_runs_them_all(house: House) -> None:
@@ -35,6 +36,31 @@ async def test_first_chats_that_reach_two_workers_open_one_session_and_one_worke
     assert state["max_unfinished_prompts_of_a_session"] == 1
     (owner,) = {answer.worker for answer in answers}
     assert {worker for answer in answers for worker in answer.referred} == {owner}
+
+
+async def test_a_hundred_first_chats_from_two_gateways_that_reach_two_workers_open_one_session(house: House) -> None:
+    """F2, F6"""
+    connection = await house.account.connect(User.GATEWAY)
+    other = Gateway(connection, "g2")
+    await other.inbox.start()
+    async with house.process("w1", queue_per_key=100), house.process("w2", queue_per_key=100):
+        other.models = house.gateway.models
+        answers = await asyncio.gather(
+            *(
+                (house.gateway, other)[number % 2].chat(f"canary-{number:02}", first=("w1", "w2")[number // 2 % 2])
+                for number in range(100)
+            )
+        )
+        state = await house.simulator.state()
+    await connection.close()
+
+    for number, answer in enumerate(answers):
+        answer.assert_whole()
+        assert f"You asked: canary-{number:02}." in answer.text
+    assert state["opens_total"] == state["open_count"] == 1
+    assert state["max_unfinished_prompts_of_a_session"] == 1
+    # both may ask before one of them owns the session that is opened
+    assert len(house.automation.asked) <= 2
 
 
 async def test_of_eight_that_claim_an_idle_session_at_once_one_gets_it(house: House) -> None:
