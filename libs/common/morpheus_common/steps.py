@@ -2,7 +2,7 @@
 
 The code names each of them where it passes it: `await reached(Step.…)`. In production that does nothing. Sweeps walk
 through this enumeration, so a new step is swept because it is here: `SESSION_STEPS` by tests/faults and
-tests/state_machine, `DELETION_STEPS` by the tests of the services that pass them.
+tests/state_machine, `DELETION_STEPS` and `RENEWAL_STEPS` by the tests of the services that pass them.
 """
 
 import asyncio
@@ -16,8 +16,8 @@ log = get_logger(__name__)
 
 
 class Step(StrEnum):
-    """A place in our code. `O` steps belong to an open, `K` steps to a close, `D` steps to the deletion of an account; the
-    value is the name in the tables.
+    """A place in our code. `O` steps belong to an open, `K` steps to a close, `D` steps to the deletion of an account, `R`
+    steps to what automation does for a renewal; the value is the name in the tables.
     """
 
     OPEN_NAMED = "O1 operation named, nothing published"
@@ -67,6 +67,9 @@ class Step(StrEnum):
     ACCOUNT_ERASING = "D14 in the transaction that erases what auth has"
     ACCOUNT_ERASED = "D15 complete, event not published"
     DELETION_REPLYING = "D16 no reply to the caller"
+    RENEWAL_WRITING = "R1 in the transaction that writes a renewal"
+    RENEWAL_WRITTEN = "R2 renewal written, sessions not asked"
+    RENEWAL_ASKED = "R3 sessions asked, answer not kept"
 
     @property
     def number(self) -> str:
@@ -78,6 +81,8 @@ SESSION_STEPS: Final = tuple(step for step in Step if step.number[0] in "OK")
 """What an open or a close passes."""
 DELETION_STEPS: Final = tuple(step for step in Step if step.number[0] == "D")
 """What the deletion of an account passes."""
+RENEWAL_STEPS: Final = tuple(step for step in Step if step.number[0] == "R")
+"""What automation passes when it renews a session."""
 
 Probe = Callable[[Step, str], Awaitable[None]]
 """What is awaited at a step, with the id of the operation or session it belongs to ('' where there is none)."""

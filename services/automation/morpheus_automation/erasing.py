@@ -8,7 +8,7 @@ from morpheus_common.store.transactions import run_transaction
 from morpheus_common.store.user_guards import end_user, note_erased
 from pymongo.asynchronous.client_session import AsyncClientSession
 
-from morpheus_automation.documents import AutomationSettingsDocument
+from morpheus_automation.documents import AutomationSettingsDocument, DecisionDocument, RenewalDocument
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,18 @@ class Erasing:
     client: MongoClient
 
     async def erase(self, user_id: str) -> int:
-        """Erase a user's settings; return how many records there were, the same on every repeat."""
+        """Erase a user's settings, and what was decided for him; return how many settings there were, the same on every
+        repeat.
+        """
+
+        async def end(tx: AsyncClientSession) -> bool:
+            await end_user(user_id, tx)
+            return True
+
+        # from here on nothing is recorded of him; what is there may be more than fits into one transaction
+        await run_transaction(self.client, end)
+        for documents in (DecisionDocument, RenewalDocument):
+            await documents.get_pymongo_collection().delete_many({"user_id": user_id})
 
         async def body(tx: AsyncClientSession) -> int:
             guard = await end_user(user_id, tx)

@@ -1,6 +1,6 @@
 """Users' automation settings: kept for everybody from the first time they are asked for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,6 @@ from morpheus_common.clock import Clock
 from morpheus_common.contracts.automation import (
     SETTINGS_CHANGED,
     AutomationSettings,
-    Plan,
     PutSettings,
     SettingsChanged,
 )
@@ -22,7 +21,6 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import DuplicateKeyError
 
 from morpheus_automation.documents import AutomationSettingsDocument
-from morpheus_automation.policy import plan_chat
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +90,11 @@ class Preferences:
         self.staged()
         return _answer(changed)
 
-    async def plan_for(self, user_id: str) -> Plan:
-        """Decide for a prompt of this user that has no session. Asked while a prompt waits: one look-up, no write."""
-        stored = await AutomationSettingsDocument.get(user_id) or self._defaults(user_id)
-        return plan_chat(is_enabled=stored.is_enabled, session_duration=stored.session_duration)
+    async def of_many(self, user_ids: Iterable[str]) -> dict[str, AutomationSettings]:
+        """Return the settings of users by their ids, defaults where none were ever set. Nothing is stored."""
+        wanted = set(user_ids)
+        stored = {item.id: item async for item in AutomationSettingsDocument.find({"_id": {"$in": list(wanted)}})}
+        return {user_id: _answer(stored.get(user_id) or self._defaults(user_id)) for user_id in wanted}
 
     def _defaults(self, user_id: str) -> AutomationSettingsDocument:
         now = self.clock()

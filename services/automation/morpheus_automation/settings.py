@@ -15,3 +15,6 @@ class AutomationServiceSettings(StoreSettings):
         le=MAX_DURATION_SECONDS,
         description="duration of an automatic session until its user says otherwise, in seconds",
     )
+    renewal_seconds: float = Field(
+        2.0, gt=0, le=30, description="how often sessions near their end are looked at, in seconds"
+    )

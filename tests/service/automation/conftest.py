@@ -10,6 +10,7 @@ from morpheus_common.store.mongo import Database, apply_indexes, connect, databa
 from pydantic import SecretStr
 
 from tests.servers import NatsAccount
+from tests.service.automation.fakes import FakeSessions
 
 
 @pytest.fixture
@@ -20,6 +21,7 @@ async def settings(mongo_url: str, mongo_database: str, nats_streams: NatsAccoun
         nats_url=nats_streams.url,
         nats_seed=SecretStr(nats_streams.seeds[User.AUTOMATION]),
         worker_id="automation-1",
+        renewal_seconds=0.05,
     )
 
 
@@ -53,4 +55,14 @@ async def sessions(nats_streams: NatsAccount) -> AsyncIterator[RpcClient]:
     """A session worker on the bus."""
     connection = await nats_streams.connect(User.SESSIONS)
     yield RpcClient(connection)
+    await connection.close()
+
+
+@pytest.fixture
+async def market(nats_streams: NatsAccount) -> AsyncIterator[FakeSessions]:
+    """The sessions service, told what to tell."""
+    connection = await nats_streams.connect(User.SESSIONS)
+    fake = FakeSessions(connection)
+    await fake.start()
+    yield fake
     await connection.close()
