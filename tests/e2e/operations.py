@@ -178,6 +178,7 @@ ROWS: dict[str, Row] = {
     "POST /api/v1/session/approve": Row(Access.KEY, "sessions", query=lambda _: {"amount": "1"}),
     "GET /api/v1/automation/settings": Row(Access.EITHER, "automation"),
     "PUT /api/v1/automation/settings": Row(Access.EITHER, "automation", body=lambda _: {"is_enabled": False}),
+    "GET /api/v1/automation/decisions": Row(Access.EITHER, "automation"),
     "POST /api/v1/chat/completions": Row(Access.KEY, "chat", objects={"session_id": "chain session"}, body=_prompt),
 }
 

@@ -17,6 +17,7 @@ from morpheus_devstack.operator_console import AsJson, Data, ask, write_json, wr
 
 if TYPE_CHECKING:
     from morpheus_common.bus.rpc import RpcClient
+    from morpheus_common.contracts.automation import DecisionRow
     from morpheus_common.contracts.operator import OnChain, OperatedSession, OperatedWallet, PassMade, Planned
 
     from morpheus_devstack.audit import Audit
@@ -203,7 +204,32 @@ def close(
         write_out(f"Its close is queued as {queued.operation_id}, and repeated until the chain confirms it.\n")
 
 
+@app.command()
+def decisions(
+    user: Annotated[str, typer.Argument(metavar="USER_ID", help="id of the user; `list --json` shows it")],
+    data: Data = None,
+    key: Annotated[str | None, typer.Option(metavar="KEY_ID", help="about this API key only")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100)] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """Show what automation decided about a user's sessions in the last 90 days, newest first, and why."""
+    rows = ask(data, lambda rpc: _decisions(rpc, user, key, limit), worker="automation")
+    if as_json:
+        write_json(row.model_dump(mode="json") for row in rows)
+        return
+    columns = "TIME (UTC)", "DECISION", "REASON", "TIMES", "SECONDS", "ERROR", "KEY", "MODEL", "SESSION", "OPERATION"
+    write_table(columns, [_decision_cells(row) for row in rows])
+    write_out(f"{_count(len(rows), 'decision')}.\n")
+
+
 # asking
+
+
+async def _decisions(rpc: "RpcClient", user: str, key: str | None, limit: int) -> "list[DecisionRow]":
+    from morpheus_common.contracts.automation import LIST_DECISIONS, ListDecisions
+
+    question = ListDecisions(user_id=user, key_id=key, limit=limit)
+    return (await rpc.call(LIST_DECISIONS, question)).decisions
 
 
 def _checked(model: type[T], **fields: Any) -> T:
@@ -334,6 +360,22 @@ def _session_cells(row: "OperatedSession", now: "datetime") -> list[str]:
         row.key_id,
         row.model,
         row.session_id or row.id,
+    ]
+
+
+def _decision_cells(row: "DecisionRow") -> list[str]:
+    shortened = "" if row.shortened_by is None else f" ({row.shortened_by})"
+    return [
+        f"{row.last_at:%Y-%m-%d %H:%M:%S}",
+        row.decision.value,
+        row.reason,
+        str(row.times),
+        "" if row.duration is None else f"{row.duration}{shortened}",
+        row.error or "",
+        row.key_id,
+        row.model_id,
+        row.session_id or "",
+        row.operation_id or "",
     ]
 
 

@@ -63,9 +63,13 @@ from morpheus_common.contracts.auth import (
 )
 from morpheus_common.contracts.automation import (
     GET_SETTINGS,
+    LIST_DECISIONS,
     PUT_SETTINGS,
     AutomationSettings,
+    DecisionRow,
+    Decisions,
     GetSettings,
+    ListDecisions,
     PutSettings,
 )
 from morpheus_common.contracts.base import Empty, Message, Rpc
@@ -442,6 +446,7 @@ class FakeAutomation(FakeService):
     def __init__(self, connection: Client) -> None:
         super().__init__(connection, User.AUTOMATION)
         self.settings: dict[str, Any] = {"is_enabled": False, "session_duration": 3_600}
+        self.decisions: list[DecisionRow] = []
 
     async def start(self) -> None:
         await self.answer_pings()
@@ -453,6 +458,10 @@ class FakeAutomation(FakeService):
             self.settings |= question.model_dump(include={"is_enabled", "session_duration"}, exclude_none=True)
             return self._shown(question.user_id)
 
+        async def decisions(question: ListDecisions) -> Decisions:
+            return Decisions(decisions=self.decisions[: question.limit])
+
+        await self.answer(LIST_DECISIONS, decisions)
         await self.answer(GET_SETTINGS, get)
         await self.answer(PUT_SETTINGS, put)
 

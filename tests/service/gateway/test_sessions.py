@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from morpheus_common.contracts.automation import Decision, DecisionRow
 from morpheus_common.contracts.chat import PingAnswer, PingStatus
 from morpheus_common.contracts.sessions import (
     CLOSE_SESSION,
@@ -40,6 +41,23 @@ from tests.service.gateway.conftest import House, MakeHouse
 from tests.service.gateway.fakes import LONG_AGO, SESSION_ID, FakePrompt, Script, chain_id
 
 OPEN = "/api/v1/session/modelsession?model_id=mistral-small"
+DECISION = DecisionRow(
+    id="decision-1",
+    decision=Decision.RENEW,
+    reason="ends_soon",
+    key_id="key-1",
+    key_prefix="sk-abcdef",
+    model_id=chain_id(1),
+    session_id=SESSION_ID,
+    duration=900,
+    shortened_by=None,
+    operation_id="operation-1",
+    error=None,
+    times=1,
+    at=LONG_AGO,
+    last_at=LONG_AGO,
+    facts={"seconds_left": "99"},
+)
 NO_BODY = ["/api/v1/session/closesession", "/api/v1/session/pingsession", "/api/v1/session/approve?amount=5"]
 """They read none."""
 
@@ -624,7 +642,40 @@ async def test_automation_settings_out_of_bounds_are_refused(house: House) -> No
 
 async def test_automation_needs_its_scope_from_a_key(house: House) -> None:
     house.key = house.auth.add_key(scopes=["chat"])
-    assert (await house.http.get("/api/v1/automation/settings", headers=house.by_key)).status_code == 403
+    for path in ("settings", "decisions"):
+        assert (await house.http.get(f"/api/v1/automation/{path}", headers=house.by_key)).status_code == 403
+
+
+async def test_decisions_are_those_of_the_presented_key_or_of_the_whole_user(house: House) -> None:
+    house.automation.decisions = [DECISION]
+    path = "/api/v1/automation/decisions"
+    shown = (await house.http.get(f"{path}?limit=2", headers=house.by_key)).json()
+    assert shown == [
+        {
+            "id": "decision-1",
+            "decision": "renew",
+            "reason": "ends_soon",
+            "key_id": "key-1",
+            "key_prefix": "sk-abcdef",
+            "model_id": chain_id(1),
+            "session_id": SESSION_ID,
+            "duration": 900,
+            "shortened_by": None,
+            "operation_id": "operation-1",
+            "error": None,
+            "times": 1,
+            "at": "2026-01-02T03:04:05.000Z",
+            "last_at": "2026-01-02T03:04:05.000Z",
+            "facts": {"seconds_left": "99"},
+        }
+    ]
+    await house.http.get(path, headers=house.by_token)
+    by_key, by_token = house.automation.asked["list_decisions"]
+    assert by_key.user_id == by_token.user_id
+    assert by_key.key_id is not None
+    assert (by_key.limit, by_token.key_id, by_token.limit) == (2, None, 50)
+    for limit in (0, 101, "two"):
+        assert (await house.http.get(f"{path}?limit={limit}", headers=house.by_key)).status_code == 422
 
 
 # pings

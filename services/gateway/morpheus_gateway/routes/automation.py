@@ -1,19 +1,25 @@
-"""Whether the gateway opens and renews sessions by itself."""
+"""Whether the gateway opens and renews sessions by itself, and what it decided."""
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Query
 from morpheus_common.contracts.automation import (
     GET_SETTINGS,
+    LIST_DECISIONS,
     MAX_DURATION_SECONDS,
     MIN_DURATION_SECONDS,
     PUT_SETTINGS,
     AutomationSettings,
+    DecisionRow,
     GetSettings,
+    ListDecisions,
     PutSettings,
 )
 from pydantic import BaseModel, Field, StrictBool, StrictInt
 
 from morpheus_gateway.context import ContextOf
 from morpheus_gateway.principal import AutomationCaller
+from morpheus_gateway.session_shapes import DecimalNumber
 
 router = APIRouter(prefix="/api/v1/automation", tags=["automation"])
 
@@ -38,3 +44,16 @@ async def put_settings(body: SettingsChange, caller: AutomationCaller, context: 
         PUT_SETTINGS,
         PutSettings(user_id=caller.user_id, is_enabled=body.is_enabled, session_duration=body.session_duration),
     )
+
+
+@router.get("/decisions")
+async def decisions(
+    caller: AutomationCaller,
+    context: ContextOf,
+    limit: Annotated[DecimalNumber, Query(ge=1, le=100)] = 50,
+) -> list[DecisionRow]:
+    """What was decided about sessions in the last 90 days, newest first, with the reasons: by an API key about that key's, by an
+    access token about all of the user's.
+    """
+    question = ListDecisions(user_id=caller.user_id, key_id=caller.key_id, limit=limit)
+    return (await context.rpc.call(LIST_DECISIONS, question)).decisions
