@@ -58,11 +58,19 @@ LEGEND: Final = {
 
 
 class Journey(StrEnum):
-    """What is under way. A switch opens a second session that takes the first one's place."""
+    """What is under way. A switch opens a second session that takes the first one's place, which is closed; after a renewal
+    the first one is parked.
+    """
 
     OPEN = "open"
     SWITCH = "switch"
+    RENEW = "renew"
     CLOSE = "close"
+
+    @property
+    def has_first(self) -> bool:
+        """Whether a session is there before, and another open is what it is about."""
+        return self in {Journey.SWITCH, Journey.RENEW}
 
 
 class Twist(StrEnum):
@@ -179,6 +187,9 @@ def _in_router() -> Iterator[Point]:
     yield Point(
         "O27", "next active, not cut over", Journey.SWITCH, step="O19", after_mining=True, cannot=_ONLY_ON_CHAIN
     )
+    renewal = {"journey": Journey.RENEW, "after_mining": True, "cannot": _ONLY_ON_CHAIN}
+    yield Point("O27r", "renewed, not cut over", step="O19", **renewal)  # type: ignore[arg-type]  # fields by name
+    yield Point("O4r", "renewal written, answer lost", Journey.RENEW, step="O4")
     restarts: tuple[tuple[str, dict[str, object]], ...] = (
         ("O7", {"step": "O7"}),
         ("O11", {"hold": before}),

@@ -8,6 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx2
+from morpheus_common.clock import utc_now
+from morpheus_common.contracts.renewal import RENEW_SESSION, RenewSession
+from morpheus_common.contracts.sessions import AutomationWord
+from morpheus_common.errors import ApiError
+from morpheus_common.ids import uuid7
 from morpheus_devstack.waiting import poll
 
 from tests.faults.cases import DUPLICATES, Case, Fault, Hold, Journey, Outcome, Twist, Wish
@@ -41,6 +46,7 @@ MEMPOOL_SECONDS = 4.0
 PATIENCE_SECONDS = ABANDON_AFTER + CHAIN_TIMEOUT + LEASE_SECONDS + 6.0
 NOTHING_SECONDS = LEASE_SECONDS + 2.0
 """A command of which nothing is written down by then has not got through."""
+RENEWAL_SECONDS = 3.0
 REFUSED_SECONDS = 1.0
 """A revoked key is admitted nowhere later than this after its revocation was confirmed (I6)."""
 LAGGING_READS = 3
@@ -205,6 +211,9 @@ class _Run:
 
     async def ask(self) -> None:
         """What the user, or somebody for him, asks for; the answer is his, we look at the records."""
+        if self.point.journey is Journey.RENEW:
+            await self.renew()
+            return
         if self.point.journey is Journey.CLOSE:
             if self.case.wish is Wish.REVOKED and self.chance.random() < 0.5 and self.point.number != "K15":
                 await self.revoke()
@@ -215,6 +224,32 @@ class _Run:
             seconds = 330 if self.point.twist is Twist.MIDNIGHT else 3_600
             answer = await self.tenant.open(bid, seconds=seconds)
         self.note(f"answered {answer.status_code} {answer.text[:120]}" if answer is not None else "connection broke")
+
+    async def renew(self) -> None:
+        """Ask as automation does: the same command again until it is answered."""
+        (current,) = [row for row in await self.records.sessions(self.tenant.key_id) if row["slot"] == "current"]
+        self.tenant.asked += 1
+        command = RenewSession(
+            operation_id=uuid7(),
+            session=current["_id"],
+            user_id=current["user_id"],
+            key_id=self.tenant.key_id,
+            key_prefix=current["key_prefix"],
+            model_id=current["model_id"],
+            duration=3_600,
+            word=AutomationWord(decision="renew", reason="ends_soon", at=utc_now()),
+        )
+
+        async def is_answered() -> bool:
+            try:
+                renewal = await self.stack.automation.call(RENEW_SESSION, command, timeout=RENEWAL_SECONDS)
+            except ApiError as error:
+                self.note(f"renewal: {error.code}")
+                return error.code not in {"service_unavailable", "service_timeout"}
+            self.note(f"renewal {renewal.progress}")
+            return True
+
+        await poll(is_answered, seconds=PATIENCE_SECONDS, every=1.0)
 
     async def run_prompt(self) -> None:
         await self.chain.arm("chat", "stall", at=1, seconds=0.6)
@@ -317,7 +352,7 @@ class _Run:
         """The operations that this case is about."""
         rows = await self.records.operations(self.tenant.key_id)
         mine = [row for row in rows if row["kind"] == self.kind]
-        return mine[1:] if self.point.journey is Journey.SWITCH else mine
+        return mine[1:] if self.point.journey.has_first else mine
 
     # the strike
 
@@ -346,9 +381,9 @@ class _Run:
             return True
         if key != self.tenant.key_id:
             return False
-        return self.point.journey is not Journey.SWITCH or await self.is_the_switch(arrival.subject)
+        return not self.point.journey.has_first or await self.is_the_second(arrival.subject)
 
-    async def is_the_switch(self, subject: str) -> bool:
+    async def is_the_second(self, subject: str) -> bool:
         first = (await self.records.operations(self.tenant.key_id))[0]
         return subject not in {first["_id"], first["session"]}
 

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-from morpheus_common.bus.names import ACCOUNT, User
+import nats
+from morpheus_common.bus.names import ACCOUNT, INBOX, User
+from morpheus_common.bus.rpc import RpcClient
 from morpheus_devstack.apply import ApplySettings, apply
 from morpheus_devstack.env import OBSERVER, Places, Router, roles_of
 from morpheus_devstack.ports import LOOPBACK, free_ports
@@ -23,6 +25,7 @@ from morpheus_devstack.processes import Command, spawn
 from morpheus_devstack.secrets import StackSecrets
 from morpheus_devstack.servers import MongoServer, NatsServer
 from morpheus_devstack.waiting import poll
+from nats.aio.client import Client
 from pydantic import SecretStr
 from pymongo import AsyncMongoClient
 
@@ -161,6 +164,13 @@ class FaultStack:
         self.chain = Chain(self.places.router.url, ROUTER_USER, secrets.router_password)
         self.http = httpx2.AsyncClient(base_url=self.places.base_url + "/", timeout=20.0)
         self._mongo: AsyncMongoClient[dict[str, Any]] | None = None
+        self._bus: Client | None = None
+
+    @property
+    def automation(self) -> RpcClient:
+        """Asks as automation does, past all wires."""
+        assert self._bus is not None
+        return RpcClient(self._bus)
 
     @property
     def mongo(self) -> AsyncMongoClient[dict[str, Any]]:
@@ -199,8 +209,14 @@ class FaultStack:
         ):
             await self._add(await self._service(service, name))
         await self._require(self.until_ready(seconds=START_SECONDS), GATEWAY)
+        user = User.AUTOMATION
+        self._bus = await nats.connect(
+            places.nats.url, nkeys_seed_str=secrets.nats_seeds[user], inbox_prefix=INBOX[user]
+        )
 
     async def stop(self) -> None:
+        if self._bus is not None:
+            await self._bus.close()
         for part in reversed(self.parts.values()):
             await part.end()
         await self.controller.stop()

@@ -17,7 +17,24 @@ from tests.faults.cases import (
     short,
 )
 
-ROUTER_SIDE = {"O11", "O12", "O13", "O14", "O15", "O18", "O27", "O29", "O30", "K6", "K7", "K8", "K11", "K12", "K17"}
+ROUTER_SIDE = {
+    "O11",
+    "O12",
+    "O13",
+    "O14",
+    "O15",
+    "O18",
+    "O27",
+    "O27r",
+    "O29",
+    "O30",
+    "K6",
+    "K7",
+    "K8",
+    "K11",
+    "K12",
+    "K17",
+}
 
 
 @pytest.mark.parametrize("step", SESSION_STEPS, ids=lambda step: step.number)
