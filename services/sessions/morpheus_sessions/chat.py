@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from morpheus_common.bus.frames import BEAT_SECONDS, SILENCE_SECONDS
 from morpheus_common.bus.rpc import RpcClient
@@ -36,6 +37,8 @@ from morpheus_sessions.router import Router
 from morpheus_sessions.settings import SessionsSettings
 from morpheus_sessions.sse import StreamRules, finish_json
 from morpheus_sessions.upstream import TimeLimits, streamed_answer, whole_answer
+from morpheus_sessions.usage import BYTES_A_TOKEN
+from morpheus_sessions.usage_writer import UsageWriter
 
 log = get_logger(__name__)
 
@@ -85,6 +88,7 @@ class Chat:
         lifecycle: Lifecycle,
         pinging: Pinging,
         routers: Mapping[str, Router],
+        usage: UsageWriter,
         settings: SessionsSettings,
     ) -> None:
         self._connection = connection
@@ -95,6 +99,7 @@ class Chat:
         self._lifecycle = lifecycle
         self._pinging = pinging
         self._routers = routers
+        self._usage = usage
         self._settings = settings
         self._limits = TimeLimits(settings.first_byte_timeout, settings.chunk_timeout, settings.answer_timeout)
         self._prompts: dict[str, Prompt] = {}
@@ -125,6 +130,20 @@ class Chat:
         while self._prompts:
             tasks = [prompt.task for prompt in self._prompts.values() if prompt.task is not None]
             await asyncio.wait(tasks)
+
+    def cut_off(self) -> None:
+        """Enter what the prompts have used that will not come to their end: this worker stops."""
+        for prompt in self._prompts.values():
+            code = "stream_truncated" if prompt.has_answered else "service_unavailable"
+            prompt.tally.failed(code, not_sent=False)
+            self._enter(prompt)
+
+    def _enter(self, prompt: Prompt) -> None:
+        used = prompt.tally.end(
+            time.monotonic(), turn_at=prompt.turn_at, is_gone=prompt.gone, has_answered=prompt.has_answered
+        )
+        if used is not None:
+            self._usage.add(used)
 
     async def beat(self) -> None:
         """Keep every attempt alive, and give up those whose other side is gone, until cancelled."""
@@ -184,6 +203,7 @@ class Chat:
             log.exception("prompt failed unexpectedly")
             await self._tell(prompt, ApiError("internal_error"))
         finally:
+            self._enter(prompt)
             self._body_bytes -= prompt.head.body_bytes
             del self._prompts[prompt.head.attempt]
 
@@ -196,6 +216,7 @@ class Chat:
         not_sent: bool = False,
         owner: str | None = None,
     ) -> None:
+        prompt.tally.failed(error.code, not_sent=not_sent)
         if prompt.gone:
             return
         try:
@@ -219,6 +240,7 @@ class Chat:
         if prompt.head.ping:
             await self._answer_ping(prompt)
             return
+        prompt.tally.is_taken_up = True
         async with self._turn(key_id) as line:
             await self._with_turn(prompt, line)
 
@@ -508,6 +530,7 @@ class Chat:
         if router is None:
             log.error("session belongs to a router that is not configured", router=owned.router)
             raise PromptFailure(ApiError("service_unavailable", retry_after=30), not_sent=True)
+        prompt.tally.ran_in(owned)
         prompt.announce(AnswerHead(model=owned.model_name, session_id=owned.chain_session, provider=owned.provider))
         if prompt.head.stream:
             await self._relay_stream(prompt, owned, router)
@@ -529,6 +552,7 @@ class Chat:
                 if prompt.gone:
                     raise asyncio.CancelledError
                 await prompt.send(piece, last=rules.is_finished)
+                prompt.tally.passed_on(rules.told, rules.chunks, time.monotonic())
         finally:
             prompt.interruptible = True
             # hanging up frees the session at the router with the next chunk or two
@@ -548,14 +572,14 @@ class Chat:
             )
         finally:
             prompt.interruptible = True
+        told: dict[str, Any] = {}
+        answer_id = f"chatcmpl-{prompt.head.request_id}"
+        answer = finish_json(body, model=owned.model_name, answer_id=answer_id, created=int(time.time()), told=told)
+        prompt.tally.told = told
         if prompt.gone:
             raise asyncio.CancelledError
-        await prompt.send(
-            finish_json(
-                body, model=owned.model_name, answer_id=f"chatcmpl-{prompt.head.request_id}", created=int(time.time())
-            ),
-            last=True,
-        )
+        await prompt.send(answer, last=True)
+        prompt.tally.passed_on(told, len(answer) // BYTES_A_TOKEN, time.monotonic())
 
 
 def _refusal(plan: Plan, owned: OwnedSession | None, model_id: str) -> ApiError:

@@ -7,8 +7,10 @@ from typing import Annotated, Any, ClassVar
 
 from beanie import Document
 from bson import Decimal128
+from morpheus_common.contracts.chat import Endpoint
 from morpheus_common.contracts.sessions import AutomationWord, SessionChanged, SessionRow, SessionState, Slot
 from morpheus_common.contracts.sessions import OperationKind as OperationKind  # noqa: PLC0414 - stored here, told there
+from morpheus_common.contracts.usage import TokensFrom
 from morpheus_common.ids import uuid7
 from morpheus_common.store.outbox import OutboxRow
 from morpheus_common.store.user_guards import UserGuardDocument
@@ -455,6 +457,69 @@ class FindingDocument(Document):
         indexes: ClassVar[list[IndexModel]] = [IndexModel([("wallet", ASCENDING)], name="wallet")]
 
 
+class UsageDocument(Document):
+    """What one prompt used; the fields are those of `UsageRecord`. `at` and `expires_at` are the database's time.
+
+    Of a deleted user the fields named in `ERASED` are None.
+    """
+
+    id: str  # type: ignore[assignment]  # made before the first try to write it
+    at: datetime
+    expires_at: datetime
+    user_id: str | None
+    key_id: str | None
+    model_id: str | None
+    model: str | None
+    provider: str | None
+    session_id: str | None
+    chain_session: str | None
+    endpoint: Endpoint
+    stream: bool
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    cached_tokens: int | None
+    tokens_from: TokensFrom | None
+    queue_ms: int
+    first_byte_ms: int | None
+    total_ms: int
+    outcome: str
+    request_id: str | None
+
+    class Settings:
+        """Where and how it is stored."""
+
+        name = "usage"
+        indexes: ClassVar[list[IndexModel]] = [
+            IndexModel([("user_id", ASCENDING), ("at", ASCENDING)], name="user_time"),
+            IndexModel([("expires_at", ASCENDING)], name="expiry", expireAfterSeconds=0),
+        ]
+
+
+USAGE_SERIES_KEPT_SECONDS = 7 * 86_400
+"""As long as the outbox keeps the events of a series."""
+
+
+class UsageSeriesDocument(Document):
+    """What one worker has written of usage since it started: `version` batches, the last one `at` (database time).
+
+    `erasures`: every erasure of a user raises it, so that it and a batch cannot miss each other.
+    """
+
+    id: str  # type: ignore[assignment]  # made by the worker
+    version: int = 0
+    erasures: int = 0
+    at: datetime
+
+    class Settings:
+        """Where and how it is stored."""
+
+        name = "usage_series"
+        indexes: ClassVar[list[IndexModel]] = [
+            IndexModel([("at", ASCENDING)], name="expiry", expireAfterSeconds=USAGE_SERIES_KEPT_SECONDS)
+        ]
+
+
 DOCUMENTS: tuple[type[Document], ...] = (
     SessionDocument,
     OperationDocument,
@@ -466,6 +531,8 @@ DOCUMENTS: tuple[type[Document], ...] = (
     RouterDocument,
     PlaceDocument,
     FindingDocument,
+    UsageDocument,
+    UsageSeriesDocument,
     OutboxRow,
 )
 """Everything in this service's database that has an index."""

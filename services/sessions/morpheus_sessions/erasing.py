@@ -5,6 +5,7 @@ still bring), so users and keys are replaced by one id of nobody's in place of d
 """
 
 import asyncio
+import re
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
@@ -12,9 +13,11 @@ from typing import Any
 
 from beanie import Document
 from morpheus_common.contracts.sessions import SessionState
+from morpheus_common.contracts.usage import ERASED, USAGE_RECORDED, UsageRecorded
 from morpheus_common.ids import uuid7
 from morpheus_common.steps import Step, reached
 from morpheus_common.store.mongo import MongoClient
+from morpheus_common.store.outbox import OutboxRow
 from morpheus_common.store.transactions import run_transaction
 from morpheus_common.store.user_guards import count_erased, end_user, note_erased
 from pymongo.asynchronous.client_session import AsyncClientSession
@@ -26,11 +29,15 @@ from morpheus_sessions.documents import (
     OperationDocument,
     PlaceDocument,
     SessionDocument,
+    UsageDocument,
+    UsageSeriesDocument,
 )
 from morpheus_sessions.journal import Journal
 
 BATCH = 500
 """Records in one transaction: 20,000 sessions and their operations took longer than a transaction may, 20 s (measured)."""
+EVENTS_AT_ONCE = 10
+"""Of usage that are not published yet, in one transaction: each has up to 600 KB."""
 CALL_SECONDS = 10.0
 
 
@@ -81,6 +88,8 @@ class Erasing:
         is erased in several calls. What was erased stays counted.
         """
         nobody = uuid7()
+        # before the readings of what follows: a worker that they do not know yet sees it when it writes
+        await run_transaction(self.client, partial(end_user, user_id))
         loop = asyncio.get_running_loop()
         until = loop.time() + self.seconds
         while True:
@@ -108,6 +117,8 @@ class Erasing:
             await count_erased(user_id, changed, tx)
         if changed == self.batch or await self._rename(OperationDocument, user_id, ids, tx) == self.batch:
             return Part.MORE
+        if await self._erase_usage(user_id, tx):
+            return Part.MORE
         total = guard.counted + changed
         await KeyGuardDocument.get_pymongo_collection().delete_many({"user_id": user_id}, session=tx)
         await IdempotencyDocument.get_pymongo_collection().delete_many({"user_id": user_id}, session=tx)
@@ -115,6 +126,32 @@ class Erasing:
         await note_erased(user_id, total, tx)
         await reached(Step.SESSIONS_ERASING, user_id)
         return total
+
+    async def _erase_usage(self, user_id: str, tx: AsyncClientSession) -> bool:
+        """Take a user from some of what tells of his prompts; return whether there may be more. It is counted nowhere.
+
+        Events that were published keep his ids as long as their stream does; those that were not lose them.
+        """
+        # what a worker is writing now may be his: of the two of us one is done again and sees the other
+        await UsageSeriesDocument.get_pymongo_collection().update_many({}, {"$inc": {"erasures": 1}}, session=tx)
+        if await self._rename(UsageDocument, user_id, dict.fromkeys(ERASED), tx) == self.batch:
+            return True
+        outbox = OutboxRow.get_pymongo_collection()
+        unpublished = {
+            "published_at": None,
+            "subject": USAGE_RECORDED.subject,
+            "payload": {"$regex": re.escape(user_id)},
+        }
+        rows = [row async for row in outbox.find(unpublished, session=tx).limit(EVENTS_AT_ONCE)]
+        for row in rows:
+            told = UsageRecorded.model_validate_json(row["payload"])
+            records = [
+                record.model_copy(update=dict.fromkeys(ERASED)) if record.user_id == user_id else record
+                for record in told.records
+            ]
+            payload = UsageRecorded(records=records).model_dump_json()
+            await outbox.update_one({"_id": row["_id"]}, {"$set": {"payload": payload}}, session=tx)
+        return len(rows) == EVENTS_AT_ONCE
 
     async def _rename(
         self, documents: type[Document], user_id: str, changes: dict[str, Any], tx: AsyncClientSession

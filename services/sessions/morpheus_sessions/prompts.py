@@ -9,6 +9,8 @@ from morpheus_common.contracts.chat import AnswerHead, ErrorFrame, PromptHead
 from morpheus_common.errors import ApiError
 from nats.aio.client import Client
 
+from morpheus_sessions.usage import Tally
+
 
 class Prompt:
     """State of one attempt. Only the gateway that holds its inbox can give it credit or take it back."""
@@ -19,6 +21,7 @@ class Prompt:
         self.turn_at = self.started_at
         self.heard_at = self.started_at
         self.moved_at = self.started_at
+        self.tally = Tally(head, self.started_at)
         self.body = bytearray()
         self.task: asyncio.Task[None] | None = None
         self.gone = False

@@ -82,6 +82,8 @@ class SessionsSettings(StoreSettings):
     body_bytes_at_once: int = Field(256 * 1024 * 1024, gt=0, description="request bodies a worker holds, in bytes")
     answer_bytes: int = Field(32 * 1024 * 1024, gt=0, description="largest answer in JSON mode, in bytes")
 
+    usage_days: int = Field(90, ge=1, le=3_650, description="days for which what each prompt used is kept")
+
     stake_limit_per_user: StakeLimit = Field(
         "10%", description="stake at risk of one user, in wei or as a share; to be set in production"
     )

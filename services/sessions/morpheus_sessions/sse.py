@@ -82,6 +82,10 @@ class StreamRules:
         self.is_finished = False
         """Whether all of the answer has been returned."""
         self._usage: Any = None
+        self.chunks = 0
+        """How many with a part of an answer were let through."""
+        self.told: dict[str, Any] = {}
+        """What was said so far of the tokens, by the names it was said under. Replaced, never changed."""
         self._last: dict[str, Any] = {}
 
     @property
@@ -139,14 +143,16 @@ class StreamRules:
         if extra:
             counted = chunk.get("usage_from_provider") or chunk.get("usage_from_consumer")
             self._usage = self._usage or counted
-            for key in extra:
-                del chunk[key]
+            self.told = {**self.told, **{key: chunk.pop(key) for key in extra}}
         if chunk.get("usage"):
             self._usage = chunk["usage"]
+            self.told = {**self.told, "usage": self._usage}
         self._last = {key: chunk.get(key) for key in ("id", "object", "created", "model") if key in chunk} or self._last
         if choices == [] and chunk.get("usage"):
             # one usage chunk of ours ends the stream when it was asked for; what this one says is in it
             return b""
+        if choices:
+            self.chunks += 1
         return _event(orjson.dumps(chunk) if extra else data)
 
     def _usage_chunk(self) -> dict[str, Any]:
@@ -162,10 +168,10 @@ def _event(data: bytes) -> bytes:
     return b"data: " + data + b"\n\n"
 
 
-def finish_json(body: bytes, *, model: str, answer_id: str, created: int) -> bytes:
+def finish_json(body: bytes, *, model: str, answer_id: str, created: int, told: dict[str, Any] | None = None) -> bytes:
     """Return a provider's answer in JSON mode, with what OpenAI's form needs filled in. Raises `PromptFailure`.
 
-    `created` in Unix seconds.
+    `created` in Unix seconds. `told` is filled with what is said of the tokens, as `StreamRules.told`.
     """
     try:
         answer = orjson.loads(body)
@@ -181,6 +187,8 @@ def finish_json(body: bytes, *, model: str, answer_id: str, created: int) -> byt
         answer.setdefault("created", created)
         answer.setdefault("model", model)
     counted = answer.get("usage_from_provider") or answer.get("usage_from_consumer")
+    if told is not None:
+        told.update({key: answer[key] for key in ("usage", *USAGE_KEYS) if key in answer})
     for key in USAGE_KEYS:
         answer.pop(key, None)
     if not answer.get("usage") and counted:

@@ -66,6 +66,7 @@ from morpheus_common.contracts.sessions import (
     SessionQuote,
     StakeAtRisk,
 )
+from morpheus_common.contracts.usage import GET_USAGE, GetUsage, UsageReport
 from morpheus_common.logs import get_logger
 from morpheus_common.service import background
 from morpheus_common.steps import Step, reached
@@ -104,6 +105,8 @@ from morpheus_sessions.router import Router
 from morpheus_sessions.router_watch import RouterWatch
 from morpheus_sessions.settings import SessionsSettings
 from morpheus_sessions.turn import Turn
+from morpheus_sessions.usage_report import UsageReports
+from morpheus_sessions.usage_writer import UsageWriter
 from morpheus_sessions.wallet import WalletLoop
 
 log = get_logger(__name__)
@@ -111,6 +114,9 @@ log = get_logger(__name__)
 RPC_WORKERS = 128
 """Handlers that wait for the chain hold their place for up to 100 s."""
 
+
+REPORTS_AT_ONCE = 4
+"""Each may add up millions of records; what prompts need of the database comes first."""
 
 FIRST_READING_SECONDS = 3.0
 """So long a worker that comes up waits for its first catalogue; a router that is away is no reason not to come up."""
@@ -133,6 +139,8 @@ class Parts:
     routers: RouterWatch
     capital: Capital
     limits: Limits
+    usage: UsageWriter
+    usage_reports: UsageReports
     worker: str
 
 
@@ -194,6 +202,10 @@ def subscribe_rpc(broker: NatsBroker, parts: Parts) -> None:
     @broker.subscriber(ERASE_USER_SESSIONS.subject, queue=User.SESSIONS, max_workers=RPC_WORKERS)
     async def erase_user(command: EraseUser) -> UserErased:
         return UserErased(count=await parts.erasing.erase(command.user_id))
+
+    @broker.subscriber(GET_USAGE.subject, queue=User.SESSIONS, max_workers=REPORTS_AT_ONCE)
+    async def get_usage(question: GetUsage) -> UsageReport:
+        return await parts.usage_reports.report(question)
 
     @broker.subscriber(PING[User.SESSIONS].subject, queue=User.SESSIONS)
     async def ping(_: Empty) -> Health:
@@ -269,6 +281,7 @@ async def serve(settings: SessionsSettings) -> AsyncIterator[Parts]:
         limits = Limits(settings, capital)
         lifecycle = Lifecycle(journal, Intake(store.client, journal, limits), catalogue, fleet.reader, limits)
         ownership = Ownership(store.database, heartbeat, quarantine=settings.quarantine)
+        usage = UsageWriter(store.client, kept=timedelta(days=settings.usage_days))
         chat = Chat(
             connection=connection,
             rpc=RpcClient(connection),
@@ -278,6 +291,7 @@ async def serve(settings: SessionsSettings) -> AsyncIterator[Parts]:
             lifecycle=lifecycle,
             pinging=Pinging(ownership, journal, catalogue, routers, settings),
             routers=routers,
+            usage=usage,
             settings=settings,
         )
         release = Release(store.database, journal, ownership, chat, connection)
@@ -303,6 +317,8 @@ async def serve(settings: SessionsSettings) -> AsyncIterator[Parts]:
             routers=RouterWatch(fleet),
             capital=capital,
             limits=limits,
+            usage=usage,
+            usage_reports=UsageReports(journal),
             worker=settings.worker_id,
         )
         left_behind = LeftBehind(fleet, journal, store.leases, seconds=settings.left_behind_seconds)
@@ -343,6 +359,7 @@ async def serve(settings: SessionsSettings) -> AsyncIterator[Parts]:
                 capital.run(),
                 ownership.write_marks(),
                 ownership.watch(),
+                usage.run(),
                 chat.beat(),
                 chat.release_idle(),
                 keys.run(),
@@ -370,5 +387,7 @@ async def _drain(
             await parts.chat.drained()
     except TimeoutError:
         log.warning("prompts cut off by the end of the grace period", prompts=len(parts.chat))
+        parts.chat.cut_off()
+    await parts.usage.drain()
     for owned in ownership.all():
         await ownership.release(owned)

@@ -13,6 +13,7 @@ from morpheus_common.contracts import (
     renewal,
     sessions,
     signing_keys,
+    usage,
     vault,
 )
 from morpheus_common.contracts.base import REGISTRY
@@ -31,5 +32,6 @@ __all__ = [
     "renewal",
     "sessions",
     "signing_keys",
+    "usage",
     "vault",
 ]

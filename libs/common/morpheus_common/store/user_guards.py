@@ -8,6 +8,7 @@ has an id still learns that its user was deleted. That is what stays of a user, 
 """
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +48,19 @@ async def pass_user_guard(user_id: str, tx: AsyncClientSession) -> UserGuard:
     return await _change(user_id, tx)
 
 
+async def ended_users(user_ids: Iterable[str], tx: AsyncClientSession) -> set[str]:
+    """Return which of these users are being deleted, as this transaction sees it.
+
+    It writes nothing and so stands in no deletion's way: whoever uses it for what is written needs another document that
+    both write.
+    """
+    by_guard = {_guard_id(user_id): user_id for user_id in user_ids}
+    guards = UserGuardDocument.get_pymongo_collection().find(
+        {"_id": {"$in": list(by_guard)}, "ended": True}, {"_id": 1}, session=tx
+    )
+    return {by_guard[guard["_id"]] async for guard in guards}
+
+
 async def end_user(user_id: str, tx: AsyncClientSession) -> UserGuard:
     """Write that a user is being deleted: nothing is written for him after this transaction. Repeatable."""
     return await _change(user_id, tx, ended=True)
@@ -62,12 +76,16 @@ async def note_erased(user_id: str, total: int, tx: AsyncClientSession) -> None:
     await _change(user_id, tx, ended=True, erased=total)
 
 
+def _guard_id(user_id: str) -> str:
+    return hashlib.sha256(user_id.encode()).hexdigest()
+
+
 async def _change(user_id: str, tx: AsyncClientSession, *, counted: int = 0, **changes: Any) -> UserGuard:
     update: dict[str, Any] = {"$inc": {"changes": 1, "counted": counted}}
     if changes:
         update["$set"] = changes
     guard: Any = await UserGuardDocument.get_pymongo_collection().find_one_and_update(
-        {"_id": hashlib.sha256(user_id.encode()).hexdigest()},
+        {"_id": _guard_id(user_id)},
         update,
         upsert=True,
         return_document=ReturnDocument.AFTER,

@@ -16,6 +16,7 @@ from morpheus_gateway.routes import (
     session_reads,
     session_spending,
     sessions,
+    usage,
 )
 
 ROUTERS = (
@@ -33,6 +34,7 @@ ROUTERS = (
     session_ping.router,
     session_spending.router,
     automation.router,
+    usage.router,
     chat.router,
 )
 
