@@ -84,6 +84,22 @@ class House:
         body = {"model": self.llm, "messages": [{"role": "user", "content": text}], **options}
         return self.http.post("chat/completions", json=body, headers=account.by_key)
 
+    def usage(self, headers: dict[str, str], **query: str) -> dict[str, Any]:
+        """What somebody has used."""
+        answer = self.http.get("usage", params=query, headers=headers)
+        assert answer.status_code == 200, answer.text
+        report: dict[str, Any] = answer.json()
+        return report
+
+    def recorded(self, answer: httpx2.Response) -> None:
+        """Wait until what a request used is recorded, and so what all did that ended before it."""
+        request_id = answer.headers["x-request-id"]
+        with pymongo.MongoClient[dict[str, Any]](self.stack.mongo_url) as client:
+            usage = client["sessions"]["usage"]
+            self.eventually(
+                lambda: usage.find_one({"request_id": request_id}) is not None, seconds=10, what="record of usage"
+            )
+
     def admin(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run `morpheus admin` as the operator of the stack."""
         command = [str(MORPHEUS), "admin", *arguments, "--data", str(self.stack.folder.path)]

@@ -79,6 +79,7 @@ PLAIN = frozenset(
         # figures, words and wishes
         *("limit", "skip", "ended", "duration", "sessionDuration", "amount", "name", "expires_at", "scopes"),
         *("messages", "stream", "is_enabled", "session_duration", "directPayment", "failover"),
+        *("from", "to", "group_by"),
         *("all", "grace_seconds", "delegate_address", "signed_delegation_data", "expiry", "is_active"),
         # what proves who somebody is; the header is scoped to its API key (test_idempotency.py of the sessions service)
         *("email", "password", "refresh_token", "Idempotency-Key", "current_password", "new_password"),
@@ -179,6 +180,7 @@ ROWS: dict[str, Row] = {
     "GET /api/v1/automation/settings": Row(Access.EITHER, "automation"),
     "PUT /api/v1/automation/settings": Row(Access.EITHER, "automation", body=lambda _: {"is_enabled": False}),
     "GET /api/v1/automation/decisions": Row(Access.EITHER, "automation"),
+    "GET /api/v1/usage": Row(Access.EITHER, "usage"),
     "POST /api/v1/chat/completions": Row(Access.KEY, "chat", objects={"session_id": "chain session"}, body=_prompt),
 }
 

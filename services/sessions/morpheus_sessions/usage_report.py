@@ -1,6 +1,6 @@
 """Adds up what a user has used."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from morpheus_common.contracts.usage import (
@@ -52,7 +52,10 @@ class UsageReports:
         """Return the sums. Raises `validation_error` for a time that is none or too long, `service_unavailable` if it is
         too much to add up.
         """
-        end = question.end or await self._journal.now()
+        end = question.end
+        if end is None:
+            now = await self._journal.now()
+            end = now if question.begin is not None else _midnight_after(now)
         begin = question.begin or end - timedelta(days=DEFAULT_DAYS)
         if begin >= end:
             raise ApiError("validation_error", "The time asked for is empty: from has to be before to.", param="from")
@@ -106,6 +109,10 @@ class UsageReports:
         cursor = await UsageDocument.get_pymongo_collection().aggregate(pipeline, maxTimeMS=self._milliseconds)
         (found,) = await cursor.to_list()
         return dict(found)
+
+
+def _midnight_after(now: datetime) -> datetime:
+    return now.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
 
 
 def _figures(row: dict[str, Any]) -> dict[str, int]:

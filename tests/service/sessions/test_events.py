@@ -4,6 +4,7 @@ import json
 
 from morpheus_common.bus.names import Stream
 from morpheus_common.contracts.sessions import SESSION_EVENTS, SessionChanged
+from morpheus_common.contracts.usage import USAGE_RECORDED
 from nats.aio.msg import Msg
 
 from tests.service.common.streams import messages
@@ -11,8 +12,14 @@ from tests.service.sessions.house import House, until
 
 
 async def published(house: House, count: int) -> list[Msg]:
-    """The events in the stream, in its order, once there are so many."""
-    return await messages(house.account, Stream.EVENTS, at_least=count)
+    """The events of sessions in the stream, in its order, once there are so many."""
+
+    async def found() -> list[Msg] | None:
+        events = await messages(house.account, Stream.EVENTS, at_least=count)
+        of_sessions = [event for event in events if event.subject.startswith("evt.sessions.session.")]
+        return of_sessions if len(of_sessions) >= count else None
+
+    return await until(found)
 
 
 async def test_a_sessions_events_come_in_order_without_a_gap_and_say_what_happened(house: House) -> None:
@@ -61,13 +68,20 @@ async def test_no_event_and_no_log_line_holds_a_prompt_an_answer_or_an_approval(
         answer = await house.gateway.chat("the-secret-word")
         assert "the-secret-word" in answer.text
         await house.gateway.close()
-        events = await published(house, 4)
+        await published(house, 4)
+        await until(lambda: is_told(house))
+        events = await messages(house.account, Stream.EVENTS)
         approval = (await house.only_operation(kind="open"))["approval"]
         log = worker.log()
 
     for text in ("the-secret-word", approval, approval.removeprefix("0x")[64:]):
         assert text not in log
         assert not any(text.encode() in event.data for event in events)
+
+
+async def is_told(house: House) -> bool:
+    """Whether what the prompt used was told."""
+    return any(event.subject == USAGE_RECORDED.subject for event in await messages(house.account, Stream.EVENTS))
 
 
 async def test_events_survive_a_worker_that_dies_before_it_publishes_them(house: House) -> None:

@@ -452,12 +452,17 @@ async def test_the_time_begins_with_its_first_moment_and_ends_before_its_last(st
     assert found.totals.requests == 2
 
 
-async def test_without_a_time_it_is_the_last_thirty_days_by_the_databases_clock(store: Store) -> None:
+async def test_without_a_time_it_is_the_last_thirty_days_of_the_databases_clock_with_today(store: Store) -> None:
     now = await store.journal.now()
-    await keep(store, *({"at": now - timedelta(days=days)} for days in (0, 29, 31)))
+    await keep(store, *({"at": now - timedelta(days=days)} for days in (0, 29, 30)))
     found = await store.reports.report(GetUsage(user_id=ADA))
     assert found.end - found.begin == timedelta(days=30)
+    assert now < found.end <= now + timedelta(days=1)
+    assert found.end.isoformat().endswith("T00:00:00+00:00")
     assert found.totals.requests == 2
+    since = await store.reports.report(GetUsage(user_id=ADA, begin=now - timedelta(days=89)))
+    assert now <= since.end < now + timedelta(minutes=5)
+    assert since.totals.requests == 3
 
 
 @pytest.mark.parametrize("days", [0, -1, 90.001])

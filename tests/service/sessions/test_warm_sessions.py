@@ -27,10 +27,18 @@ PER_SECOND = {
     ("delete", "findings", None): 1 / 15,
     ("update", "workers", None): 1 / 5,
     ("findAndModify", "leases", None): 2 * 3 / 15,
-    ("find", "outbox", None): 1 / 0.25,
+    ("find", "outbox", None): 1 / 0.25 + 1,
     ("find", "operations", None): 2 / 0.25,
     ("aggregate", "operations", None): 1 / 0.25,
     ("ping", None, None): 1,
+    # what was used: one transaction a second, and the publishing of its event
+    ("findAndModify", "usage_series", None): 1,
+    ("find", "user_guards", None): 1,
+    ("insert", "usage", None): 1,
+    ("insert", "outbox", None): 1,
+    ("commitTransaction", None, None): 1,
+    ("update", "outbox", None): 1,
+    ("update", "usage_series", None): 0,
 }
 """Everything a worker may ask of its database while warm sessions are prompted (command, collection, comment): beats of
 its own, so many a second at most, whether there is one prompt or a thousand.
@@ -77,6 +85,7 @@ async def test_two_hundred_prompts_on_warm_sessions_cause_only_commands_whose_nu
     too_often = {what: count for what, count in seen.items() if count > PER_SECOND[what] * seconds + 2 * A_BEAT}
     assert too_often == {}, f"in {seconds:.1f} s"
     assert 0 < seen[BUSY_MARKS] < 2 * PROMPTS
+    assert await house.database["usage"].count_documents({}) == PROMPTS + AT_ONCE
 
 
 async def test_two_hundred_prompts_on_warm_sessions_are_answered_while_the_database_says_nothing(house: House) -> None:

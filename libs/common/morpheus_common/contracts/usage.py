@@ -89,7 +89,8 @@ class GetUsage(Message):
     """Ask what a user has used, of all keys or of one.
 
     `begin` is the first moment that counts, `end` the first that does not. Without `end` it is the database's time, without
-    `begin` 30 days before `end`. `validation_error` for more than 90 days or none.
+    `begin` 30 days before `end`, without both the last 30 days of UTC with today. `validation_error` for more than 90 days
+    or none.
     """
 
     user_id: str
