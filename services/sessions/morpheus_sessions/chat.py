@@ -203,9 +203,9 @@ class Chat:
             log.exception("prompt failed unexpectedly")
             await self._tell(prompt, ApiError("internal_error"))
         finally:
-            self._enter(prompt)
             self._body_bytes -= prompt.head.body_bytes
             del self._prompts[prompt.head.attempt]
+            self._enter(prompt)
 
     async def _tell(
         self,

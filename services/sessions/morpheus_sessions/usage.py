@@ -155,7 +155,7 @@ class Tally:
             model=None if session is None else session.model_name[:NAME_LENGTH],
             provider=None if session is None else session.provider,
             session_id=None if session is None else session.id,
-            chain_session=None if session is None else session.chain_session,
+            chain_session=None if session is None else session.chain_session or None,
             endpoint=head.endpoint,
             stream=head.stream,
             prompt_tokens=tokens.prompt,

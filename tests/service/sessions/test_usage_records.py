@@ -23,12 +23,13 @@ from morpheus_common.contracts.usage import (
 )
 from morpheus_common.errors import ApiError
 from morpheus_common.ids import uuid7
+from morpheus_common.steps import Step
 from morpheus_common.store import transactions
 from morpheus_common.store.mongo import Database, MongoClient, apply_indexes, database_of, init_documents
 from morpheus_common.store.outbox import OutboxRow
 from morpheus_common.store.transactions import run_transaction
 from morpheus_common.store.user_guards import UserGuardDocument, end_user, ended_users, pass_user_guard
-from morpheus_sessions import usage_writer
+from morpheus_sessions import erasing, usage_writer
 from morpheus_sessions.documents import DOCUMENTS, UsageDocument, UsageSeriesDocument
 from morpheus_sessions.erasing import Erasing
 from morpheus_sessions.holds import HoldRule, Holds
@@ -332,14 +333,36 @@ async def test_a_batch_and_an_erasure_at_once_leave_nothing_of_the_user(
     monkeypatch.setattr(usage_writer, "ended_users", slowly)
     writing = asyncio.create_task(write(writer, used(key="key-of-ada"), used(user=EVE)))
     await read.wait()
-    erasing = asyncio.create_task(store.erasing.erase(ADA))
+    ending = asyncio.create_task(store.erasing.erase(ADA))
     await until(lambda: is_ended(store))
     erased.set()
     await writing
-    assert await erasing == 0
+    assert await ending == 0
 
     assert await store.left_of(ADA, "key-of-ada") == []
     assert [record["user_id"] for record in await store.records() if record["total_tokens"]].count(None) == 1
+
+
+async def test_a_worker_that_comes_up_while_a_user_is_erased_writes_nothing_of_him(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The erasure began before there was anything of the worker's that both could write."""
+    erasing_now, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly(step: Step, _: str = "") -> None:
+        if step is Step.SESSIONS_ERASING:
+            erasing_now.set()
+            await go_on.wait()
+
+    monkeypatch.setattr(erasing, "reached", slowly)
+    ending = asyncio.create_task(store.erasing.erase(ADA))
+    await erasing_now.wait()
+    await write(store.writer(), used(key="key-of-ada"))
+    go_on.set()
+    assert await ending == 0
+
+    assert len(await store.records()) == 1
+    assert await store.left_of(ADA, "key-of-ada") == []
 
 
 async def is_ended(store: Store) -> bool:

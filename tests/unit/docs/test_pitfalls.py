@@ -13,6 +13,9 @@ SESSIONS = {f"F{number}" for number in range(1, 19)} | {f"C{number}" for number 
 ACCOUNTS = {f"C{number}" for number in (*range(1, 16), 38, 39, 50, 54)}
 """Keys, tokens, authorization, secrets at rest, the audit log and what errors tell."""
 
+USAGE = {"B20", "B21", "B22", "F28", "C24", "C25", "C26"}
+"""What is recorded of what was used."""
+
 
 def named(source: str) -> set[str]:
     """Return the numbers in the docstrings of a file's tests."""
@@ -28,7 +31,7 @@ def test_only_a_tests_docstring_counts() -> None:
     assert named('"""F1"""\ndef test_a():\n    """F2, B3: why."""\n    "F4"\ndef b():\n    """F5"""') == {"F2", "B3"}
 
 
-@pytest.mark.parametrize("wanted", [SESSIONS, ACCOUNTS], ids=["sessions", "accounts"])
+@pytest.mark.parametrize("wanted", [SESSIONS, ACCOUNTS, USAGE], ids=["sessions", "accounts", "usage"])
 def test_everything_on_the_list_has_a_test_here(wanted: set[str]) -> None:
     found = set().union(*(named(path.read_text()) for path in TESTS.rglob("test_*.py")))
     assert sorted(wanted - found) == []

@@ -77,7 +77,8 @@ async def usage(
     """Requests and tokens by day (UTC), model or API key, over at most 90 days. An access token is told of all of the
     user's keys; an API key, which needs the scope `usage`, of its own requests only.
 
-    Without `from` and `to` it is the last 30 days of UTC with today. `errors` and `cancelled` (the client left) are among `requests`. A request counts within a second or two of its end.
+    Without `from` and `to` it is the last 30 days of UTC with today. `errors` and `cancelled` (the client left) are among
+    `requests`. A request counts within a second or two of its end.
     """
     question = GetUsage(
         user_id=caller.user_id,
