@@ -116,6 +116,7 @@ class UsageWriter:
         entity, batch = self._series, self._batch
 
         async def body(tx: AsyncClientSession) -> bool:
+            asked_at = time.monotonic()
             usage = UsageDocument.get_pymongo_collection()
             if is_repeat and await usage.find_one({"_id": batch[0].record.id}, {"_id": 1}, session=tx) is not None:
                 return True
@@ -130,7 +131,7 @@ class UsageWriter:
                 return False
             now: datetime = series["at"]
             ended = await ended_users({used.record.user_id for used in batch if used.record.user_id}, tx)
-            records = [_dated(used, now, ended) for used in batch]
+            records = [_dated(used, now, asked_at, ended) for used in batch]
             expires_at = now + self._kept
             await usage.insert_many([_stored(record, expires_at) for record in records], session=tx)
             recorded = UsageRecorded.model_construct(records=records)
@@ -143,9 +144,12 @@ class UsageWriter:
         return is_written
 
 
-def _dated(used: Used, now: datetime, ended: set[str]) -> UsageRecord:
-    """Return the record with its time by the database's clock, and without its user if he is being deleted."""
-    age = timedelta(milliseconds=round((time.monotonic() - used.started_at) * 1000))
+def _dated(used: Used, now: datetime, asked_at: float, ended: set[str]) -> UsageRecord:
+    """Return the record with its time by the database's clock, and without its user if he is being deleted.
+
+    The database said `now` when it was asked at `asked_at` (monotonic seconds).
+    """
+    age = timedelta(milliseconds=round((asked_at - used.started_at) * 1000))
     changes: dict[str, Any] = {"at": now - age}
     if used.record.user_id in ended:
         changes |= dict.fromkeys(ERASED)

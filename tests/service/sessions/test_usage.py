@@ -234,8 +234,7 @@ async def test_a_worker_killed_between_writing_and_its_acknowledgement_leaves_ea
         await house.gateway.chat()
         await until(lambda: was_lost(between))
         worker.kill()
-        worker.start()
-        await house.is_up("w1")
+    async with house.worker("w1"):
         await house.gateway.chat()
         events = await told(house, at_least=2)
         records = await stored(house)

@@ -28,7 +28,7 @@ from morpheus_common.store import transactions
 from morpheus_common.store.mongo import Database, MongoClient, apply_indexes, database_of, init_documents
 from morpheus_common.store.outbox import OutboxRow
 from morpheus_common.store.transactions import run_transaction
-from morpheus_common.store.user_guards import UserGuardDocument, end_user, ended_users, pass_user_guard
+from morpheus_common.store.user_guards import UserGuardDocument, ended_users, pass_user_guard
 from morpheus_sessions import erasing, usage_writer
 from morpheus_sessions.documents import DOCUMENTS, UsageDocument, UsageSeriesDocument
 from morpheus_sessions.erasing import Erasing
@@ -266,7 +266,7 @@ async def test_the_database_says_when_it_was_and_until_when_it_is_kept(store: St
     await write(store.writer(), used())
     (record,) = await store.records()
 
-    assert before - timedelta(seconds=1) <= record["at"] <= await store.journal.now()
+    assert before <= record["at"] <= await store.journal.now()
     assert KEPT <= record["expires_at"] - record["at"] < KEPT + timedelta(seconds=30)
     indexes = await store.database["usage"].index_information()
     assert (indexes["expiry"]["key"], indexes["expiry"]["expireAfterSeconds"]) == ([("expires_at", 1)], 0)
@@ -399,15 +399,6 @@ async def test_a_batch_stands_in_no_opens_way(store: Store) -> None:
     assert len(await store.records(user_id=ADA)) == 1
 
 
-async def test_who_is_being_deleted_is_known_by_his_guard_only(store: Store) -> None:
-    async def body(tx: AsyncClientSession) -> set[str]:
-        await pass_user_guard(EVE, tx)
-        await end_user(ADA, tx)
-        return await ended_users([ADA, EVE, uuid7()], tx)
-
-    assert await run_transaction(store.client, body) == {ADA}
-
-
 # added up
 
 
@@ -488,11 +479,11 @@ async def test_without_a_time_it_is_the_last_thirty_days_of_the_databases_clock_
     assert since.totals.requests == 3
 
 
-@pytest.mark.parametrize("days", [0, -1, 90.001])
-async def test_a_time_that_is_none_or_too_long_is_refused_with_what_to_do(store: Store, days: float) -> None:
-    with pytest.raises(ApiError) as refused:
-        await report(store, begin=NOON, end=NOON + timedelta(days=days))
-    assert (refused.value.code, refused.value.param) == ("validation_error", "from")
+async def test_a_time_that_is_none_or_too_long_is_refused_with_what_to_do(store: Store) -> None:
+    for days in (0, -1, 90.001):
+        with pytest.raises(ApiError) as refused:
+            await report(store, begin=NOON, end=NOON + timedelta(days=days))
+        assert (refused.value.code, refused.value.param) == ("validation_error", "from")
     assert (await report(store, begin=NOON, end=NOON + timedelta(days=90))).groups == []
 
 
