@@ -149,7 +149,7 @@ def _dated(used: Used, now: datetime, asked_at: float, ended: set[str]) -> Usage
 
     The database said `now` when it was asked at `asked_at` (monotonic seconds).
     """
-    age = timedelta(milliseconds=round((asked_at - used.started_at) * 1000))
+    age = timedelta(milliseconds=int((asked_at - used.started_at) * 1000))
     changes: dict[str, Any] = {"at": now - age}
     if used.record.user_id in ended:
         changes |= dict.fromkeys(ERASED)

@@ -22,6 +22,7 @@ PER_SECOND = {
     BUSY_MARKS: 1 / 0.05,
     ("find", "sessions", "owner refresh"): 1 / 5,
     ("find", "sessions", None): 1 / 15,
+    ("aggregate", "sessions", None): 1 / 5,
     ("find", "wallets", None): 1 / 15,
     ("update", "wallets", None): 1 / 15 + 1 / 3,
     ("delete", "findings", None): 1 / 15,
