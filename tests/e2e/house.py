@@ -46,6 +46,7 @@ class House:
         models = self.http.get("models").json()["data"]
         llms = [model for model in models if model["modelType"] == "LLM"]
         self.llm, self.llm_id = llms[0]["id"], llms[0]["blockchainID"]
+        self.embedder = next(model["id"] for model in models if model["modelType"] == "EMBEDDING")
 
     @classmethod
     @contextmanager
@@ -99,6 +100,10 @@ class House:
             self.eventually(
                 lambda: usage.find_one({"request_id": request_id}) is not None, seconds=10, what="record of usage"
             )
+
+    def embed(self, account: Account, *texts: str, **options: Any) -> httpx2.Response:
+        body = {"model": self.embedder, "input": texts, **options}
+        return self.http.post("embeddings", json=body, headers=account.by_key)
 
     def admin(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run `morpheus admin` as the operator of the stack."""

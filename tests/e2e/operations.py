@@ -36,7 +36,7 @@ class Access(StrEnum):
 @dataclass(frozen=True)
 class World:
     """What a row may need of the caller: e-mail, password and refresh token of an account with `ids` of its own objects, one of
-    each kind, an LLM's name and a bid for it; the operator's codes, if he was asked for them. The rest is new each time.
+    each kind, an LLM's name, that of a model for embeddings, and a bid for the LLM; the operator's codes, if he was asked for them. The rest is new each time.
     """
 
     email: str
@@ -44,6 +44,7 @@ class World:
     refresh_token: str
     ids: Mapping[str, str]
     llm: str
+    embedder: str
     bid_id: str
     invite_code: str | None = None
     reset_token: str = "nobody's"
@@ -78,7 +79,7 @@ PLAIN = frozenset(
         *("model", "model_id", "bid_id", "allowed_models"),
         # figures, words and wishes
         *("limit", "skip", "ended", "duration", "sessionDuration", "amount", "name", "expires_at", "scopes"),
-        *("messages", "stream", "is_enabled", "session_duration", "directPayment", "failover"),
+        *("messages", "input", "stream", "is_enabled", "session_duration", "directPayment", "failover"),
         *("from", "to", "group_by"),
         *("all", "grace_seconds", "delegate_address", "signed_delegation_data", "expiry", "is_active"),
         # what proves who somebody is; the header is scoped to its API key (test_idempotency.py of the sessions service)
@@ -131,6 +132,10 @@ def _prompt(world: World) -> Json:
     return {"model": world.llm, "messages": [{"role": "user", "content": "hello"}]}
 
 
+def _texts(world: World) -> Json:
+    return {"model": world.embedder, "input": ["hello"]}
+
+
 ROWS: dict[str, Row] = {
     "GET /": _PUBLIC,
     "GET /.well-known/jwks.json": _PUBLIC,
@@ -178,10 +183,11 @@ ROWS: dict[str, Row] = {
     "POST /api/v1/session/pingsession": Row(Access.KEY, "sessions"),
     "POST /api/v1/session/approve": Row(Access.KEY, "sessions", query=lambda _: {"amount": "1"}),
     "GET /api/v1/automation/settings": Row(Access.EITHER, "automation"),
-    "PUT /api/v1/automation/settings": Row(Access.EITHER, "automation", body=lambda _: {"is_enabled": False}),
+    "PUT /api/v1/automation/settings": Row(Access.EITHER, "automation", body=lambda _: {"is_enabled": True}),
     "GET /api/v1/automation/decisions": Row(Access.EITHER, "automation"),
     "GET /api/v1/usage": Row(Access.EITHER, "usage"),
     "POST /api/v1/chat/completions": Row(Access.KEY, "chat", objects={"session_id": "chain session"}, body=_prompt),
+    "POST /api/v1/embeddings": Row(Access.KEY, "chat", objects={"session_id": "embedding session"}, body=_texts),
 }
 
 

@@ -31,23 +31,28 @@ class Person:
 
     def world(self, house: House, bid_id: str, **more: Any) -> World:
         account = self.account
-        return World(account.email, account.password, account.refresh_token, self.ids, house.llm, bid_id, **more)
+        return World(
+            account.email, account.password, account.refresh_token, self.ids, house.llm, house.embedder, bid_id, **more
+        )
 
 
 def person(house: House) -> Person:
     """Make a user who has everything that can be somebody's."""
     account = house.new_account(automation=True)
+    assert house.embed(account, "hello").status_code == 200
     answer = house.chat(account, "hello")
     assert answer.status_code == 200
     house.recorded(answer)
-    wanted = delegation(World(account.email, account.password, account.refresh_token, {}, house.llm, ""))
+    wanted = delegation(World(account.email, account.password, account.refresh_token, {}, "", "", ""))
     delegated = house.http.post("auth/delegation", json=wanted, headers=account.by_token)
     assert delegated.status_code == 201, delegated.text
     with pymongo.MongoClient[Json](house.stack.mongo_url) as client:
         key = client["auth"]["api_keys"].find_one({"_id": account.key_id})
         session = client["sessions"]["sessions"].find_one({"key_id": account.key_id, "state": "active"})
         assert key is not None
+        parked = client["sessions"]["sessions"].find_one({"key_id": account.key_id, "state": "parked"})
         assert session is not None
+        assert parked is not None
         user_id = key["user_id"]
         login = client["auth"]["logins"].find_one({"user_id": user_id})
         assert login is not None
@@ -57,6 +62,7 @@ def person(house: House) -> Person:
         "login": login["_id"],
         "session": session["_id"],
         "chain session": session["chain_session"],
+        "embedding session": parked["chain_session"],
         "operation": session["operation_id"],
         "delegation": delegated.json()["id"],
     }
@@ -87,7 +93,7 @@ def bid_id(house: House, victim: Person) -> str:
 
 def of_nobody(kind: str) -> str:
     """Return an id of the same form that no object has."""
-    return "0x" + secrets.token_hex(32) if kind == "chain session" else uuid7()
+    return "0x" + secrets.token_hex(32) if kind.endswith("session") and kind != "session" else uuid7()
 
 
 def send(

@@ -5,7 +5,7 @@ import secrets
 from typing import Any
 
 import pytest
-from openai import APIError, AuthenticationError, NotFoundError, OpenAI
+from openai import APIError, AuthenticationError, BadRequestError, NotFoundError, OpenAI
 
 from tests.clients.provider import Provider
 from tests.e2e.house import Account, House
@@ -93,6 +93,39 @@ def test_a_stream_that_breaks_off_is_an_exception(house: House, account: Account
     with pytest.raises(APIError) as broken:
         _stream(house.openai(account.key), house.llm, text)
     assert broken.value.code == "stream_truncated"
+
+
+def test_texts_become_vectors_as_the_sdk_asks_for_them_and_as_plain_numbers(house: House) -> None:
+    """Left to itself the SDK asks for base64 and unpacks it; a chat before and after has the key change sessions."""
+    account = house.new_account(automation=True)
+    client = house.openai(account.key)
+    _say(client, house.llm, "hello")
+    texts = ["a sea of ships", "a sea of boats", "tax law"]
+    packed = client.embeddings.create(model=house.embedder, input=texts)
+    plain = client.embeddings.create(model=house.embedder, input=texts, encoding_format="float")
+    assert [item.index for item in packed.data] == [0, 1, 2]
+    for one, other in zip(packed.data, plain.data, strict=True):
+        assert one.embedding == pytest.approx(other.embedding, abs=1e-6)
+    assert packed.object == "list"
+    assert packed.usage.total_tokens > 0
+    short = client.embeddings.create(model=house.embedder, input=[1, 2, 3], dimensions=5)
+    assert len(short.data[0].embedding) == 5
+    _say(client, house.llm, "hello again")
+    listed = house.http.get("session/list", headers=account.by_key).json()
+    assert len(listed["sessions"] if isinstance(listed, dict) else listed) == 2
+
+
+def test_a_model_of_the_other_type_is_refused_and_no_session_opened_for_it(house: House) -> None:
+    """F27"""
+    account = house.new_account(automation=True)
+    client = house.openai(account.key)
+    with pytest.raises(BadRequestError) as refused:
+        client.embeddings.create(model=house.llm, input="hello")
+    assert refused.value.code == "model_type_mismatch"
+    with pytest.raises(BadRequestError) as refused:
+        _say(client, house.embedder, "hello")
+    assert refused.value.code == "model_type_mismatch"
+    assert house.http.get("session", headers=account.by_key).json() is None
 
 
 def test_an_unknown_model_is_not_found_and_never_replaced(house: House, account: Account) -> None:

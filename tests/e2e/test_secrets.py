@@ -119,8 +119,9 @@ class Run:
 
     def everything(self, account: Account, bid_id: str) -> Account:
         """Call each operation of the table as it is meant but those that end something; return the account with its new key."""
-        ids = {"key": account.key_id, "operation": account.key_id, "chain session": "0x" + "0" * 64}
-        world = World(account.email, account.password, account.refresh_token, ids, self.house.llm, bid_id)
+        ids = {"key": account.key_id, "operation": account.key_id}
+        house = self.house
+        world = World(account.email, account.password, account.refresh_token, ids, house.llm, house.embedder, bid_id)
         self.plant_bytes("private key", world.private_key)
         self.plant_bytes("delegation signature", world.signature, *SIGNATURE_MAY_BE_IN)
         stored = set()
@@ -162,7 +163,7 @@ class Run:
         delegation = self.succeed(f"GET {AUTH}/delegation/active", None, by)["id"]
         self.succeed(f"DELETE {AUTH}/delegation/{delegation}", None, by)
         # what goes with the account stays until then
-        world = World(email, password, "", {}, self.house.llm, "")
+        world = World(email, password, "", {}, "", "", "")
         self.plant_bytes("second delegation signature", world.signature, *SIGNATURE_MAY_BE_IN)
         self.plant_bytes("second private key", world.private_key)
         for path in ("private-key", "delegation"):

@@ -11,9 +11,12 @@ from morpheus_common.errors import ApiError
 MAX_NESTING = 64
 MAX_VALUES = 100_000
 """Objects, lists and what stands in them: reading millions takes seconds of the event loop and hundreds of MiB."""
+MAX_INPUT_VALUES = 310_000
+"""OpenAI takes 300,000 tokens in a request, and clients that count tokens themselves (LangChain's) fill it: 40 ms."""
 MAX_MODEL_LENGTH = 256
 """As long as the names that other routes take; in characters."""
-_SIGNIFICANT = frozenset({"model", "messages", "stream", "stream_options", "tools", "session_id"})
+_OF_CHAT = frozenset({"model", "messages", "stream", "stream_options", "tools", "session_id"})
+_OF_EMBEDDINGS = frozenset({"model", "input", "stream", "session_id"})
 _SESSION_ID = re.compile(r"0x[0-9a-fA-F]{64}")
 _STRING = re.compile(rb'"[^"]*"?')
 """A string whose escapes were taken out. What never ends matches to the end: a failed match would be tried again."""
@@ -52,8 +55,8 @@ class _Member:
 
 
 @dataclass(frozen=True, slots=True)
-class ChatBody:
-    """What we need of a chat request, and the bytes to pass on."""
+class PromptBody:
+    """What we need of a prompt's request, and the bytes to pass on."""
 
     model: str | None
     session_id: str | None
@@ -62,35 +65,72 @@ class ChatBody:
     payload: bytes
 
 
-def read_chat_body(body: bytes, accept: str) -> ChatBody:
+def is_json(content_type: str | None) -> bool:
+    """Tell whether a body of this content type is taken for JSON; one that says nothing of itself is."""
+    if not content_type:
+        return True
+    media_type = content_type.partition(";")[0].strip().lower()
+    return media_type == "application/json" or (media_type.startswith("application/") and media_type.endswith("+json"))
+
+
+def read_chat_body(body: bytes, accept: str) -> PromptBody:
     """Read a chat request; `accept` is its Accept header. Raises `ApiError` (400)."""
-    text, members = _read_object(body)
-    values = {key: member.value for key, member in members.items()}
-    messages = values.get("messages")
+    text, members = _read_object(body, _OF_CHAT, MAX_VALUES)
+    messages = _value(members, "messages")
     if messages is None:
         raise ApiError("missing_required_parameter", "Send 'messages', a list with at least one.", param="messages")
     if not isinstance(messages, list) or not messages:
         raise ApiError("invalid_value", "'messages' must be a list with at least one message.", param="messages")
-    model = values.get("model")
-    if model is not None and (not isinstance(model, str) or not model):
-        raise ApiError("invalid_value", "'model' must be the name or id of a model.", param="model")
-    if model is not None and len(model) > MAX_MODEL_LENGTH:
-        raise ApiError("invalid_value", f"'model' can have {MAX_MODEL_LENGTH} characters at most.", param="model")
-    stream = values.get("stream")
-    if stream is not None and not isinstance(stream, bool):
-        raise ApiError("invalid_value", "'stream' must be true or false.", param="stream")
-    session_id = values.get("session_id")
-    if session_id is not None and not (isinstance(session_id, str) and _SESSION_ID.fullmatch(session_id)):
-        raise ApiError("invalid_value", "'session_id' must be 0x and 64 hex digits.", param="session_id")
-    options = values.get("stream_options")
+    model, stream, session_id = _model(members), _stream(members), _session_id(members)
+    options = _value(members, "stream_options")
     decided = stream if stream is not None else accepts_stream(accept)
-    return ChatBody(
+    return PromptBody(
         model=model,
-        session_id=session_id.lower() if session_id is not None else None,
+        session_id=session_id,
         stream=decided,
         include_usage=isinstance(options, dict) and options.get("include_usage") is True,
         payload=_passed_on(body, text, members, stream=decided),
     )
+
+
+def read_embeddings_body(body: bytes, _: str) -> PromptBody:
+    """Read a request for embeddings, which are one object whatever Accept says. Raises `ApiError` (400)."""
+    text, members = _read_object(body, _OF_EMBEDDINGS, MAX_INPUT_VALUES)
+    asked = _value(members, "input")
+    if asked is None:
+        raise ApiError("missing_required_parameter", f"Send 'input': {_INPUT_FORMS}.", param="input")
+    if not _is_input(asked):
+        raise ApiError("invalid_value", f"'input' must be {_INPUT_FORMS}; nothing in it may be empty.", param="input")
+    model, stream, session_id = _model(members), _stream(members), _session_id(members)
+    if stream:
+        raise ApiError("invalid_value", "Embeddings are not streamed: leave 'stream' out.", param="stream")
+    return PromptBody(
+        model=model,
+        session_id=session_id,
+        stream=False,
+        include_usage=False,
+        payload=_passed_on(body, text, members, stream=False),
+    )
+
+
+_INPUT_FORMS = "a text, a list of texts, a list of token ids, or a list of such lists"
+
+
+def _is_input(value: Any) -> bool:
+    if isinstance(value, str):
+        return value != ""
+    if not isinstance(value, list) or not value:
+        return False
+    if isinstance(value[0], str):
+        return all(isinstance(text, str) and text for text in value)
+    if isinstance(value[0], list):
+        return all(isinstance(tokens, list) and _are_tokens(tokens) for tokens in value)
+    return _are_tokens(value)
+
+
+def _are_tokens(values: list[Any]) -> bool:
+    # bool is an int in Python and not in JSON
+    return bool(values) and all(type(value) is int and value >= 0 for value in values)
 
 
 def read_json(body: bytes) -> object:
@@ -125,9 +165,42 @@ def _quality(parameters: list[str]) -> float:
     return 1.0
 
 
-def _read_object(body: bytes) -> tuple[str, dict[str, _Member]]:
-    if _value_count(body) > MAX_VALUES:
-        raise _invalid(f"The body holds more than {MAX_VALUES} values.")
+def _value(members: dict[str, _Member], key: str) -> Any:
+    member = members.get(key)
+    return None if member is None else member.value
+
+
+def _model(members: dict[str, _Member]) -> str | None:
+    model = _value(members, "model")
+    if model is None:
+        return None
+    if not isinstance(model, str) or not model:
+        raise ApiError("invalid_value", "'model' must be the name or id of a model.", param="model")
+    if len(model) > MAX_MODEL_LENGTH:
+        raise ApiError("invalid_value", f"'model' can have {MAX_MODEL_LENGTH} characters at most.", param="model")
+    return model
+
+
+def _stream(members: dict[str, _Member]) -> bool | None:
+    stream = _value(members, "stream")
+    if stream is not None and not isinstance(stream, bool):
+        raise ApiError("invalid_value", "'stream' must be true or false.", param="stream")
+    return stream
+
+
+def _session_id(members: dict[str, _Member]) -> str | None:
+    session_id = _value(members, "session_id")
+    if session_id is None:
+        return None
+    if not isinstance(session_id, str) or not _SESSION_ID.fullmatch(session_id):
+        raise ApiError("invalid_value", "'session_id' must be 0x and 64 hex digits.", param="session_id")
+    return session_id.lower()
+
+
+def _read_object(body: bytes, significant: frozenset[str], limit: int) -> tuple[str, dict[str, _Member]]:
+    """Read a body of at most `limit` values; no key may equal a `significant` one but for its case."""
+    if _value_count(body, limit) > limit:
+        raise _invalid(f"The body holds more than {limit} values.")
     text = _text_of(body)
     try:
         members = _read_members(text)
@@ -138,7 +211,7 @@ def _read_object(body: bytes) -> tuple[str, dict[str, _Member]]:
         raise ApiError("invalid_json") from None
     _check_nesting(members)
     for key in members:
-        if key not in _SIGNIFICANT and key.casefold() in _SIGNIFICANT:
+        if key not in significant and key.casefold() in significant:
             # another parser on the way may ignore case, and must not see another request than we do
             raise _invalid(f"A key equals '{key.casefold()}' but for its case; send it in lower case.")
     return text, members
@@ -153,16 +226,16 @@ def _text_of(body: bytes) -> str:
         raise _invalid("The body is not UTF-8.") from None
 
 
-def _value_count(body: bytes) -> int:
-    """Return about how many values the body has, at least up to `MAX_VALUES`.
+def _value_count(body: bytes, limit: int) -> int:
+    """Return about how many values the body has, at least up to `limit`.
 
     Each follows a bracket, a comma or a key's colon. Prompts are full of these, so that strings are taken out if need be.
     """
-    if len(body) <= MAX_VALUES or (count := _count_beginnings(body)) <= MAX_VALUES:
+    if len(body) <= limit or (count := _count_beginnings(body)) <= limit:
         return 0
     without_escapes = body.replace(b"\\\\", b"").replace(b'\\"', b"")
     quotes = without_escapes.count(b'"')
-    if quotes > 4 * MAX_VALUES:
+    if quotes > 4 * limit:
         # a key and a string, two quotes each, for every value
         return count
     return _count_beginnings(_STRING.sub(b"", without_escapes))

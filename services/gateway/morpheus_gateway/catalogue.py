@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 from morpheus_common.bus.rpc import RpcClient
-from morpheus_common.contracts.sessions import CATALOGUE, CatalogueModel, CatalogueQuestion, ModelType
+from morpheus_common.contracts.sessions import CATALOGUE, CatalogueModel, CatalogueQuestion
 from morpheus_common.errors import ApiError
 from morpheus_common.ids import is_chain_id
 from morpheus_common.logs import get_logger
@@ -118,17 +118,6 @@ class Models:
 
 def _listing(objects: Iterable[dict[str, Any]]) -> Listing:
     return Listing.of({"object": "list", "data": list(objects)})
-
-
-def require_type(model: CatalogueModel, wanted: ModelType) -> None:
-    """Raise `model_type_mismatch` (400) if the model is known to be of another type."""
-    if model.type not in {wanted, ModelType.UNKNOWN}:
-        raise ApiError(
-            "model_type_mismatch",
-            f"This model is of type {model.type}; the endpoint needs {wanted}.",
-            param="model",
-            details={"type": model.type},
-        )
 
 
 class ModelCatalogue:

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import Scope
 
+from morpheus_gateway.body import is_json
 from morpheus_gateway.limits import RateLimited
 
 MAX_RETRY_AFTER_SECONDS = 60
@@ -25,7 +26,6 @@ _OPENAI_ROUTE = re.compile(r"(?:/api)?/v1/(?:chat/completions|embeddings|models(
 _ABSENT = {
     "responses": "POST /api/v1/chat/completions",
     "completions": "POST /api/v1/chat/completions",
-    "embeddings": "POST /api/v1/chat/completions",
     "images": "POST /api/v1/chat/completions",
     "audio": "POST /api/v1/chat/completions",
     "moderations": "POST /api/v1/chat/completions",
@@ -158,8 +158,7 @@ def _from_validation(error: RequestValidationError, request: Request) -> ApiErro
     problems = error.errors()
     if any(problem["type"] == "json_invalid" for problem in problems):
         return ApiError("invalid_json")
-    content_type = request.headers.get("content-type", "")
-    if isinstance(error.body, bytes) and error.body and "json" not in content_type:
+    if isinstance(error.body, bytes) and error.body and not is_json(request.headers.get("content-type")):
         return ApiError("unsupported_media_type")
     # a location starts with where it is (body, query, path); messages name the rule, never what was sent
     fields = [".".join(str(part) for part in problem["loc"][1:]) or "body" for problem in problems]

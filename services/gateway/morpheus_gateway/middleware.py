@@ -26,7 +26,7 @@ log = get_logger(__name__)
 
 _CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _HEADER_NAME = re.compile(r"[a-z0-9-]{1,64}")
-_PROMPT_ROUTE = re.compile(r"(?:/api)?/v1/chat/completions")
+_PROMPT_ROUTE = re.compile(r"(?:/api)?/v1/(?:chat/completions|embeddings)")
 SMALL_BODY_BYTES = 64 * 1024
 """Limit of every body but a prompt's."""
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})

@@ -67,6 +67,11 @@ class CatalogueCopy:
             raise ApiError("model_not_found", param="model")
         return found
 
+    def type_of(self, model_id: str) -> ModelType:
+        """Return the type of a session's model, `UNKNOWN` if no such model is on chain (any more)."""
+        model = self.copy.models.get(model_id)
+        return ModelType.UNKNOWN if model is None else model.type
+
     def least_price(self, model_id: str) -> int:
         """Return the price (wei a second) of the cheapest bid for a model. `no_provider_available` if there is none."""
         offers = self.copy.offers.get(model_id)

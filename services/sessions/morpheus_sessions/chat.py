@@ -25,6 +25,7 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from pymongo.errors import PyMongoError
 
+from morpheus_sessions.catalogue import CatalogueCopy
 from morpheus_sessions.documents import LONG_AGO, Owner, SessionDocument
 from morpheus_sessions.failures import PromptFailure
 from morpheus_sessions.journal import LOST, SWITCHED, Journal, SlotTaken
@@ -86,6 +87,7 @@ class Chat:
         heartbeat: Heartbeat,
         journal: Journal,
         lifecycle: Lifecycle,
+        catalogue: CatalogueCopy,
         pinging: Pinging,
         routers: Mapping[str, Router],
         usage: UsageWriter,
@@ -97,6 +99,7 @@ class Chat:
         self._heartbeat = heartbeat
         self._journal = journal
         self._lifecycle = lifecycle
+        self._catalogue = catalogue
         self._pinging = pinging
         self._routers = routers
         self._usage = usage
@@ -395,18 +398,27 @@ class Chat:
                 continue
             if head.session_id is not None:
                 if owned is not None and owned.chain_session == head.session_id:
-                    _check_model(head, owned)
+                    self._check_model(head, owned)
                     if owned.id == avoided:
                         raise ApiError("provider_error")
                 if owned is not None and owned.chain_session == head.session_id and owned.rest_left() <= 0:
                     return owned
                 await self._resume_wanted(head, owned)
                 continue
+            if owned is not None and head.model_id is None:
+                self._check_model(head, owned)
             fits = owned is not None and head.model_id in {None, owned.model_id} and owned.rest_left() <= 0
             if owned is not None and fits and owned.id != avoided:
                 return owned
             await self._open_for(prompt, owned, line)
         raise ApiError("session_opening", retry_after=5)
+
+    def _check_model(self, head: PromptHead, owned: OwnedSession) -> None:
+        """Raise `ApiError` if a session that the prompt insists on, or takes as it is, cannot answer it."""
+        if head.model_id is None:
+            head.endpoint.require(self._catalogue.type_of(owned.model_id))
+        elif head.model_id != owned.model_id:
+            raise ApiError("invalid_value", "The session named by session_id is for another model.", param="model")
 
     async def _owned_now(self, key_id: str) -> OwnedSession | None:
         owned = self._ownership.owned(key_id)
@@ -574,7 +586,14 @@ class Chat:
             prompt.interruptible = True
         told: dict[str, Any] = {}
         answer_id = f"chatcmpl-{prompt.head.request_id}"
-        answer = finish_json(body, model=owned.model_name, answer_id=answer_id, created=int(time.time()), told=told)
+        answer = finish_json(
+            body,
+            prompt.head.endpoint,
+            model=owned.model_name,
+            answer_id=answer_id,
+            created=int(time.time()),
+            told=told,
+        )
         prompt.tally.told = told
         if prompt.gone:
             raise asyncio.CancelledError
@@ -589,11 +608,6 @@ def _refusal(plan: Plan, owned: OwnedSession | None, model_id: str) -> ApiError:
     if plan.code is None:
         return ApiError("no_active_session")
     return ApiError(plan.code, retry_after=plan.retry_after, details=plan.details)
-
-
-def _check_model(head: PromptHead, owned: OwnedSession) -> None:
-    if head.model_id not in {None, owned.model_id}:
-        raise ApiError("invalid_value", "The session named by session_id is for another model.", param="model")
 
 
 def _resting(owned: OwnedSession) -> ApiError:

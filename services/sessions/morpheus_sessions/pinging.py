@@ -114,7 +114,7 @@ class Pinging:
         if router is None:
             log.error("session belongs to a router that is not configured", router=owned.router)
             raise ApiError("service_unavailable", retry_after=30)
-        match self._type_of(owned):
+        match self._catalogue.type_of(owned.model_id):
             case ModelType.EMBEDDING:
                 return await self._embedded(owned, router)
             case ModelType.STT | ModelType.TTS:
@@ -154,13 +154,8 @@ class Pinging:
             TimeLimits(first_byte=seconds, chunk=seconds, answer=seconds),
             max_bytes=self._settings.answer_bytes,
         )
-        finish_json(answer, model=owned.model_name, answer_id="", created=0)
+        finish_json(answer, Endpoint.EMBEDDINGS, model=owned.model_name, answer_id="", created=0)
         return time.monotonic() - begun
-
-    def _type_of(self, owned: OwnedSession) -> ModelType:
-        model = self._catalogue.copy.models.get(owned.model_id)
-        # a model that is not offered any more still answers in its sessions
-        return ModelType.LLM if model is None else model.type
 
     async def _close(self, owned: OwnedSession) -> None:
         await reached(Step.CLOSE_TRIGGERED, owned.id)

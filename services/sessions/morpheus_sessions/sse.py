@@ -6,6 +6,7 @@ Rules: http-api 7.5. Values, order and unknown keys are kept; an event that need
 from typing import Any, Final
 
 import orjson
+from morpheus_common.contracts.chat import Endpoint
 from morpheus_common.errors import ApiError
 
 from morpheus_sessions.failures import PromptFailure, prompt_failure
@@ -168,7 +169,15 @@ def _event(data: bytes) -> bytes:
     return b"data: " + data + b"\n\n"
 
 
-def finish_json(body: bytes, *, model: str, answer_id: str, created: int, told: dict[str, Any] | None = None) -> bytes:
+def finish_json(
+    body: bytes,
+    endpoint: Endpoint,
+    *,
+    model: str,
+    answer_id: str,
+    created: int,
+    told: dict[str, Any] | None = None,
+) -> bytes:
     """Return a provider's answer in JSON mode, with what OpenAI's form needs filled in. Raises `PromptFailure`.
 
     `created` in Unix seconds. `told` is filled with what is said of the tokens, as `StreamRules.told`.
@@ -177,15 +186,23 @@ def finish_json(body: bytes, *, model: str, answer_id: str, created: int, told: 
         answer = orjson.loads(body)
     except orjson.JSONDecodeError:
         raise PromptFailure(ApiError("provider_error")) from None
-    if not isinstance(answer, dict) or not answer:
+    if not isinstance(answer, dict):
         raise PromptFailure(ApiError("provider_error"))
-    if "choices" not in answer and "data" not in answer:
+    if _CONTENT[endpoint] not in answer:
         raise prompt_failure(500, body)
-    if "choices" in answer:
+    content = answer[_CONTENT[endpoint]]
+    if not isinstance(content, list) or not content or not all(isinstance(item, dict) for item in content):
+        raise PromptFailure(ApiError("provider_error"))
+    if endpoint is Endpoint.EMBEDDINGS:
+        answer.setdefault("object", "list")
+        for index, item in enumerate(content):
+            item.setdefault("object", "embedding")
+            item.setdefault("index", index)
+    else:
         answer.setdefault("id", answer_id)
         answer.setdefault("object", "chat.completion")
         answer.setdefault("created", created)
-        answer.setdefault("model", model)
+    answer.setdefault("model", model)
     counted = answer.get("usage_from_provider") or answer.get("usage_from_consumer")
     if told is not None:
         told.update({key: answer[key] for key in ("usage", *USAGE_KEYS) if key in answer})
@@ -194,3 +211,7 @@ def finish_json(body: bytes, *, model: str, answer_id: str, created: int, told: 
     if not answer.get("usage") and counted:
         answer["usage"] = counted
     return orjson.dumps(answer)
+
+
+_CONTENT: Final = {Endpoint.CHAT: "choices", Endpoint.EMBEDDINGS: "data"}
+"""The list in which an answer says what it has to say."""

@@ -289,6 +289,7 @@ async def serve(settings: SessionsSettings) -> AsyncIterator[Parts]:
             heartbeat=heartbeat,
             journal=journal,
             lifecycle=lifecycle,
+            catalogue=catalogue,
             pinging=Pinging(ownership, journal, catalogue, routers, settings),
             routers=routers,
             usage=usage,

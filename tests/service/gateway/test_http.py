@@ -23,13 +23,15 @@ FAILURES: list[tuple[str, str, dict[str, Any], int, str]] = [
     ("DELETE", "/api/v1/models", {}, 405, "method_not_allowed"),
     ("POST", "/v1/responses", {}, 404, "endpoint_not_supported"),
     ("POST", "/api/v1/completions", {}, 404, "endpoint_not_supported"),
-    ("POST", "/v1/embeddings", {}, 404, "endpoint_not_supported"),
+    ("POST", "/v1/audio/speech", {}, 404, "endpoint_not_supported"),
+    ("POST", "/v1/audio/transcriptions", {}, 404, "endpoint_not_supported"),
     ("POST", "/v1/images/generations", {}, 404, "endpoint_not_supported"),
     ("GET", "/api/v1/models/none-such", {}, 404, "model_not_found"),
     ("GET", "/api/v1/models?a=1&a=2", {}, 422, "validation_error"),
     ("GET", "/api/v1/auth/keys", {}, 401, "missing_credentials"),
     ("GET", "/api/v1/session", {"headers": {"Authorization": "Basic abc"}}, 401, "missing_credentials"),
     ("POST", "/v1/chat/completions", {"json": {}}, 401, "missing_credentials"),
+    ("POST", "/v1/embeddings", {"json": {}}, 401, "missing_credentials"),
     ("POST", "/api/v1/auth/login", {"content": b"{"}, 400, "invalid_json"),
     ("POST", "/api/v1/auth/login", {"json": {"email": "a@b"}}, 422, "validation_error"),
     ("POST", "/api/v1/auth/login", {"data": {"email": "a@b", "password": "x"}}, 415, "unsupported_media_type"),
@@ -54,7 +56,7 @@ def check_error(response: httpx2.Response, path: str, status: int, code: str) ->
     assert error["message"].strip()
     assert {"type", "param"} <= error.keys()
     assert ("www-authenticate" in response.headers) == (status == 401)
-    openai = "/chat" in path or "/models" in path or code == "endpoint_not_supported"
+    openai = "/chat" in path or "/embeddings" in path or "/models" in path or code == "endpoint_not_supported"
     assert ("x-should-retry" in response.headers) == openai
     assert response.headers["cache-control"] == "no-store"
     assert response.headers["x-content-type-options"] == "nosniff"
@@ -119,7 +121,7 @@ async def test_a_body_that_does_not_announce_its_length_is_limited_too(make_hous
         for _ in range(10):
             yield b"x" * 10_000
 
-    for path in ("/v1/chat/completions", "/api/v1/auth/login"):
+    for path in ("/v1/chat/completions", "/v1/embeddings", "/api/v1/auth/login"):
         response = await house.http.post(
             path, content=pieces(), headers=house.by_key | {"Content-Type": "application/json"}
         )
@@ -133,9 +135,29 @@ async def test_a_query_parameter_that_stands_twice_is_refused_for_prompts_too(ho
         assert (response.status_code, response.json()["error"]["param"]) == (422, "a")
 
 
-async def test_a_body_for_a_chat_must_be_json(house: House) -> None:
-    response = await house.http.post("/v1/chat/completions", data={"model": "x"}, headers=house.by_key)
-    assert response.status_code == 415
+JSON_ROUTES = ("/v1/chat/completions", "/v1/embeddings", "/api/v1/session/modelsession", "/api/v1/auth/login")
+
+
+@pytest.mark.parametrize("content_type", ["text/x+json", "text/json", "application/x-www-form-urlencoded", "json"])
+async def test_what_is_json_is_one_thing_on_every_route(house: House, content_type: str) -> None:
+    for path in JSON_ROUTES:
+        headers = house.by_key | {"Content-Type": content_type}
+        response = await house.http.post(path, content=b"{}", headers=headers)
+        assert (response.status_code, response.json()["error"]["code"]) == (415, "unsupported_media_type"), path
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/json", "Application/JSON; charset=utf-8", "application/x+json", ""]
+)
+async def test_json_of_any_vendor_is_json(house: House, content_type: str) -> None:
+    for path in JSON_ROUTES:
+        headers = house.by_key | {"Content-Type": content_type}
+        response = await house.http.post(path, content=b"{}", headers=headers)
+        assert response.status_code in {400, 422}, path
+        assert response.json()["error"]["param"] is not None, path
+
+
+async def test_a_body_for_a_chat_may_not_be_missing(house: House) -> None:
     response = await house.http.post("/v1/chat/completions", content=b"", headers=house.by_key)
     assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_json")
 
@@ -143,18 +165,19 @@ async def test_a_body_for_a_chat_must_be_json(house: House) -> None:
 # browsers
 
 
-async def test_pages_of_any_origin_may_chat_but_not_log_in(house: House) -> None:
+async def test_pages_of_any_origin_may_send_prompts_but_not_log_in(house: House) -> None:
     asked = {
         "Origin": "https://app.example.org",
         "Access-Control-Request-Method": "POST",
         "Access-Control-Request-Headers": "authorization, x-stainless-lang, bad header",
     }
-    chat = await house.http.options("/v1/chat/completions", headers=asked)
-    assert chat.status_code == 204
-    assert chat.headers["access-control-allow-origin"] == "*"
-    assert chat.headers["access-control-allow-methods"] == "POST"
-    assert chat.headers["access-control-allow-headers"] == "authorization, x-stainless-lang"
-    assert "access-control-allow-credentials" not in chat.headers
+    for path in ("/v1/chat/completions", "/v1/embeddings"):
+        prompt = await house.http.options(path, headers=asked)
+        assert prompt.status_code == 204
+        assert prompt.headers["access-control-allow-origin"] == "*"
+        assert prompt.headers["access-control-allow-methods"] == "POST"
+        assert prompt.headers["access-control-allow-headers"] == "authorization, x-stainless-lang"
+        assert "access-control-allow-credentials" not in prompt.headers
     login = await house.http.options("/api/v1/auth/login", headers=asked)
     assert login.status_code == 204
     assert "access-control-allow-origin" not in login.headers
@@ -193,6 +216,8 @@ async def test_the_openapi_document_can_be_made(house: House) -> None:
     body = document["paths"]["/api/v1/session/modelsession"]["post"]["requestBody"]["content"]["application/json"]
     assert body["schema"]["anyOf"][0]["properties"].keys() == {"sessionDuration", "directPayment", "failover"}
     assert "/api/v1/chat/completions" in document["paths"]
+    texts = document["paths"]["/api/v1/embeddings"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert texts["required"] == ["input"]
 
 
 async def test_health_names_every_component(house: House) -> None:

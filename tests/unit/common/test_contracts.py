@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from morpheus_common.bus.events import event_headers
 from morpheus_common.contracts import REGISTRY
 from morpheus_common.contracts.base import Message, Registry, UtcTime, Wei
-from morpheus_common.contracts.sessions import SESSION_EVENTS, OpenSession
+from morpheus_common.contracts.chat import Endpoint
+from morpheus_common.contracts.sessions import SESSION_EVENTS, ModelType, OpenSession
 from morpheus_common.errors import CATALOGUE, ApiError
 from pydantic import ValidationError
 
@@ -87,3 +88,15 @@ def test_every_error_has_a_status_and_words_of_its_own(code: str) -> None:
 def test_a_code_that_is_not_in_the_catalogue_cannot_be_raised() -> None:
     with pytest.raises(KeyError):
         ApiError("made_up")
+
+
+def test_only_a_model_that_is_known_to_be_of_another_type_is_refused() -> None:
+    """F27"""
+    for endpoint, fits in ((Endpoint.CHAT, ModelType.LLM), (Endpoint.EMBEDDINGS, ModelType.EMBEDDING)):
+        for model_type in ModelType:
+            if model_type in {fits, ModelType.UNKNOWN}:
+                endpoint.require(model_type)
+            else:
+                with pytest.raises(ApiError) as caught:
+                    endpoint.require(model_type)
+                assert (caught.value.code, caught.value.param) == ("model_type_mismatch", "model")

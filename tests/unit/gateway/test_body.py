@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from morpheus_common.errors import ApiError
-from morpheus_gateway.body import accepts_stream, read_chat_body
+from morpheus_gateway.body import PromptBody, accepts_stream, read_chat_body, read_embeddings_body
 
 MESSAGES = '"messages":[{"role":"user","content":"hi"}]'
 SESSION = "0x" + "Ab" * 32
@@ -189,3 +189,87 @@ def test_all_values_survive_whatever_is_changed_beside_them(fields: dict[str, ob
 
 def test_an_accept_header_of_rubbish_is_no_stream() -> None:
     assert not accepts_stream(";;;,,q=1,text/event-stream/;=")
+
+
+# embeddings
+
+
+def embeddings(body: str) -> PromptBody:
+    return read_embeddings_body(body.encode(), "text/event-stream")
+
+
+@pytest.mark.parametrize("asked", ['"text"', '["a", "b"]', "[0, 1, 2]", "[[1], [2, 3]]", '" "'])
+def test_every_form_of_openais_input_is_taken_and_passed_on_byte_for_byte(asked: str) -> None:
+    body = f'{{"model": "m", "input": {asked}, "encoding_format": "base64", "dimensions": 16, "x": 1.0}}'
+    read = embeddings(body)
+    assert (read.model, read.session_id, read.stream, read.include_usage) == ("m", None, False, False)
+    assert read.payload == body.encode()
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        '""',
+        "[]",
+        "[[]]",
+        '[""]',
+        '["a", ""]',
+        '["a", 1]',
+        '[1, "a"]',
+        "[1, 1.5]",
+        "[true]",
+        "[-1]",
+        "[[1], []]",
+        "[[1], 2]",
+        "[[[1]]]",
+        "7",
+        "true",
+        "{}",
+        "[null]",
+    ],
+)
+def test_an_input_that_holds_nothing_or_what_is_no_text_and_no_token_is_refused(asked: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        embeddings(f'{{"input": {asked}}}')
+    assert (caught.value.code, caught.value.param) == ("invalid_value", "input")
+
+
+@pytest.mark.parametrize("body", ["{}", '{"input": null}', '{"messages": [1]}'])
+def test_embeddings_of_nothing_say_what_is_missing(body: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        embeddings(body)
+    assert (caught.value.code, caught.value.param) == ("missing_required_parameter", "input")
+
+
+@pytest.mark.parametrize(
+    ("more", "code"),
+    [
+        ('"stream": true', "invalid_value"),
+        ('"stream": 1', "invalid_value"),
+        ('"model": 7', "invalid_value"),
+        ('"session_id": "0x1"', "invalid_value"),
+        ('"Input": "other"', "invalid_json"),
+        ('"input": "other"', "invalid_json"),
+        ('"x": NaN', "invalid_json"),
+        (f'"x": {"[" * 64}{"]" * 64}', "invalid_json"),
+    ],
+)
+def test_embeddings_are_read_as_strictly_as_chats(more: str, code: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        embeddings(f'{{"input": "a", {more}}}')
+    assert caught.value.code == code
+
+
+def test_the_session_of_embeddings_is_taken_out_and_false_stays() -> None:
+    read = embeddings(f'{{"input": "a", "session_id": "{SESSION}", "stream": false}}')
+    assert read.session_id == SESSION.lower()
+    assert json.loads(read.payload) == {"input": "a", "stream": False}
+
+
+def test_as_many_tokens_as_openai_takes_are_taken_and_a_million_are_not() -> None:
+    """C16."""
+    many = json.dumps({"input": [[7] * 1_000] * 300})
+    assert len(embeddings(many).payload) == len(many)
+    with pytest.raises(ApiError) as caught:
+        embeddings(json.dumps({"input": [7] * 1_000_000}))
+    assert caught.value.code == "invalid_json"

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from morpheus_common.contracts.sessions import CatalogueModel, ModelType
 from morpheus_common.errors import ApiError
-from morpheus_gateway.catalogue import Models, require_type
+from morpheus_gateway.catalogue import Models
 
 
 def model(number: int, name: str, **fields: Any) -> CatalogueModel:
@@ -89,10 +89,3 @@ def test_a_model_without_bids_is_listed_among_all_only() -> None:
     assert b"idle" not in models.offered.body
     assert b"idle" in models.all.body
     assert models.offered.etag != models.all.etag
-
-
-def test_only_a_type_that_is_known_to_be_wrong_is_refused() -> None:
-    require_type(model(1, "a"), ModelType.LLM)
-    require_type(model(1, "a", type=ModelType.UNKNOWN), ModelType.LLM)
-    with pytest.raises(ApiError):
-        require_type(model(1, "a", type=ModelType.STT), ModelType.LLM)

@@ -51,6 +51,7 @@ def test_a_prompt_that_may_be_running_is_not_to_be_sent_again() -> None:
     [
         ("/v1/chat/completions", True),
         ("/api/v1/chat/completions", True),
+        ("/v1/embeddings", True),
         ("/api/v1/models", True),
         ("/v1/models/meta/llama", True),
         ("/v1/responses", True),

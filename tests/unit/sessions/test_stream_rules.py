@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from morpheus_common.contracts.chat import Endpoint
 from morpheus_sessions.failures import PromptFailure
 from morpheus_sessions.sse import StreamRules, finish_json
 
@@ -259,9 +260,9 @@ def test_the_usage_chunk_has_the_names_of_its_stream() -> None:
 # JSON mode
 
 
-def finished(answer: Any) -> Any:
+def finished(answer: Any, endpoint: Endpoint = Endpoint.CHAT) -> Any:
     body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-    return json.loads(finish_json(body, model="m", answer_id="chatcmpl-1", created=7))
+    return json.loads(finish_json(body, endpoint, model="m", answer_id="chatcmpl-1", created=7))
 
 
 def test_a_bare_answer_gets_what_openai_clients_need() -> None:
@@ -281,7 +282,7 @@ def test_what_the_provider_said_is_kept() -> None:
         "object": "o",
         "created": 1,
         "model": "theirs",
-        "choices": [],
+        "choices": [{"message": {"content": "x"}}],
         "usage": {"total_tokens": 1},
         "x": [1],
     }
@@ -292,7 +293,37 @@ def test_what_the_provider_said_is_kept() -> None:
 def test_embeddings_keep_their_form() -> None:
     said = {"object": "list", "data": [{"embedding": [0.1], "index": 0}], "model": "e", "usage": {"total_tokens": 1}}
 
-    assert finished(said) == said
+    assert finished({**said, **COUNTED}, Endpoint.EMBEDDINGS) == {
+        **said,
+        "data": [{"object": "embedding", "embedding": [0.1], "index": 0}],
+    }
+
+
+def test_bare_embeddings_get_what_openai_clients_need() -> None:
+    assert finished(
+        {"data": [{"embedding": "AAAA"}, {"embedding": "AAAB", "index": 7}], **COUNTED}, Endpoint.EMBEDDINGS
+    ) == {
+        "object": "list",
+        "data": [
+            {"object": "embedding", "embedding": "AAAA", "index": 0},
+            {"object": "embedding", "embedding": "AAAB", "index": 7},
+        ],
+        "model": "m",
+        "usage": USAGE,
+    }
+
+
+@pytest.mark.parametrize("endpoint", Endpoint)
+@pytest.mark.parametrize("content", [None, {}, [], "x", 7, [7], [None], [[{}]]])
+def test_an_answer_that_says_nothing_is_the_providers_error(endpoint: Endpoint, content: Any) -> None:
+    """C42: nor is one endpoint's answer taken for the other's."""
+    other = {"choices": "data", "data": "choices"}
+    own = "choices" if endpoint is Endpoint.CHAT else "data"
+    trials: list[dict[str, Any]] = [{own: content}, {other[own]: [{}]}]
+    for said in trials:
+        with pytest.raises(PromptFailure) as caught:
+            finished(said, endpoint)
+        assert caught.value.error.code == "provider_error"
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"{}", b"null", b'"x"', b'{"choices":', b"\xff"])

@@ -9,6 +9,8 @@ from typing import Any
 from pydantic import Field
 
 from morpheus_common.contracts.base import ChainId, Message
+from morpheus_common.contracts.sessions import ModelType
+from morpheus_common.errors import ApiError
 
 
 class Endpoint(StrEnum):
@@ -16,6 +18,21 @@ class Endpoint(StrEnum):
 
     CHAT = "chat/completions"
     EMBEDDINGS = "embeddings"
+
+    @property
+    def model_type(self) -> ModelType:
+        """The type of the models that answer here."""
+        return ModelType.EMBEDDING if self is Endpoint.EMBEDDINGS else ModelType.LLM
+
+    def require(self, model_type: ModelType) -> None:
+        """Raise `model_type_mismatch` (400) for a model that is known to be of another type."""
+        if model_type not in {self.model_type, ModelType.UNKNOWN}:
+            raise ApiError(
+                "model_type_mismatch",
+                f"This model is of type {model_type}; name one of type {self.model_type} here (GET /api/v1/models).",
+                param="model",
+                details={"type": model_type},
+            )
 
 
 class PromptHead(Message):

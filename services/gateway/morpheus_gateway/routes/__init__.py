@@ -8,6 +8,7 @@ from morpheus_gateway.routes import (
     chat,
     delegations,
     deletion,
+    embeddings,
     health,
     models,
     private_key,
@@ -36,9 +37,10 @@ ROUTERS = (
     automation.router,
     usage.router,
     chat.router,
+    embeddings.router,
 )
 
-PROMPT_ROUTERS = (chat.router,)
+PROMPT_ROUTERS = (chat.router, embeddings.router)
 """Those whose endpoints take the request and the context, and return the response: `PromptRoutes` calls them."""
 
 __all__ = ["PROMPT_ROUTERS", "ROUTERS"]

@@ -7,7 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from morpheus_common.errors import ApiError
 from pydantic import ValidationError
 
-from morpheus_gateway.body import read_json
+from morpheus_gateway.body import is_json, read_json
 from morpheus_gateway.principal import SessionsCaller
 from morpheus_gateway.session_shapes import OpenRequest
 
@@ -30,8 +30,7 @@ async def sound_body(request: Request, _: SessionsCaller) -> object:
     body = await request.body()
     if not body:
         return None
-    content_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-    if content_type != "application/json" and not content_type.endswith("+json"):
+    if not is_json(request.headers.get("content-type")):
         raise ApiError("unsupported_media_type")
     return read_json(body)
 

@@ -1,0 +1,46 @@
+"""Embeddings."""
+
+from fastapi import APIRouter, Request, Response
+from morpheus_common.contracts.chat import Endpoint
+
+from morpheus_gateway.body import read_embeddings_body
+from morpheus_gateway.context import ContextOf
+from morpheus_gateway.routes.prompts import run_prompt
+
+router = APIRouter(tags=["embeddings"])
+
+_TOKENS = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}}
+_TEXT = {"type": "string", "minLength": 1}
+_BODY_SCHEMA = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["input"],
+                    "properties": {
+                        "model": {"type": "string", "description": "name or chain id of a model"},
+                        "input": {
+                            "anyOf": [
+                                _TEXT,
+                                {"type": "array", "minItems": 1, "items": _TEXT},
+                                _TOKENS,
+                                {"type": "array", "minItems": 1, "items": _TOKENS},
+                            ]
+                        },
+                        "session_id": {"type": "string", "pattern": "^0x[0-9a-fA-F]{64}$"},
+                    },
+                    "additionalProperties": True,
+                }
+            }
+        },
+    }
+}
+
+
+@router.post("/api/v1/embeddings", openapi_extra=_BODY_SCHEMA)
+@router.post("/v1/embeddings", include_in_schema=False)
+async def create_embeddings(request: Request, context: ContextOf) -> Response:
+    """Turn texts into vectors in the key's session, which is opened or switched as for a chat. Never streamed."""
+    return await run_prompt(request, context, Endpoint.EMBEDDINGS, read_embeddings_body)
