@@ -1,6 +1,6 @@
 # `make` needs nothing but python3 (3.11, 3.12 or 3.13); it installs the rest into .venv.
 .DEFAULT_GOAL := help
-.PHONY: help install run test .test-sessions .test-rest test-clients test-node fleet faults faults-full renewals state-machine lint format contracts lock clean
+.PHONY: help install run test .test-sessions .test-rest test-clients test-node fleet faults faults-full relay-faults renewals state-machine lint format contracts lock clean
 
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 # The first Python that fits, that of .venv if there is one; `make PYTHON=/path/to/python …` chooses another.
@@ -58,6 +58,9 @@ fleet: install ## Open 1,000 sessions of 1,000 keys over four routers, with two 
 
 renewals: install ## Kill and pause automation workers under prompts for long: make renewals ROUNDS=30
 	@RENEWAL_ROUNDS=$(or $(ROUNDS),30) $(BIN)/python -m pytest -q tests/service/sessions/test_automatic_renewal.py
+
+relay-faults: install ## Every fault of a provider at every chunk of an answer, held against golden files: about 30 s
+	@$(BIN)/python -m pytest -q tests/service/relay --every-chunk $(GOLDEN)
 
 state-machine: install ## Run random orders of commands, faults and crashes for long: make state-machine EXAMPLES=20000 SEED=7
 	@$(BIN)/python -m tests.state_machine --processes 2 --examples $(or $(EXAMPLES),4000) --seed $(or $(SEED),1)

@@ -6,8 +6,6 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from morpheus_common.bus.names import User
-from morpheus_common.bus.topology import apply_topology
 from morpheus_devstack.servers import TRANSACTION_SECONDS, MongoServer
 from pymongo import MongoClient
 
@@ -16,6 +14,11 @@ from tests.faults.controller import Controller
 from tests.servers import NatsAccount
 
 _numbers = itertools.count()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write the golden files anew, to be read in the diff")
+    parser.addoption("--every-chunk", action="store_true", help="faults of the relay at every chunk, not at some only")
 
 
 @pytest.fixture(scope="session")
@@ -27,22 +30,14 @@ def _nats_pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[deque[NatsA
 @pytest.fixture
 async def nats_account(_nats_pool: deque[NatsAccount]) -> AsyncIterator[NatsAccount]:
     """An account of this test's own, without streams: `url`, `seeds` by user, `connect(user)`."""
-    account = _nats_pool.popleft()
-    yield account
-    connection = await account.connect(User.OPS)
-    jetstream = connection.jetstream()
-    for stream in await jetstream.streams_info():
-        await jetstream.delete_stream(stream.config.name or "")
-    await connection.close()
-    _nats_pool.append(account)
+    async with servers.lent(_nats_pool) as account:
+        yield account
 
 
 @pytest.fixture
 async def nats_streams(nats_account: NatsAccount) -> NatsAccount:
     """The test's account with all streams and durable consumers, as `morpheus apply` makes them."""
-    connection = await nats_account.connect(User.OPS)
-    await apply_topology(connection.jetstream())
-    await connection.close()
+    await servers.apply_streams(nats_account)
     return nats_account
 
 

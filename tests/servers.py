@@ -3,14 +3,16 @@
 import asyncio
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import nats
 import pytest
 from morpheus_common.bus.names import INBOX, User
+from morpheus_common.bus.topology import apply_topology
 from morpheus_devstack.ports import free_ports
 from morpheus_devstack.processes import Command, die_with, last_words
 from morpheus_devstack.secrets import new_seed, public_key
@@ -74,6 +76,26 @@ def nats_accounts(folder: Path) -> Iterator[list[NatsAccount]]:
     with running(command):
         _require(asyncio.run(server.until_ready()), command)
         yield accounts
+
+
+@asynccontextmanager
+async def lent(pool: deque[NatsAccount]) -> AsyncIterator[NatsAccount]:
+    """Take an account for a while; it goes back without streams."""
+    account = pool.popleft()
+    yield account
+    connection = await account.connect(User.OPS)
+    jetstream = connection.jetstream()
+    for stream in await jetstream.streams_info():
+        await jetstream.delete_stream(stream.config.name or "")
+    await connection.close()
+    pool.append(account)
+
+
+async def apply_streams(account: NatsAccount) -> None:
+    """Make all streams and durable consumers, as `morpheus apply` does."""
+    connection = await account.connect(User.OPS)
+    await apply_topology(connection.jetstream())
+    await connection.close()
 
 
 @contextmanager

@@ -15,6 +15,8 @@ MAX_INPUT_VALUES = 310_000
 """OpenAI takes 300,000 tokens in a request, and clients that count tokens themselves (LangChain's) fill it: 40 ms."""
 MAX_MODEL_LENGTH = 256
 """As long as the names that other routes take; in characters."""
+MAX_CHOICES = 128
+"""As many answers to one prompt as OpenAI gives; more are not waited for."""
 _OF_CHAT = frozenset({"model", "messages", "stream", "stream_options", "tools", "session_id"})
 _OF_EMBEDDINGS = frozenset({"model", "input", "stream", "session_id"})
 _SESSION_ID = re.compile(r"0x[0-9a-fA-F]{64}")
@@ -63,6 +65,8 @@ class PromptBody:
     stream: bool
     include_usage: bool
     payload: bytes
+    choices: int = 1
+    """How many answers are asked for."""
 
 
 def is_json(content_type: str | None) -> bool:
@@ -90,6 +94,7 @@ def read_chat_body(body: bytes, accept: str) -> PromptBody:
         stream=decided,
         include_usage=isinstance(options, dict) and options.get("include_usage") is True,
         payload=_passed_on(body, text, members, stream=decided),
+        choices=_choices(members),
     )
 
 
@@ -186,6 +191,12 @@ def _stream(members: dict[str, _Member]) -> bool | None:
     if stream is not None and not isinstance(stream, bool):
         raise ApiError("invalid_value", "'stream' must be true or false.", param="stream")
     return stream
+
+
+def _choices(members: dict[str, _Member]) -> int:
+    # whether the number is one that a provider takes, the provider says
+    asked = _value(members, "n")
+    return max(1, min(asked, MAX_CHOICES)) if isinstance(asked, int) else 1
 
 
 def _session_id(members: dict[str, _Member]) -> str | None:

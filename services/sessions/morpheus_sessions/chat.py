@@ -551,7 +551,7 @@ class Chat:
         await prompt.end()
 
     async def _relay_stream(self, prompt: Prompt, owned: OwnedSession, router: Router) -> None:
-        rules = StreamRules(include_usage=prompt.head.include_usage)
+        rules = StreamRules(include_usage=prompt.head.include_usage, choices=prompt.head.choices)
         answer = streamed_answer(
             router, prompt.head.endpoint, owned.chain_session, bytes(prompt.body), self._limits, rules
         )

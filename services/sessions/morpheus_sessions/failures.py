@@ -17,14 +17,20 @@ MESSAGE_LIMIT: Final = 2_000
 _SESSION_GONE = ("session expired", "session not found", "provider not found", "session cannot be loaded")
 _NOT_REACHED = ("failed to connect to provider", "failed to write to provider")
 _TIMED_OUT = ("read timed out", "i/o timeout", "context deadline exceeded")
+_STATUS = re.compile(r"[45][0-9]{2}")
 _BEFORE_ANY_TRANSACTION = "low agent user allowance"
 _STATUS_OF_KIND: Final = {
     "invalid_api_key": 401,
     "authentication_error": 401,
     "insufficient_quota": 402,
+    "billing_error": 402,
     "permission_error": 403,
+    "permission_denied": 403,
     "model_not_found": 404,
     "not_found_error": 404,
+    "timeout_error": 408,
+    "requests": 429,
+    "tokens": 429,
     "rate_limit_exceeded": 429,
     "rate_limit_error": 429,
     "server_error": 500,
@@ -123,7 +129,7 @@ def prompt_failure(status: int, body: bytes) -> PromptFailure:
         return PromptFailure(ApiError("session_lost", retry_after=1), session_gone=True)
     if any(part in text for part in _NOT_REACHED):
         return PromptFailure(ApiError("provider_error"), unreachable=True)
-    if "read timed out" in text:
+    if any(part in text for part in _TIMED_OUT):
         return PromptFailure(ApiError("provider_timeout"))
     return PromptFailure(ApiError("provider_error"))
 
@@ -135,11 +141,11 @@ def _model_failure(status: int, parsed: dict[str, Any]) -> PromptFailure:
     told = parsed.get("statusCode")
     code = error.get("code") if isinstance(error, dict) else None
     upstream = told if isinstance(told, int) else status
-    if upstream == 400 and isinstance(code, int | str) and str(code).isdigit() and 400 <= int(code) < 600:
-        upstream = int(code)
-    elif upstream == 400 and told is None and isinstance(error, dict):
-        kinds = (kind for kind in (code, error.get("type")) if isinstance(kind, str))
-        upstream = next((_STATUS_OF_KIND[kind] for kind in kinds if kind in _STATUS_OF_KIND), upstream)
+    if upstream == 400 and isinstance(error, dict):
+        kinds = [str(kind) for kind in (code, error.get("type")) if isinstance(kind, int | str)]
+        upstream = next((int(kind) for kind in kinds if _STATUS.fullmatch(kind)), upstream)
+        if told is None:
+            upstream = next((_STATUS_OF_KIND[kind] for kind in kinds if kind in _STATUS_OF_KIND), upstream)
     if upstream in {401, 402, 403, 404}:
         return PromptFailure(ApiError("provider_error"))
     if upstream in {408, 409, 425, 429} or upstream >= 500:

@@ -74,8 +74,10 @@ class EventSplitter:
 class StreamRules:
     """Applies the rules of a chat stream and knows a complete answer from a broken one."""
 
-    def __init__(self, *, include_usage: bool) -> None:
+    def __init__(self, *, include_usage: bool, choices: int = 1) -> None:
+        """`choices`: how many answers were asked for (`n`)."""
         self._include_usage = include_usage
+        self._choices = choices
         self._splitter = EventSplitter()
         self._seen: set[int] = set()
         self._finished: set[int] = set()
@@ -102,10 +104,11 @@ class StreamRules:
     def finish(self) -> bytes:
         """Return the last bytes, up to `data: [DONE]`. Raises `PromptFailure` if the answer is not complete."""
         events, stray = self._splitter.rest()
-        out = [piece for data in events if (piece := self._event(data))]
+        out = [piece for data in events if (piece := self._event(data, cut=True))]
         if stray:
             raise _failure_in_stream(stray)
-        complete = bool(self._finished) and (self._done or self._finished >= self._seen)
+        all_finished = self._finished >= self._seen and len(self._finished) >= self._choices
+        complete = bool(self._finished) and (self._done or all_finished)
         if not complete:
             raise PromptFailure(ApiError("stream_truncated"))
         if self._include_usage and self._usage is not None:
@@ -114,7 +117,8 @@ class StreamRules:
         self.is_finished = True
         return b"".join(out)
 
-    def _event(self, data: bytes) -> bytes:
+    def _event(self, data: bytes, *, cut: bool = False) -> bytes:
+        """Return what the client gets of an event. `cut`: it may have broken off; what is missing then shows at the end."""
         if self._done:
             return b""
         if data.strip() == DONE:
@@ -123,10 +127,16 @@ class StreamRules:
         try:
             chunk = orjson.loads(data)
         except orjson.JSONDecodeError:
+            if not cut and _is_broken(data):
+                # without it the answer would have a hole that nobody sees
+                raise PromptFailure(ApiError("provider_error")) from None
             # the router's own notes are not JSON; a client would choke on them
             return b""
         if not isinstance(chunk, dict):
             return b""
+        if chunk.get("object") == "chat.completion":
+            chunk = _as_chunk(chunk)
+            data = orjson.dumps(chunk)
         if "choices" not in chunk and ("error" in chunk or "providerModelError" in chunk):
             raise _failure_in_stream(data)
         choices = chunk.get("choices")
@@ -163,6 +173,33 @@ class StreamRules:
 def _failure_in_stream(data: bytes) -> PromptFailure:
     # its status is unknown; 400 is what a router says of a model's refusal when it knows no better
     return prompt_failure(400, data)
+
+
+def _is_broken(data: bytes) -> bool:
+    """Tell a chunk that cannot be read from a note of the router, which is text."""
+    try:
+        return data.decode().lstrip().startswith("{")
+    except UnicodeDecodeError:
+        return True
+
+
+def _as_chunk(completion: dict[str, Any]) -> dict[str, Any]:
+    """Return the whole answer of a model that does not stream as the one chunk of a stream.
+
+    A router passes it on in one event (proxy-router contract, section 4), where clients look for a `delta` in vain.
+    """
+    choices = completion.get("choices")
+    told = [
+        {"delta" if key == "message" else key: value for key, value in choice.items()}
+        for choice in (choices if isinstance(choices, list) else ())
+        if isinstance(choice, dict)
+    ]
+    for choice in told:
+        calls = choice["delta"].get("tool_calls") if isinstance(choice.get("delta"), dict) else None
+        for index, call in enumerate(calls if isinstance(calls, list) else ()):
+            if isinstance(call, dict):
+                call.setdefault("index", index)
+    return {**completion, "object": "chat.completion.chunk", "choices": told}
 
 
 def _event(data: bytes) -> bytes:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -48,13 +48,15 @@ from morpheus_common.contracts.sessions import (
 )
 from morpheus_common.errors import ApiError
 from morpheus_common.ids import uuid7
-from morpheus_common.store.mongo import Database
+from morpheus_common.store.mongo import Database, apply_indexes, database_of
 from morpheus_devstack.processes import die_with
+from morpheus_sessions.documents import DOCUMENTS
 from morpheus_sessions.settings import SessionsSettings
 from morpheus_sessions.worker import Parts, serve
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from pydantic import SecretStr
+from pymongo import AsyncMongoClient
 
 from tests.servers import NatsAccount
 from tests.unit.proxy_router_sim.harness import Router
@@ -648,3 +650,36 @@ async def subscribe_acts(connection: Client, acts: list[RecordAct]) -> None:
 
 async def subscribe_plans(connection: Client, automation: Automation) -> None:
     await connection.subscribe(PLAN_CHAT.subject, queue=User.AUTOMATION, cb=automation.answer)
+
+
+@asynccontextmanager
+async def surroundings(
+    account: NatsAccount, mongo_url: str, mongo_database: str, simulator: Simulator, folder: Path
+) -> AsyncIterator[House]:
+    """Everything around session workers while the block runs."""
+    async with AsyncExitStack() as stack:
+        client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(mongo_url, tz_aware=True)
+        stack.push_async_callback(client.close)
+        database = database_of(client, mongo_database)
+        await apply_indexes(database, DOCUMENTS)
+        connections = {}
+        for user in (User.GATEWAY, User.AUTOMATION, User.AUTH):
+            connections[user] = await account.connect(user)
+            stack.push_async_callback(connections[user].close)
+        acts: list[RecordAct] = []
+        await subscribe_acts(connections[User.AUTH], acts)
+        automation = Automation()
+        await subscribe_plans(connections[User.AUTOMATION], automation)
+        gateway = Gateway(connections[User.GATEWAY])
+        await gateway.inbox.start()
+        yield House(
+            account=account,
+            mongo_url=mongo_url,
+            database=database,
+            simulator=simulator,
+            gateway=gateway,
+            automation=automation,
+            auth=connections[User.AUTH],
+            folder=folder,
+            acts=acts,
+        )

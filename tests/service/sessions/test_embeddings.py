@@ -47,6 +47,7 @@ async def test_a_session_of_the_other_type_is_not_taken_for_want_of_a_model(hous
         wish: dict[str, Any] = {"session_id": chatting.session_id} if insists else {}
         assert (await embed(house, "a", model_id=None, **wish)).code == "model_type_mismatch"
         embedding = await house.gateway.open(model_id=house.gateway.model(EMBEDDER))
+        await house.session_is("closed")
         wish = {"session_id": embedding.session_id} if insists else {}
         for stream in (False, True):
             refused = await house.gateway.chat(model_id=None, stream=stream, **wish)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import inspect
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -13,6 +14,7 @@ from proxy_router_sim.app import create_app
 from proxy_router_sim.auth import User
 from proxy_router_sim.clock import Clock, VirtualClock
 from proxy_router_sim.marketplace import Bid
+from proxy_router_sim.models import LanguageModel
 from proxy_router_sim.routes.route import FAULTS, SIMULATOR
 from proxy_router_sim.simulator import Settings, build
 
@@ -113,9 +115,13 @@ async def until(condition: Callable[[], object | Awaitable[object]]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def running(settings: Settings | None = None, clock: Clock | None = None) -> AsyncIterator[Router]:
-    """A running simulator, by default without any waiting in it."""
+async def running(
+    settings: Settings | None = None, clock: Clock | None = None, model: LanguageModel | None = None
+) -> AsyncIterator[Router]:
+    """A running simulator, by default without any waiting in it, and with its own model."""
     simulator = build(settings or Settings(users=USERS, answer_seconds=0), clock or VirtualClock(NOON, automatic=True))
+    if model is not None:
+        simulator = dataclasses.replace(simulator, model=model)
     app = create_app(simulator)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()

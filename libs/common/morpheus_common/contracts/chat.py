@@ -39,6 +39,7 @@ class PromptHead(Message):
     """Everything the worker decides by. Sent as JSON in the header `Mor-Head` of `chat.start`.
 
     `model_id` None: whatever the key's current session offers. `session_id`: the client insists on this session.
+    `choices` is how many answers are asked for (`n`): a stream is complete when so many have ended.
     `body_bytes` is the whole body's length; what does not fit in the first message follows in body frames.
     `open_wait` is how long the client waits for a session to open (seconds). `ping`: there is no body; the answer is a
     `PingAnswer` in one data frame, and no session is opened for it.
@@ -57,6 +58,7 @@ class PromptHead(Message):
     session_id: ChainId | None = None
     stream: bool
     include_usage: bool = False
+    choices: int = Field(1, ge=1)
     body_bytes: int = Field(ge=0)
     open_wait: float = Field(ge=0, le=300)
     ping: bool = False

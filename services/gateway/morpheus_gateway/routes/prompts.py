@@ -82,6 +82,7 @@ def _head(context: Context, caller: Caller, endpoint: Endpoint, body: PromptBody
         session_id=body.session_id,
         stream=body.stream,
         include_usage=body.include_usage,
+        choices=body.choices,
         body_bytes=len(body.payload),
         open_wait=settings.open_wait if body.stream else settings.json_open_wait,
     )
