@@ -291,7 +291,9 @@ class Chat:
             except ApiError:
                 if unreachable is None:
                     raise
-                # nobody else takes a session: what the client is told is why the first try failed; the session is kept
+                # nobody else takes a session: what the client is told is why the first try failed; the session is kept, and
+                # whoever stands in line may try it
+                line.failed = None
                 raise unreachable from None
             if not self._heartbeat.admits:
                 # others may take this worker for dead by now, and its sessions with it
@@ -377,7 +379,7 @@ class Chat:
     async def _session_for(self, prompt: Prompt, line: Line, avoided: str) -> OwnedSession:
         """Return the session the prompt runs in, opened, switched or resumed if automation says so.
 
-        `avoided` (our own id of a session) is of no use to this prompt, because its provider cannot be reached.
+        `avoided` (our own id of a session) is of no use to this prompt, because of its provider.
         """
         head = prompt.head
         failed = line.failed
@@ -403,6 +405,11 @@ class Chat:
                         raise ApiError("provider_error")
                 if owned is not None and owned.chain_session == head.session_id and owned.rest_left() <= 0:
                     return owned
+                if owned is not None and owned.chain_session != head.session_id:
+                    # its user may have opened the wanted one a moment ago
+                    await self._ownership.refresh(head.key_id)
+                    if owned.gone:
+                        continue
                 await self._resume_wanted(head, owned)
                 continue
             if owned is not None and head.model_id is None:
@@ -410,7 +417,7 @@ class Chat:
             fits = owned is not None and head.model_id in {None, owned.model_id} and owned.rest_left() <= 0
             if owned is not None and fits and owned.id != avoided:
                 return owned
-            await self._open_for(prompt, owned, line)
+            await self._open_for(prompt, owned, line, avoided)
         raise ApiError("session_opening", retry_after=5)
 
     def _check_model(self, head: PromptHead, owned: OwnedSession) -> None:
@@ -451,7 +458,7 @@ class Chat:
             raise _resting(owned)
         raise ApiError("session_not_found", param="session_id")
 
-    async def _open_for(self, prompt: Prompt, owned: OwnedSession | None, line: Line) -> None:
+    async def _open_for(self, prompt: Prompt, owned: OwnedSession | None, line: Line, avoided: str) -> None:
         """Bring about a session for the prompt, as automation plans; returns when it is worth looking again."""
         head = prompt.head
         model_id = head.model_id or (owned.model_id if owned is not None else None)
@@ -499,6 +506,7 @@ class Chat:
             owner=Owner(worker=holder.worker, boot=holder.boot),
             old_becomes=SessionState.PARKED,
             even_if_usable=rests,
+            without=owned.provider if owned is not None and owned.id == avoided else None,
             automation=word,
             # the time it stood in line is not the chain's
             patience=left,

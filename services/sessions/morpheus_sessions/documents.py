@@ -199,10 +199,14 @@ WATCHED_OPERATIONS = [OperationState.PENDING.value, *(state.value for state in S
 
 
 class Replaces(BaseModel):
-    """What happens to the key's current session when the one being opened takes its place."""
+    """What happens to the key's current session when the one being opened takes its place.
+
+    `without`: a provider that shall not serve the new one, because its failure is the reason for it.
+    """
 
     session: str
     becomes: SessionState
+    without: str | None = None
 
 
 class OperationDocument(Document):

@@ -16,6 +16,7 @@ MESSAGE_LIMIT: Final = 2_000
 
 _SESSION_GONE = ("session expired", "session not found", "provider not found", "session cannot be loaded")
 _NOT_REACHED = ("failed to connect to provider", "failed to write to provider")
+_NOT_BELIEVED = ("invalid signature", "tee attestation failed", "TEE verification failed")
 _TIMED_OUT = ("read timed out", "i/o timeout", "context deadline exceeded")
 _STATUS = re.compile(r"[45][0-9]{2}")
 _BEFORE_ANY_TRANSACTION = "low agent user allowance"
@@ -65,7 +66,8 @@ class PromptFailure(Exception):
 
     `error`: what the client is told. `session_gone`: the session is of no use any more. `upstream_code`: the code of
     the provider's own error, when it is the client's business. `not_sent`: no byte of the prompt reached a router.
-    `end_unseen`: the prompt may still run at the router. `unreachable`: the provider certainly never got it.
+    `end_unseen`: the prompt may still run at the router. `unreachable`: the provider cannot be reached, or not believed, so that
+    another one is worth a try.
     """
 
     def __init__(
@@ -127,7 +129,7 @@ def prompt_failure(status: int, body: bytes) -> PromptFailure:
     text = error_text(body)
     if any(part in text for part in _SESSION_GONE):
         return PromptFailure(ApiError("session_lost", retry_after=1), session_gone=True)
-    if any(part in text for part in _NOT_REACHED):
+    if any(part in text for part in (*_NOT_REACHED, *_NOT_BELIEVED)):
         return PromptFailure(ApiError("provider_error"), unreachable=True)
     if any(part in text for part in _TIMED_OUT):
         return PromptFailure(ApiError("provider_timeout"))
@@ -141,11 +143,11 @@ def _model_failure(status: int, parsed: dict[str, Any]) -> PromptFailure:
     told = parsed.get("statusCode")
     code = error.get("code") if isinstance(error, dict) else None
     upstream = told if isinstance(told, int) else status
-    if upstream == 400 and isinstance(error, dict):
-        kinds = [str(kind) for kind in (code, error.get("type")) if isinstance(kind, int | str)]
-        upstream = next((int(kind) for kind in kinds if _STATUS.fullmatch(kind)), upstream)
-        if told is None:
-            upstream = next((_STATUS_OF_KIND[kind] for kind in kinds if kind in _STATUS_OF_KIND), upstream)
+    if upstream == 400 and isinstance(code, int | str) and _STATUS.fullmatch(str(code)):
+        upstream = int(code)
+    elif upstream == 400 and told is None and isinstance(error, dict):
+        kinds = (kind for kind in (code, error.get("type")) if isinstance(kind, str))
+        upstream = next((_STATUS_OF_KIND[kind] for kind in kinds if kind in _STATUS_OF_KIND), upstream)
     if upstream in {401, 402, 403, 404}:
         return PromptFailure(ApiError("provider_error"))
     if upstream in {408, 409, 425, 429} or upstream >= 500:

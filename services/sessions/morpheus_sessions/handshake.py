@@ -136,6 +136,9 @@ class Handshake:
         unfit = {self._router.wallet, *await self._journal.stuck_providers(self._router.wallet)}
         # one that again and again does not know what it was paid for would lock a stake with each prompt
         unfit |= await self._journal.disowning_providers(operation.key_id, times=DISOWNED_TIMES)
+        if operation.replaces is not None and operation.replaces.without is not None:
+            # it would take a second stake for the same failure
+            unfit.add(operation.replaces.without)
         return [bid for bid in bids if bid.provider not in unfit]
 
     async def _approve_and_record(

@@ -155,6 +155,7 @@ class Lifecycle:
         owner: Owner | None = None,
         old_becomes: SessionState = SessionState.CLOSING,
         even_if_usable: bool = False,
+        without: str | None = None,
         automation: AutomationWord | None = None,
         idempotency: Idempotency | None = None,
         patience: float | None = None,
@@ -163,7 +164,7 @@ class Lifecycle:
 
         `old_becomes`: what happens to a current session that does not fit, once the new one is on chain.
         `price` (wei a second): that of the bid, if one was asked for. `even_if_usable`: open another although the current one
-        fits (it is quarantined). `automation`: the decision that asks for it, None if its user does. `patience`: how long its
+        fits (it is quarantined, or its provider of no use). `without`: a provider that shall not serve the new one. `automation`: the decision that asks for it, None if its user does. `patience`: how long its
         caller waits (seconds), None if that is not to matter.
         """
         self._catalogue.model(model_id)
@@ -179,7 +180,7 @@ class Lifecycle:
                     return current
                 if current.state is not SessionState.ACTIVE:
                     raise ApiError("session_opening", retry_after=5)
-                replaces = Replaces(session=current.id, becomes=old_becomes)
+                replaces = Replaces(session=current.id, becomes=old_becomes, without=without)
             # the current one may have ended while its successor was opening
             coming = await self._journal.session_in(key_id, Slot.NEXT)
             if coming is not None and (coming.wanted or current is not None):

@@ -14,6 +14,8 @@ from morpheus_sessions.failures import PromptFailure, prompt_failure
 DONE: Final = b"[DONE]"
 MAX_EVENT_BYTES: Final = 8 * 1024 * 1024
 """A provider is not trusted: an event larger than this ends the stream."""
+_FIELD_BYTES: Final = 64
+"""What of a line is not its data, and more."""
 USAGE_KEYS: Final = ("usage_from_provider", "usage_from_consumer")
 
 
@@ -27,6 +29,8 @@ class EventSplitter:
         self._held = 0
         """Bytes in `_data` and `_stray`."""
         self._after_cr = False
+        self.overflows = False
+        """Whether there was an event larger than `MAX_EVENT_BYTES`: what comes after it is not read."""
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Return the data of every event that `chunk` completes. Comments and other fields are dropped."""
@@ -41,8 +45,7 @@ class EventSplitter:
             self._line += piece
             self._end_line(events)
         self._line += lines[-1]
-        if len(self._line) + self._held > MAX_EVENT_BYTES:
-            raise PromptFailure(ApiError("provider_error"))
+        self.overflows = self.overflows or len(self._line) + self._held > MAX_EVENT_BYTES + _FIELD_BYTES
         return events
 
     def _end_line(self, events: list[bytes]) -> None:
@@ -50,9 +53,13 @@ class EventSplitter:
         self._line.clear()
         if not line:
             if self._data:
-                events.append(b"\n".join(self._data))
+                data = b"\n".join(self._data)
                 self._held -= sum(map(len, self._data))
                 self._data.clear()
+                # whatever the pieces in which it came
+                self.overflows = self.overflows or len(data) > MAX_EVENT_BYTES
+                if not self.overflows:
+                    events.append(data)
         elif line.startswith(b"data:"):
             data = line[6:] if line.startswith(b"data: ") else line[5:]
             self._data.append(data)
@@ -90,6 +97,8 @@ class StreamRules:
         self.told: dict[str, Any] = {}
         """What was said so far of the tokens, by the names it was said under. Replaced, never changed."""
         self._last: dict[str, Any] = {}
+        self.failure: PromptFailure | None = None
+        """Why there is no more of the answer than was returned so far."""
 
     @property
     def is_done(self) -> bool:
@@ -97,14 +106,33 @@ class StreamRules:
         return self._done
 
     def feed(self, chunk: bytes) -> bytes:
-        """Return what the client gets for a piece of the provider's stream. Raises `PromptFailure`."""
-        out = [piece for data in self._splitter.feed(chunk) if (piece := self._event(data))]
+        """Return what the client gets for a piece of the provider's stream; then `failure` tells whether that was all."""
+        out: list[bytes] = []
+        try:
+            self._take(self._splitter.feed(chunk), out)
+            if self._splitter.overflows:
+                raise PromptFailure(ApiError("provider_error"))
+        except PromptFailure as failure:
+            self.failure = failure
         return b"".join(out)
 
     def finish(self) -> bytes:
-        """Return the last bytes, up to `data: [DONE]`. Raises `PromptFailure` if the answer is not complete."""
+        """Return the last bytes, up to `data: [DONE]` if the answer is complete; else `failure` tells why it is not."""
+        out: list[bytes] = []
+        try:
+            self._end(out)
+        except PromptFailure as failure:
+            self.failure = failure
+        return b"".join(out)
+
+    def _take(self, events: list[bytes], out: list[bytes], *, cut: bool = False) -> None:
+        for data in events:
+            if piece := self._event(data, cut=cut):
+                out.append(piece)  # noqa: PERF401 - what came before a failure stays
+
+    def _end(self, out: list[bytes]) -> None:
         events, stray = self._splitter.rest()
-        out = [piece for data in events if (piece := self._event(data, cut=True))]
+        self._take(events, out, cut=True)
         if stray:
             raise _failure_in_stream(stray)
         all_finished = self._finished >= self._seen and len(self._finished) >= self._choices
@@ -115,7 +143,6 @@ class StreamRules:
             out.append(_event(orjson.dumps(self._usage_chunk())))
         out.append(_event(DONE))
         self.is_finished = True
-        return b"".join(out)
 
     def _event(self, data: bytes, *, cut: bool = False) -> bytes:
         """Return what the client gets of an event. `cut`: it may have broken off; what is missing then shows at the end."""

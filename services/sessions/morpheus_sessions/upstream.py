@@ -122,7 +122,12 @@ async def streamed_answer(
                 break
             if out := rules.feed(chunk):
                 yield out
+            if rules.failure is not None:
+                raise rules.failure
             patience = min(limits.chunk, END_SECONDS) if rules.is_done else limits.chunk
-        yield rules.finish()
+        if out := rules.finish():
+            yield out
+        if rules.failure is not None:
+            raise rules.failure
     finally:
         response.close()

@@ -41,6 +41,8 @@ class Fault:
     params: dict[str, Any] = field(default_factory=dict)
     without_usage: bool = False
     """Whether streams whose usage nobody asked for are struck too."""
+    is_silence: bool = False
+    """Whether the worker has to lose its patience."""
 
     def cases(self) -> "list[Case]":
         """Return all of its cases."""
@@ -69,7 +71,7 @@ class Case:
 FAULTS = (
     Fault("truncate", "truncate", without_usage=True),
     Fault("cut", "cut"),
-    Fault("stall", "stall"),
+    Fault("stall", "stall", is_silence=True),
     Fault("half utf8", "half_utf8"),
     Fault("invalid json", "invalid_json"),
     Fault("one byte", "one_byte"),

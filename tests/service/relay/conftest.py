@@ -17,13 +17,8 @@ async def house(
     async with lent(_nats_pool) as account:
         await apply_streams(account)
         folder = tmp_path_factory.mktemp("relay")
-        limits = {"first_byte_timeout": SILENCE, "chunk_timeout": SILENCE, "answer_timeout": 2 * SILENCE}
-        async with relay_house(account, mongo_url, folder.name, folder, **limits) as house:
+        async with relay_house(account, mongo_url, folder.name, folder) as house:
             yield house
-
-
-SILENCE = 1.0
-"""Seconds that a provider may say nothing."""
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import httpx2
 from morpheus_common.bus.names import User
 from morpheus_gateway import api_keys
+from morpheus_sessions.upstream import TimeLimits
 from morpheus_sessions.worker import Parts
 from proxy_router_sim.clock import SystemClock
 from proxy_router_sim.embeddings import embed
@@ -100,6 +101,14 @@ class RelayHouse:
         assert answer.status_code == 200, answer.text
         key.session = answer.headers["x-morpheus-session"]
         return key
+
+    @contextmanager
+    def patience(self, seconds: float) -> Iterator[None]:
+        """Have the worker bear no more silence than this, in either mode."""
+        chat = self.parts.chat
+        usual, chat._limits = chat._limits, TimeLimits(first_byte=seconds, chunk=seconds, answer=seconds)
+        yield
+        chat._limits = usual
 
     async def document(self, session: str) -> dict[str, Any]:
         """What is stored of a session, when no mark of a prompt is left in it."""

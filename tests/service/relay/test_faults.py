@@ -6,13 +6,18 @@ what becomes of the session.
 """
 
 import asyncio
+from contextlib import nullcontext
 
 import httpx2
 import pytest
 
 from tests.golden.files import Golden
 from tests.service.relay.cases import FAULTS, MODES, Case, Fault
-from tests.service.relay.house import WORDS, RelayHouse, events, shown
+from tests.service.relay.house import WORDS, Key, RelayHouse, events, shown
+
+SILENCE = 1.0
+"""Seconds after which a worker loses its patience with those that say nothing at all."""
+
 
 @pytest.fixture
 def every_chunk(request: pytest.FixtureRequest, golden: Golden) -> bool:
@@ -26,31 +31,39 @@ async def test_a_fault_is_a_typed_error_or_does_no_harm_and_leaves_the_session_r
 ) -> None:
     """F19, F20, F21, F22, B1, B2, B3, B5, C34, C42"""
     cases = [case for case in fault.cases() if every_chunk or case.is_sample]
-    outcomes = await asyncio.gather(*(struck(house, case) for case in cases))
+    keys = [await house.warm_key() for _ in cases]
+    with house.patience(SILENCE) if fault.is_silence else nullcontext():
+        answers = await asyncio.gather(*(strike(house, case, key) for case, key in zip(cases, keys, strict=True)))
     await house.at_rest()
+    after = await asyncio.gather(*(what_is_left(house, key) for key in keys))
     assert (await house.simulator.state())["max_unfinished_prompts_of_a_session"] == 1
-    golden.compare(fault.name, dict(zip((case.title for case in cases), outcomes, strict=True)))
+    titles = [case.title for case in cases]
+    golden.compare(fault.name, {title: "\n".join(told) for title, *told in zip(titles, answers, after, strict=True)})
 
 
 def test_every_case_has_its_golden_outcome_and_there_are_no_others(golden: Golden) -> None:
     assert golden.titles() == {fault.name: {case.title for case in fault.cases()} for fault in FAULTS}
 
 
-async def struck(house: RelayHouse, case: Case) -> str:
-    """Send a prompt that is struck, and another after it; return what came of both, to be shown."""
-    key = await house.warm_key()
+async def strike(house: RelayHouse, case: Case, key: Key) -> str:
+    """Send a prompt that is struck; return what came of it, to be shown."""
     params = {**case.fault.params, "match": key.session, **({} if case.at is None else {"at": case.at})}
     await house.simulator.arm("chat", case.fault.action, **params)
     answer = await house.prompt(key, **MODES[case.mode])
     check_truth(answer, streamed=bool(MODES[case.mode]["stream"]))
+    return shown(answer)
+
+
+async def what_is_left(house: RelayHouse, key: Key) -> str:
+    """Look at the session, and send the next prompt."""
     before = await house.document(key.session)
-    after = await house.prompt(key, stream=False)
-    assert after.status_code == 200, after.text
-    kept = after.headers["x-morpheus-session"] == key.session
-    assert after.json()["choices"][0]["message"]["content"] == "".join(WORDS)
+    answer = await house.prompt(key, stream=False)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["choices"][0]["message"]["content"] == "".join(WORDS)
+    kept = answer.headers["x-morpheus-session"] == key.session
     if kept:
         house.idle.append(key)
-    return f"{shown(answer)}\n{_state(before)}; the next prompt is answered in {'it' if kept else 'another'}"
+    return f"{_state(before)}; the next prompt is answered in {'it' if kept else 'another'}"
 
 
 def _state(session: dict[str, object]) -> str:

@@ -234,6 +234,14 @@ async def test_a_prompt_can_insist_on_a_parked_session_and_on_no_other_keys(hous
 # failures
 
 
+async def test_a_session_that_was_opened_a_moment_ago_can_be_insisted_on_at_once(house: House) -> None:
+    """F7: the worker may still take the one before it for the key's session."""
+    async with house.worker():
+        for model in ("llama-3.3-70b", "qwen3-235b") * 3:
+            row = await house.gateway.open(model_id=house.gateway.model(model))
+            (await house.gateway.chat(model_id=None, session_id=row.session_id)).assert_whole()
+
+
 async def test_a_stream_that_breaks_off_is_an_error_and_never_an_end(house: House) -> None:
     async with house.worker():
         await house.gateway.open()

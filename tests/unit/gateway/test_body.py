@@ -162,6 +162,14 @@ def test_who_decides_the_mode(stream: str | None, accept: str, expected: bool) -
         assert "stream" not in sent
 
 
+@pytest.mark.parametrize(
+    ("n", "choices"),
+    [("", 1), (', "n": 2', 2), (', "n": null', 1), (', "n": 0', 1), (', "n": "2"', 1), (', "n": 9999', 128)],
+)
+def test_how_many_answers_are_asked_for_is_known(n: str, choices: int) -> None:
+    assert read_chat_body(f"{{{MESSAGES}{n}}}".encode(), "").choices == choices
+
+
 def test_usage_is_asked_for_by_true_only() -> None:
     for options, expected in (('{"include_usage": true}', True), ('{"include_usage": 1}', False), ("null", False)):
         body = f'{{{MESSAGES}, "stream_options": {options}}}'.encode()

@@ -5,7 +5,6 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from morpheus_sessions.failures import PromptFailure
 from morpheus_sessions.sse import MAX_EVENT_BYTES, EventSplitter
 
 ENDS = [b"\n", b"\r\n", b"\r"]
@@ -79,13 +78,24 @@ def test_an_event_without_end_is_given_up_before_it_fills_the_memory(piece: byte
     splitter = EventSplitter()
     splitter.feed(b"data: ")
 
-    def feed_on() -> None:
-        for _ in range(2 * MAX_EVENT_BYTES // len(piece)):
-            splitter.feed(piece)
+    for _ in range(2 * MAX_EVENT_BYTES // len(piece)):
+        splitter.feed(piece)
+        if splitter.overflows:
+            break
 
-    with pytest.raises(PromptFailure) as caught:
-        feed_on()
-    assert caught.value.error.code == "provider_error"
+    assert splitter.overflows
+
+
+@pytest.mark.parametrize("cut", [0, 65_536])
+@pytest.mark.parametrize("larger", [False, True])
+def test_how_large_an_event_may_be_does_not_depend_on_the_pieces_it_comes_in(cut: int, larger: bool) -> None:
+    """C35, C42"""
+    stream = b"data: " + b"x" * (MAX_EVENT_BYTES + larger) + b"\r\n\r\n"
+    splitter = EventSplitter()
+    step = cut or len(stream)
+    found = [event for at in range(0, len(stream), step) for event in splitter.feed(stream[at : at + step])]
+
+    assert (len(found), splitter.overflows) == (1 - larger, larger)
 
 
 def test_a_large_event_within_the_limit_passes() -> None:

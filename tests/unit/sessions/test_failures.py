@@ -49,9 +49,27 @@ def test_a_session_that_is_gone_is_lost_and_may_be_opened_again(text: str) -> No
     "text",
     [
         "provider request failed: failed to connect to provider: dial tcp 1.2.3.4:3333: connect: connection refused",
+        "provider request failed: failed to connect to provider: dial tcp 1.2.3.4:3333: i/o timeout",
         "provider request failed: received invalid signature from provider",
         "p-node tee attestation failed: quote",
+        "provider request failed: provider error: LLM TEE verification failed: quote",
         "provider request failed: provider error: invalid signature",
+    ],
+)
+def test_a_provider_that_cannot_be_reached_or_believed_is_no_reason_not_to_ask_another(text: str) -> None:
+    """F10"""
+    failure = router_error(text)
+
+    assert failure.error.code == "provider_error"
+    assert failure.unreachable
+    assert not failure.session_gone
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "provider request failed: provider closed connection without sending any data",
+        "provider request failed: failed to decrypt ai response chunk: cipher: message authentication failed",
         "something nobody has seen before",
         "",
     ],
@@ -59,16 +77,24 @@ def test_a_session_that_is_gone_is_lost_and_may_be_opened_again(text: str) -> No
 def test_other_failures_of_a_provider_are_its_error_and_not_the_sessions_end(text: str) -> None:
     failure = router_error(text)
 
+    assert not failure.unreachable
+
     assert failure.error.code == "provider_error"
     assert failure.error.kind.status == 502
     assert not failure.session_gone
     assert not failure.not_sent
 
 
-def test_a_provider_that_was_silent_for_too_long_timed_out() -> None:
-    failure = router_error(
-        "provider request failed: read timed out after 3 retries: read tcp 10.0.0.1:1->2.2.2.2:3: i/o timeout"
-    )
+@pytest.mark.parametrize(
+    "text",
+    [
+        "provider request failed: read timed out after 3 retries: read tcp 10.0.0.1:1->2.2.2.2:3: i/o timeout",
+        "provider request failed: invalid response: read tcp 10.0.0.1:1->2.2.2.2:3: i/o timeout",
+        'provider request failed: provider error: failed to send request: Post "http://m": context deadline exceeded',
+    ],
+)
+def test_a_provider_that_was_silent_for_too_long_timed_out(text: str) -> None:
+    failure = router_error(text)
 
     assert failure.error.code == "provider_timeout"
     assert not failure.error.kind.retry
@@ -126,6 +152,12 @@ def test_a_status_that_an_older_router_hides_is_known_by_the_kind_of_the_error(k
     # who tells a status is believed
     assert model_error(400, {"message": "no", **kind}, statusCode=400).error.code == "provider_rejected"
     assert model_error(422, {"message": "no", **kind}).error.code == "provider_rejected"
+
+
+@pytest.mark.parametrize("code", ["²", "٤٠٤", "9" * 5_000, "42.9", "-429", "4290"])
+def test_a_code_that_is_no_status_is_taken_for_none(code: str) -> None:
+    """C42"""
+    assert model_error(400, {"message": "no", "code": code}).error.code == "provider_rejected"
 
 
 @pytest.mark.parametrize("error", [None, "text", 5, [], {}, {"message": 5}, {"message": None, "code": {}}])

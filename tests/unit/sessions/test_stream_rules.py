@@ -1,6 +1,8 @@
 """What a client gets of a provider's stream, and when an answer counts as complete."""
 
 import json
+from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -28,17 +30,28 @@ def stream(*parts: Any, done: bool = True) -> bytes:
     return b"".join(event(part) for part in parts) + (DONE if done else b"")
 
 
-def relayed(provided: bytes, *, include_usage: bool = False, piece: int = 0) -> bytes:
-    rules = StreamRules(include_usage=include_usage)
+def came_to(pieces: Iterable[bytes], *, include_usage: bool = False, choices: int = 1) -> tuple[bytes, str | None]:
+    """What the client gets in all, and the code of the failure it ends with."""
+    rules = StreamRules(include_usage=include_usage, choices=choices)
+    out = b""
+    for piece in pieces:
+        out += rules.feed(piece)
+        if rules.failure is not None:
+            return out, rules.failure.error.code
+    out += rules.finish()
+    return out, None if rules.failure is None else rules.failure.error.code
+
+
+def relayed(provided: bytes, *, include_usage: bool = False, piece: int = 0, choices: int = 1) -> bytes:
     step = piece or max(1, len(provided))
-    out = b"".join(rules.feed(provided[at : at + step]) for at in range(0, len(provided), step))
-    return out + rules.finish()
+    pieces = (provided[at : at + step] for at in range(0, len(provided), step))
+    answer, failed = came_to(pieces, include_usage=include_usage, choices=choices)
+    assert failed is None
+    return answer
 
 
-def refusal(provided: bytes) -> str:
-    with pytest.raises(PromptFailure) as caught:
-        relayed(provided)
-    return caught.value.error.code
+def refusal(provided: bytes, *, choices: int = 1) -> str | None:
+    return came_to([provided], choices=choices)[1]
 
 
 def objects(answer: bytes) -> list[Any]:
@@ -118,12 +131,9 @@ def test_whatever_a_provider_sends_ends_in_an_answer_or_in_a_failure_that_client
     choices: Any, finish: Any, index: Any
 ) -> None:
     strange = [{"choices": choices}, {"choices": [{"finish_reason": finish, "index": index}]}]
-    try:
-        answer = relayed(stream(*strange))
-    except PromptFailure as failure:
-        assert failure.error.code == "stream_truncated"  # noqa: PT017 - either outcome is right
-    else:
-        assert answer.endswith(DONE)
+    answer, failed = came_to([stream(*strange)])
+    assert failed in {None, "stream_truncated"}
+    assert answer.endswith(DONE) == (failed is None)
 
 
 # what is complete
@@ -171,6 +181,15 @@ def test_a_last_event_without_a_blank_line_counts() -> None:
     assert relayed(provided) == stream(chunk("a"), chunk(finish="stop"))
 
 
+def test_of_several_answers_each_has_to_end_also_one_that_never_began() -> None:
+    """F21: with `n` of 2 a stream that is cut after the first would look whole."""
+    one = stream(chunk("a"), chunk(finish="stop"), done=False)
+
+    assert refusal(one, choices=2) == "stream_truncated"
+    assert relayed(one + event(chunk(finish="stop", index=1)), choices=2).endswith(DONE)
+    assert relayed(one + DONE, choices=2).endswith(DONE)
+
+
 # what has failed
 
 
@@ -206,6 +225,117 @@ def test_a_pretty_printed_error_fails_the_stream_too() -> None:
         "provider_error",
         "stream_truncated",
     }
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        event(chunk("b"))[6:40],
+        b'{"choices":[{"delta":{"content":"\xe2\x82"},"index":0}]}',
+        b"\xff\xfe\x00",
+        b'{"choices":' + b"[" * 5_000 + b"]" * 5_000 + b"}",
+    ],
+    ids=["half an event", "half a character", "garbage", "deep"],
+)
+def test_a_chunk_that_cannot_be_read_fails_the_answer_that_would_lack_its_words(spoilt: bytes) -> None:
+    """B1, F21, C42: the rest ends with `stop` as if nothing were missing."""
+    answer, failed = came_to([stream(chunk("a"), spoilt, chunk("c"), chunk(finish="stop"))])
+
+    assert (answer, failed) == (stream(chunk("a"), done=False), "provider_error")
+
+
+@pytest.mark.parametrize("cut", [b"data: " + event(chunk("b"))[6:40], b'data: {"choices":[{"delta":{"content":"\xe2'])
+def test_a_stream_that_breaks_off_inside_a_chunk_is_truncated(cut: bytes) -> None:
+    assert refusal(stream(chunk("a"), done=False) + cut) == "stream_truncated"
+
+
+# whole answers where a stream was asked for
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_the_answer_of_a_model_that_does_not_stream_is_the_one_chunk_of_its_stream(done: bool) -> None:
+    calls = [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+    message = {"role": "assistant", "content": "x", "tool_calls": calls, "vendor": 1}
+    whole = {"id": "c1", "object": "chat.completion", "created": 1, "model": "m", "v": 2, **COUNTED}
+    whole["choices"] = [{"index": 0, "message": message, "finish_reason": "tool_calls"}]
+
+    told, last = objects(relayed(stream(whole, done=done), include_usage=True))
+
+    assert (told["object"], told["v"]) == ("chat.completion.chunk", 2)
+    (choice,) = told["choices"]
+    assert choice["delta"] == {**message, "tool_calls": [{"index": 0, **calls[0]}]}
+    assert (choice["finish_reason"], "message" in choice) == ("tool_calls", False)
+    assert last["usage"] == USAGE
+
+
+def test_a_json_object_that_is_no_event_is_no_answer_to_a_stream() -> None:
+    body = json.dumps({"object": "chat.completion", "choices": [{"message": {}, "finish_reason": "stop"}]}).encode()
+
+    assert refusal(body) == "provider_error"
+
+
+def test_a_stream_is_no_answer_in_json_mode() -> None:
+    with pytest.raises(PromptFailure) as caught:
+        finished(stream(chunk("a"), chunk(finish="stop")))
+    assert caught.value.error.code == "provider_error"
+
+
+# pieces
+
+
+CALL = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a": "'}}
+INGREDIENTS: list[bytes] = [
+    event(chunk("é€𝄞")),
+    event(chunk("b", **COUNTED)),
+    event({**chunk(), "choices": [{"index": 0, "delta": {"tool_calls": [CALL]}, "finish_reason": None}]}),
+    event(chunk("second", index=1)),
+    event(chunk(finish="stop", index=1)),
+    event(chunk(finish="stop")),
+    event(chunk(finish="length", usage=USAGE)),
+    event({"choices": [], "usage": USAGE}),
+    event({**chunk(), "object": "chat.completion"}),
+    event(b"provider failed, failover enabled"),
+    event(b"\xff\xfe"),
+    event(b'{"choices": [{"delta"'),
+    event(b'{"a":' + b"[" * 2_000 + b"]" * 2_000 + b"}"),
+    event({"error": "provider request failed: provider error: session expired"}),
+    b": keep-alive\n\n",
+    b"event: message\nid: 7\nretry: 1\n",
+    b"data: two\ndata: lines\n\n",
+    b"\n\n",
+    b"garbage \x00\n",
+    b'{"error":"provider request failed: invalid response: EOF"}',
+    b'{"providerModelError":{"error":{"message":"no"}},"statusCode":429}\n',
+    DONE,
+    DONE,
+]
+
+
+@given(
+    parts=st.lists(st.sampled_from(INGREDIENTS), max_size=7),
+    line_end=st.sampled_from([b"\n", b"\r\n", b"\r"]),
+    cuts=st.lists(st.integers(0), max_size=12),
+    include_usage=st.booleans(),
+    choices=st.integers(1, 2),
+)
+def test_a_stream_comes_to_the_same_bytes_and_the_same_end_wherever_it_is_cut(
+    parts: list[bytes], line_end: bytes, cuts: list[int], include_usage: bool, choices: int
+) -> None:
+    """C35, C42, B3"""
+    provided = b"".join(parts).replace(b"\n", line_end)
+    borders = [0, *sorted({cut % (len(provided) + 1) for cut in cuts}), len(provided)]
+    pieces = [provided[start:end] for start, end in pairwise(borders)]
+    single = [provided[at : at + 1] for at in range(len(provided))]
+
+    expected = came_to([provided], include_usage=include_usage, choices=choices)
+
+    assert came_to(pieces, include_usage=include_usage, choices=choices) == expected
+    assert came_to(single, include_usage=include_usage, choices=choices) == expected
+    answer, failed = expected
+    assert answer.endswith(DONE) == (failed is None)
+    if failed is None:
+        reasons = [c.get("finish_reason") for o in objects(answer) for c in o["choices"]]
+        assert any(reasons), "an end without a reason is none"
 
 
 # usage
