@@ -19,6 +19,7 @@ MAX_CHOICES = 128
 """As many answers to one prompt as OpenAI gives; more are not waited for."""
 _OF_CHAT = frozenset({"model", "messages", "stream", "stream_options", "tools", "session_id"})
 _OF_EMBEDDINGS = frozenset({"model", "input", "stream", "session_id"})
+_INPUT_FORMS = "a text, a list of texts, a list of token ids, or a list of such lists"
 _SESSION_ID = re.compile(r"0x[0-9a-fA-F]{64}")
 _STRING = re.compile(rb'"[^"]*"?')
 """A string whose escapes were taken out. What never ends matches to the end: a failed match would be tried again."""
@@ -116,9 +117,6 @@ def read_embeddings_body(body: bytes, _: str) -> PromptBody:
         include_usage=False,
         payload=_passed_on(body, text, members, stream=False),
     )
-
-
-_INPUT_FORMS = "a text, a list of texts, a list of token ids, or a list of such lists"
 
 
 def _is_input(value: Any) -> bool:

@@ -164,8 +164,9 @@ class Lifecycle:
 
         `old_becomes`: what happens to a current session that does not fit, once the new one is on chain.
         `price` (wei a second): that of the bid, if one was asked for. `even_if_usable`: open another although the current one
-        fits (it is quarantined, or its provider of no use). `without`: a provider that shall not serve the new one. `automation`: the decision that asks for it, None if its user does. `patience`: how long its
-        caller waits (seconds), None if that is not to matter.
+        fits (it is quarantined, or its provider of no use). `without`: a provider that shall not serve the new one.
+        `automation`: the decision that asks for it, None if its user does. `patience`: how long its caller waits (seconds),
+        None if that is not to matter.
         """
         self._catalogue.model(model_id)
         for _ in range(TRIES):

@@ -17,6 +17,8 @@ MAX_EVENT_BYTES: Final = 8 * 1024 * 1024
 _FIELD_BYTES: Final = 64
 """What of a line is not its data, and more."""
 USAGE_KEYS: Final = ("usage_from_provider", "usage_from_consumer")
+_CONTENT: Final = {Endpoint.CHAT: "choices", Endpoint.EMBEDDINGS: "data"}
+"""The list in which an answer in JSON mode says what it has to say."""
 
 
 class EventSplitter:
@@ -275,7 +277,3 @@ def finish_json(
     if not answer.get("usage") and counted:
         answer["usage"] = counted
     return orjson.dumps(answer)
-
-
-_CONTENT: Final = {Endpoint.CHAT: "choices", Endpoint.EMBEDDINGS: "data"}
-"""The list in which an answer says what it has to say."""

@@ -112,7 +112,10 @@ async def test_a_provider_that_cannot_be_reached_means_dead_and_its_session_is_c
 async def test_a_first_byte_that_is_an_error_is_not_alive(house: House, action: str) -> None:
     async with house.worker():
         await house.gateway.open()
-        await house.simulator.arm("chat", action, at=0)
+        params: dict[str, Any] = {"at": 0}
+        if action == "raw_error":
+            params["text"] = "provider request failed: invalid response: connection reset by peer"
+        await house.simulator.arm("chat", action, **params)
         assert (await house.gateway.ping()).status is PingStatus.DEAD
         await until(lambda: closed(house))
 
