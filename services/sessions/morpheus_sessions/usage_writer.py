@@ -85,10 +85,15 @@ class UsageWriter:
             if self._lost:
                 log.error("usage records lost: too many waited for the database", count=self._lost)
                 self._lost = 0
-            while self._take_batch():
+            # what comes meanwhile is of the next second
+            due = len(self)
+            while due > 0:
+                self._take_batch()
                 if await self._write_batch():
+                    due -= len(self._batch)
                     self._batch, self._tried = [], False
-            self._added.clear()
+            if not self._waiting:
+                self._added.clear()
 
     async def drain(self) -> None:
         """Write what waits before this worker ends, if the database answers."""
@@ -98,10 +103,9 @@ class UsageWriter:
         except (PyMongoError, TimeoutError) as error:
             log.error("usage records lost at the end", count=len(self), problem=type(error).__name__)
 
-    def _take_batch(self) -> bool:
+    def _take_batch(self) -> None:
         if not self._batch:
             self._batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_RECORDS))]
-        return bool(self._batch)
 
     async def _write_batch(self) -> bool:
         """Write the batch and its event; False if it has to be tried again in a new series."""

@@ -112,7 +112,7 @@ async def test_every_end_of_a_prompt_is_recorded_once_and_what_goes_on_elsewhere
         await house.gateway.ping()
         expected = ["no_active_session"]
         for action, params, code in (
-            ("model_error", {"status": 400}, "provider_rejected"),
+            ("model_error", {"status": 400, "body": {"error": {"message": "no"}}}, "provider_rejected"),
             ("model_error", {"status": 429, "pass_status": True}, "provider_overloaded"),
             ("truncate", {"at": 3}, "stream_truncated"),
             ("raw_error", {"at": 2, "text": "it broke"}, "provider_error"),
