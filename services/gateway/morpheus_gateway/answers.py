@@ -3,6 +3,7 @@
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import quote
 
 import orjson
@@ -180,9 +181,13 @@ def _origin(head: AnswerHead | None) -> list[tuple[bytes, bytes]]:
     """Who answered. Names on chain are free text: what a header cannot hold is percent-encoded."""
     if head is None:
         return []
-    values = {
-        b"x-morpheus-model": head.model,
-        b"x-morpheus-session": head.session_id,
-        b"x-morpheus-provider": head.provider,
-    }
-    return [(name, quote(value, safe=" !#$&'()*+,-./:;<=>?@[]^_`{|}~").encode()) for name, value in values.items()]
+    return [
+        (b"x-morpheus-model", _header_value(head.model)),
+        (b"x-morpheus-session", _header_value(head.session_id)),
+        (b"x-morpheus-provider", _header_value(head.provider)),
+    ]
+
+
+@lru_cache(maxsize=1_024)
+def _header_value(text: str) -> bytes:
+    return quote(text, safe=" !#$&'()*+,-./:;<=>?@[]^_`{|}~").encode()

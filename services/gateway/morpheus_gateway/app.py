@@ -45,6 +45,8 @@ def create_app(settings: GatewaySettings, *, relay_times: RelayTimes | None = No
         redoc_url=None,
         redirect_slashes=False,
         strict_content_type=False,
+        # none is configured, and it asks so with every request
+        telemetry={"tracing": False, "metrics": False, "logs": False},
         lifespan=lifespan,
         dependencies=[Depends(no_query_parameter_twice)],
         middleware=[

@@ -5,6 +5,7 @@ who or where a client is (`Forwarded`, `X-Real-IP`, `X-User-…`) is read at all
 """
 
 from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from starlette.requests import Request
@@ -25,7 +26,15 @@ def client_address(request: Request) -> str:
     """Return the address that a request came from; an IPv6 address as the network of 64 bits that it is in."""
     peer = request.client.host if request.client is not None else ""
     forwarded = request.headers.getlist("x-forwarded-for")
+    if not forwarded:
+        return _address_of_peer(peer)
     return resolve_address(peer, forwarded, context_of(request).settings.trusted_proxies)
+
+
+@lru_cache(maxsize=4_096)
+def _address_of_peer(peer: str) -> str:
+    """Remembered, because most requests of a connection or a proxy have the same one."""
+    return resolve_address(peer, (), ())
 
 
 def resolve_address(peer: str, forwarded: Iterable[str], trusted: Iterable[Network]) -> str:
