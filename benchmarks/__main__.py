@@ -13,17 +13,35 @@ from rich.console import Console
 
 from benchmarks.findings import Outcome
 from benchmarks.lab import DEFAULT, FULL, SHORT, Form, Lab, lab
-from benchmarks.measures import latency, throughput
+from benchmarks.measures import callers, catalogue, database, gaps, latency, memory, opening, start, throughput
 from benchmarks.programs import ROOT
 
 Measure = Callable[[Lab], Awaitable[Outcome]]
-MEASURES: dict[str, tuple[int, Measure]] = {
-    "latency": (latency.SESSIONS, latency.measure_json),
-    "first_byte": (latency.SESSIONS, latency.measure_first_byte),
-    "requests": (throughput.CALLERS, throughput.measure_requests),
-    "chunks": (throughput.STREAMS, throughput.measure_chunks),
+Sessions = Callable[[Form], int]
+
+
+def _always(count: int) -> Sessions:
+    return lambda _: count
+
+
+MEASURES: dict[str, tuple[Sessions, Measure]] = {
+    "latency": (_always(latency.SESSIONS), latency.measure_json),
+    "first_byte": (_always(latency.SESSIONS), latency.measure_first_byte),
+    "requests": (_always(throughput.CALLERS), throughput.measure_requests),
+    "chunks": (_always(throughput.STREAMS), throughput.measure_chunks),
+    "gaps": (_always(gaps.STREAMS), gaps.measure),
+    "models": (_always(0), catalogue.measure),
+    "callers": (_always(callers.KEYS), callers.measure),
+    "opening": (_always(0), opening.measure),
+    "start": (_always(0), start.measure),
+    "slow_streams": (lambda form: form.slow_streams, memory.measure_slow_streams),
+    "memory": (_always(memory.MIXED_CALLERS), memory.measure_slope),
+    # last, since it restarts a worker
+    "database": (_always(database.CALLERS), database.measure),
 }
-"""By name: how many keys with a session it needs, and what does it. In the order in which they are made."""
+"""By name: how many keys with a session it needs, and what does it. In this order: hundreds of open sessions cost something
+by themselves, so that most is measured before them.
+"""
 WORK = ROOT / "benchmarks" / ".work"
 FORMS = {form.name: form for form in (DEFAULT, FULL, SHORT)}
 
@@ -56,7 +74,8 @@ def form_of(options: argparse.Namespace) -> Form:
 async def measured(here: Lab, names: list[str], say: Callable[[str], None]) -> dict[str, Outcome]:
     found = {}
     for number, name in enumerate(names, 1):
-        sessions, measure = MEASURES[name]
+        needs, measure = MEASURES[name]
+        sessions = needs(here.form)
         say(f"[{number}/{len(names)}] {name}")
         if len(here.ours.callers) < sessions:
             say(f"opening sessions for {sessions} keys")

@@ -55,6 +55,7 @@ class Connection(asyncio.Protocol):
     """A connection to `target` (`http://host:port`) that is made with the first request and again when it was closed."""
 
     def __init__(self, target: str) -> None:
+        self.target = target
         host, _, port = target.removeprefix("http://").partition(":")
         self._address = host, int(port)
         self._transport: asyncio.Transport | None = None

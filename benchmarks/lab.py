@@ -26,6 +26,7 @@ class Form:
     burst: float
     stream_runs: int
     gap_chunks: int
+    cycles: int
     slow_streams: int
     slow_chunks: int
     mixed_warm_up: float
@@ -45,6 +46,7 @@ DEFAULT = Form(
     burst=3.0,
     stream_runs=6,
     gap_chunks=160,
+    cycles=30,
     slow_streams=500,
     slow_chunks=60,
     mixed_warm_up=20.0,
@@ -63,6 +65,7 @@ FULL = Form(
     burst=6.0,
     stream_runs=10,
     gap_chunks=400,
+    cycles=60,
     slow_streams=500,
     slow_chunks=60,
     mixed_warm_up=120.0,
@@ -81,6 +84,7 @@ SHORT = Form(
     burst=0.5,
     stream_runs=1,
     gap_chunks=20,
+    cycles=2,
     slow_streams=64,
     slow_chunks=3,
     mixed_warm_up=1.0,

@@ -6,7 +6,7 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,8 +92,7 @@ class Ours:
         return Target("ours", self.gateway_url, PATH, model, tuple(self.callers[:callers]), self.pids())
 
     async def open_sessions(self, wanted: int) -> float:
-        """Make keys with a session each until there are `wanted`; return the seconds that took."""
-        began = time.monotonic()
+        """Make keys with a session each until there are `wanted`; return the seconds that opening took."""
         limits = httpx2.Limits(max_connections=OPENS_AT_ONCE)
         async with httpx2.AsyncClient(
             base_url=self.base_url + "/", timeout=120, limits=limits, trust_env=False
@@ -102,17 +101,22 @@ class Ours:
                 await self._join(http)
             gate = asyncio.Semaphore(OPENS_AT_ONCE)
 
-            async def open_one() -> dict[str, str]:
+            async def make_key() -> dict[str, str]:
                 async with gate:
                     made = _checked(await http.post("auth/keys", json={"name": "bench"}, headers=self._account))
-                    by_key = {"Authorization": f"Bearer {made['key']}"}
+                return {"Authorization": f"Bearer {made['key']}"}
+
+            async def open_one(by_key: dict[str, str]) -> None:
+                async with gate:
                     wish = {"model_id": self._model["blockchainID"]}
                     _checked(await http.post("session/modelsession", params=wish, headers=by_key))
-                    return by_key
 
-            missing = wanted - len(self.callers)
-            self.callers += await asyncio.gather(*(open_one() for _ in range(missing)))
-        return time.monotonic() - began
+            keys = await asyncio.gather(*(make_key() for _ in range(wanted - len(self.callers))))
+            began = time.monotonic()
+            await asyncio.gather(*(open_one(by_key) for by_key in keys))
+            seconds = time.monotonic() - began
+            self.callers += keys
+        return seconds
 
     async def _join(self, http: httpx2.AsyncClient) -> None:
         login = {"email": f"{secrets.token_hex(6)}@example.com", "password": secrets.token_urlsafe(16)}
@@ -128,6 +132,12 @@ class Ours:
         password = StackSecrets.load(self.folder.path).mongo_passwords["root"]
         return f"mongodb://root:{password}@127.0.0.1:{port}/?directConnection=true&authSource=admin"
 
+    def routers(self) -> list[str]:
+        """The addresses of the simulated routers that the stack itself runs, as their command lines say."""
+        pids = [pid for name, pid in self.pids().items() if name.startswith("simulator")]
+        lines = [Path(f"/proc/{pid}/cmdline").read_text().split("\0") for pid in pids]
+        return [f"http://127.0.0.1:{line[line.index('--port') + 1]}" for line in lines]
+
     def restart(self, name: str) -> None:
         """End a process of the stack and start it again."""
         argv = [str(self.morpheus), "restart", name, "--data", str(self.folder.path)]
@@ -141,10 +151,16 @@ def _checked(answer: httpx2.Response) -> Any:
 
 
 @contextmanager
-def stack(folder: Path, morpheus: Path, *arguments: str, env: dict[str, str] | None = None) -> Iterator[Ours]:
-    """Run `morpheus up` on free ports, its data in `folder`."""
+def stack(
+    folder: Path,
+    morpheus: Path,
+    *arguments: str,
+    env: dict[str, str] | None = None,
+    instead: Sequence[str] = (),
+) -> Iterator[Ours]:
+    """Run `morpheus up` on free ports, its data in `folder`; `instead` is a command to take for `morpheus`."""
     data = folder / "stack"
-    argv = [str(morpheus), "up", "--json", "--fresh", "--port", "0", "--data", str(data), *arguments]
+    argv = [*(instead or [str(morpheus)]), "up", "--json", "--fresh", "--port", "0", "--data", str(data), *arguments]
     began = time.monotonic()
     with running("stack", argv, folder, env={**raised_limits(), **(env or {})}) as (process, log):
         said = json.loads(first_line("stack", process, log))
@@ -156,4 +172,13 @@ def behind_upstream(folder: Path, morpheus: Path, router: str) -> Iterator[Ours]
     """Run our stack with the router at `router`."""
     env = {"PROXY_ROUTER_USER": "admin", "PROXY_ROUTER_PASSWORD": PASSWORD}
     with stack(folder, morpheus, "--router", router, env=env) as ours:
+        yield ours
+
+
+@contextmanager
+def slow_chain(folder: Path, morpheus: Path, routers: int, block: float) -> Iterator[Ours]:
+    """Run our stack with so many simulated routers, blocks of `block` seconds each."""
+    launcher = [str(morpheus.with_name("python")), "-P", str(Path(__file__).with_name("slow_chain.py"))]
+    env = {"BLOCK_SECONDS": str(block)}
+    with stack(folder, morpheus, "--routers", str(routers), env=env, instead=launcher) as ours:
         yield ours
