@@ -5,6 +5,7 @@ import asyncio
 import json
 import sys
 import time
+import traceback
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,8 +14,10 @@ from rich.console import Console
 
 from benchmarks.findings import Outcome
 from benchmarks.lab import DEFAULT, FULL, SHORT, Form, Lab, lab
+from benchmarks.machine import described
 from benchmarks.measures import callers, catalogue, database, gaps, latency, memory, opening, start, throughput
 from benchmarks.programs import ROOT
+from benchmarks.report import summary, write
 
 Measure = Callable[[Lab], Awaitable[Outcome]]
 Sessions = Callable[[Form], int]
@@ -42,6 +45,7 @@ MEASURES: dict[str, tuple[Sessions, Measure]] = {
 """By name: how many keys with a session it needs, and what does it. In this order: hundreds of open sessions cost something
 by themselves, so that most is measured before them.
 """
+REPORT = ROOT / "docs" / "benchmarks.md"
 WORK = ROOT / "benchmarks" / ".work"
 FORMS = {form.name: form for form in (DEFAULT, FULL, SHORT)}
 
@@ -71,19 +75,24 @@ def form_of(options: argparse.Namespace) -> Form:
     return form
 
 
-async def measured(here: Lab, names: list[str], say: Callable[[str], None]) -> dict[str, Outcome]:
-    found = {}
+async def measured(here: Lab, names: list[str], say: Callable[[str], None]) -> tuple[dict[str, Outcome], list[str]]:
+    """Make the measurements one after the other; return what they found, and which of them failed."""
+    found, failed = {}, []
     for number, name in enumerate(names, 1):
         needs, measure = MEASURES[name]
-        sessions = needs(here.form)
         say(f"[{number}/{len(names)}] {name}")
-        if len(here.ours.callers) < sessions:
-            say(f"opening sessions for {sessions} keys")
-            await here.ours.open_sessions(sessions)
-        found[name] = await measure(here)
+        try:
+            if len(here.ours.callers) < (sessions := needs(here.form)):
+                say(f"opening sessions for {sessions} keys")
+                await here.ours.open_sessions(sessions)
+            found[name] = await measure(here)
+        except Exception as error:  # noqa: BLE001 - the outermost loop: the other figures are worth having
+            failed.append(name)
+            say(f"  FAILED: {''.join(traceback.format_exception(error))}")
+            continue
         for finding in found[name].findings:
-            say(f"  {finding.verdict}: {finding.figure}: {finding.value}, bar {finding.bar} {finding.note}")
-    return found
+            say(f"  {finding.verdict}: {finding.figure}: {finding.value}; bar {finding.bar}. {finding.note}")
+    return found, failed
 
 
 def main() -> int:
@@ -97,12 +106,20 @@ def main() -> int:
     names = [name for name in MEASURES if not options.only or name in options.only.split(",")]
     folder = WORK / datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     folder.mkdir(parents=True)
-    with lab(form_of(options), folder, options.morpheus.absolute(), say) as here:
-        found = asyncio.run(measured(here, names, say))
+    form = form_of(options)
+    machine = described()
+    with lab(form, folder, options.morpheus.absolute(), say) as here:
+        found, failed = asyncio.run(measured(here, names, say))
+        missing = {**here.missing, **dict.fromkeys(failed, "it failed; the log of the run says why")}
     results = {name: outcome.as_json() for name, outcome in found.items()}
-    (folder / "results.json").write_text(json.dumps(results, indent=1))
-    say(f"results and logs are in {folder}")
-    return 0
+    (folder / "results.json").write_text(json.dumps({"machine": machine, "missing": missing, **results}, indent=1))
+    findings = [finding for outcome in found.values() for finding in outcome.findings]
+    say(f"{summary(findings)} Rounds and logs are in {folder}")
+    if not options.no_report and form.name != SHORT.name:
+        when = datetime.now(UTC).strftime("%d %B %Y")
+        write(REPORT, found, form=form.name, rounds=form.rounds, when=when, machine=machine, missing=missing)
+        say(f"written: {REPORT.relative_to(ROOT)}")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
