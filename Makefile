@@ -1,6 +1,7 @@
 # `make` needs nothing but python3 (3.11, 3.12 or 3.13); it installs the rest into .venv.
 .DEFAULT_GOAL := help
-.PHONY: help install run test .test-sessions .test-rest test-clients test-node fleet faults faults-full relay-faults renewals state-machine lint format contracts lock clean
+.PHONY: help install run test .test-sessions .test-rest test-clients test-node fleet faults faults-full relay-faults renewals \
+	state-machine bench lint format contracts lock lock-bench clean
 
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 # The first Python that fits, that of .venv if there is one; `make PYTHON=/path/to/python …` chooses another.
@@ -65,6 +66,9 @@ relay-faults: install ## Every fault of a provider at every chunk of an answer, 
 state-machine: install ## Run random orders of commands, faults and crashes for long: make state-machine EXAMPLES=20000 SEED=7
 	@$(BIN)/python -m tests.state_machine --processes 2 --examples $(or $(EXAMPLES),4000) --seed $(or $(SEED),1)
 
+bench: install ## Measure every bar beside the floor, LiteLLM and Portkey; write docs/benchmarks.md (SHORT=1: a minute; FULL=1: 30)
+	@$(BIN)/python -m benchmarks --form $(if $(FULL),full,$(if $(SHORT),short,default))
+
 lint: install ## Check format, style and types
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
@@ -87,6 +91,14 @@ lock: install ## Write requirements/*.lock anew (make lock UPGRADE=--upgrade tak
 			services/$$service/pyproject.toml -o requirements/$$service.lock || exit 1; done
 	$(UV_COMPILE) --constraints requirements/bootstrap.lock requirements/clients.in -o requirements/clients.lock
 
+# Dependencies of the peers are those of their time: with what came later they were never tested.
+lock-bench: install ## Write the locks of what `make bench` measures us against
+	$(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
+		--custom-compile-command 'make lock-bench' --exclude-newer 2026-01-25 \
+		benchmarks/peers/litellm.in -o benchmarks/peers/litellm.lock
+	npm install --prefix benchmarks --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts --no-audit --no-fund
+
 clean: ## Remove .venv and all caches (the data in .data stays)
-	rm -rf .venv .venv-clients tests/clients/node/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find libs services tests examples requirements -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf .venv .venv-clients tests/clients/node/node_modules benchmarks/node_modules benchmarks/.work/litellm
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find libs services tests examples benchmarks requirements -name __pycache__ -type d -prune -exec rm -rf {} +

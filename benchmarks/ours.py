@@ -48,7 +48,7 @@ def raised_limits() -> dict[str, str]:
 def simulator(folder: Path, *arguments: str) -> Iterator[str]:
     """Run a simulated proxy-router; yield its address."""
     argv = [sys.executable, "-m", "proxy_router_sim", "--port", "0", "--answer-time", "0", *arguments]
-    with running("simulator", argv, folder, env={"PROXY_ROUTER_PASSWORD": PASSWORD}) as (process, log):
+    with running("simulator", argv, folder, env={"PROXY_ROUTER_PASSWORD": PASSWORD}, is_read=True) as (process, log):
         yield str(json.loads(first_line("simulator", process, log))["url"])
 
 
@@ -57,7 +57,7 @@ def upstream(folder: Path) -> Iterator[str]:
     """Run a simulator and the light upstream before it; yield the upstream's address."""
     with simulator(folder, "--block-time", str(BLOCK_SECONDS), "--mor", str(10**10)) as behind:
         argv = [sys.executable, "-m", "benchmarks.upstream", "--simulator", behind]
-        with running("upstream", argv, folder) as (process, log):
+        with running("upstream", argv, folder, is_read=True) as (process, log):
             yield str(json.loads(first_line("upstream", process, log))["url"])
 
 
@@ -162,7 +162,7 @@ def stack(
     data = folder / "stack"
     argv = [*(instead or [str(morpheus)]), "up", "--json", "--fresh", "--port", "0", "--data", str(data), *arguments]
     began = time.monotonic()
-    with running("stack", argv, folder, env={**raised_limits(), **(env or {})}) as (process, log):
+    with running("stack", argv, folder, env={**raised_limits(), **(env or {})}, is_read=True) as (process, log):
         said = json.loads(first_line("stack", process, log))
         yield Ours(morpheus, StackFolder(data), said["base_url"], said["nats_url"], time.monotonic() - began)
 

@@ -21,9 +21,15 @@ class NotStarted(Exception):
 
 @contextmanager
 def running(
-    name: str, argv: Sequence[str], folder: Path, *, env: Mapping[str, str] | None = None
+    name: str,
+    argv: Sequence[str],
+    folder: Path,
+    *,
+    env: Mapping[str, str] | None = None,
+    is_read: bool = False,
 ) -> Iterator[tuple[subprocess.Popen[str], Path]]:
-    """Run a program while the block runs; yield it and its log (stderr). Its stdout can be read.
+    """Run a program while the block runs; yield it and its log. Its stdout goes there too, unless `is_read`: a pipe that
+    nobody reads stops who writes into it.
 
     Raises:
         NotStarted: it cannot be run at all.
@@ -31,20 +37,19 @@ def running(
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"{name}.log"
     try:
-        with log.open("w") as stderr:
+        with log.open("w") as output:
             process = subprocess.Popen(
                 argv,
                 cwd=ROOT,
                 env={**os.environ, **(env or {})},
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
+                stdout=subprocess.PIPE if is_read else output,
+                stderr=output,
                 text=True,
                 preexec_fn=die_with(os.getpid()),  # noqa: PLW1509 - it calls prctl and takes no lock
             )
     except OSError as error:
         raise NotStarted(f"{name}: {error.strerror}: {argv[0]}") from error
-    assert process.stdout is not None
     try:
         yield process, log
     finally:
@@ -54,7 +59,8 @@ def running(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        process.stdout.close()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def first_line(name: str, process: subprocess.Popen[str], log: Path) -> str:
