@@ -29,7 +29,7 @@ PASSWORD = secrets.token_urlsafe(16)
 BLOCK_SECONDS = 0.02
 """Sessions are opened for hundreds of keys before anything is measured; the bar on opening has blocks of its own."""
 OPENS_AT_ONCE = 48
-HIGH = 100_000
+HIGH = 1_000_000
 """What each limit on a rate is set to. It is on and counts every request, and is never reached."""
 MUCH_WEI = str(10**32)
 

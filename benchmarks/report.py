@@ -135,7 +135,8 @@ the rounds, a ratio the median of the rounds' own ratios.
 
 - Everybody asks the same router: a light one that answers prompts at once (`benchmarks/upstream.py`) and hands all else to the simulator.
   The simulator writes JSON for every chunk, and would be what is measured. *Added* is beyond asking that router directly.
-- Ours is the whole development stack: key checked, limits on (raised, so that none is reached), usage recorded, all six processes counted.
+- Ours is the whole development stack: key checked, every limit of the path on (raised, so that none is
+  reached), use recorded, all six processes counted.
   One prompt of a key runs at a time, so c=16 is sixteen keys.
 - The *floor* is a pass-through of FastAPI and aiohttp in one file (`benchmarks/floor.py`), one uvicorn worker: no auth, no bus. For chunks
   it has httpx2 instead, which our session workers use.

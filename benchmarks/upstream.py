@@ -118,7 +118,7 @@ class _Stream:
         self._done()
 
 
-class _Connection(asyncio.Protocol):
+class RouterConnection(asyncio.Protocol):
     """One connection, with one request after another."""
 
     def __init__(self, simulator: tuple[str, int]) -> None:
@@ -211,7 +211,9 @@ async def serve(simulator: str, port: int) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
     host, _, simulator_port = simulator.removeprefix("http://").partition(":")
-    server = await loop.create_server(lambda: _Connection((host, int(simulator_port))), "127.0.0.1", port, backlog=1024)
+    server = await loop.create_server(
+        lambda: RouterConnection((host, int(simulator_port))), "127.0.0.1", port, backlog=1024
+    )
     sys.stdout.write(json.dumps({"url": f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"}) + "\n")
     sys.stdout.flush()
     await stop.wait()

@@ -1,30 +1,12 @@
 """What the load generator makes of bytes, however they arrive."""
 
-import asyncio
-
 import pytest
 
 from benchmarks.client import Answer, Connection, RequestFailed, request
 from benchmarks.load import check_stream
 from benchmarks.targets import BODY_BYTES, Target, Wish
 from benchmarks.upstream import WHOLE, piece
-
-
-class Wire(asyncio.Transport):
-    """Takes what is written and goes nowhere."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.written = b""
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        self.written += data
-
-    def is_closing(self) -> bool:
-        return False
-
-    def abort(self) -> None:
-        self.written += b"<hung up>"
+from tests.unit.benchmarks.wire import Wire
 
 
 async def told(answer: bytes, size: int) -> Answer:
