@@ -22,14 +22,17 @@ def median(values: Sequence[float]) -> float:
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
     """Return the median of the ratios of each round: what disturbed a round disturbed both sides of it.
 
+    A round in which theirs is not above zero was disturbed while the router alone was asked, and measures nothing.
+
     Raises:
-        ValueError: the rounds do not match, or one of `theirs` is not above zero and so can be no measure.
+        ValueError: the rounds do not match, or no more than half of them measure anything.
     """
     if len(ours) != len(theirs) or not ours:
         raise ValueError(f"{len(ours)} rounds cannot be held beside {len(theirs)}")
-    if min(theirs) <= 0:
-        raise ValueError("a ratio to nothing")
-    return median([one / other for one, other in zip(ours, theirs, strict=True)])
+    ratios = [one / other for one, other in zip(ours, theirs, strict=True) if other > 0]
+    if len(ratios) <= len(ours) / 2:
+        raise ValueError(f"only {len(ratios)} of {len(ours)} rounds measure anything")
+    return median(ratios)
 
 
 def slope(points: Sequence[tuple[float, float]]) -> float:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import secrets
+import shutil
 import subprocess
 import sys
 import time
@@ -165,6 +166,8 @@ def stack(
     with running("stack", argv, folder, env={**raised_limits(), **(env or {})}, is_read=True) as (process, log):
         said = json.loads(first_line("stack", process, log))
         yield Ours(morpheus, StackFolder(data), said["base_url"], said["nats_url"], time.monotonic() - began)
+    # an empty database has 300 MB; logs stay
+    shutil.rmtree(data / "mongo", ignore_errors=True)
 
 
 @contextmanager

@@ -13,15 +13,15 @@ WARM_UP = 20
 STREAM = Wish(number=0, chunks=16)
 
 
-def _count(lab: Lab, target: Target) -> int:
-    return lab.form.patient_requests if target.name == "litellm" else lab.form.requests
+def _count(lab: Lab, target: Target, slow: tuple[str, ...]) -> int:
+    return lab.form.patient_requests if target.name in slow else lab.form.requests
 
 
 async def measure_json(lab: Lab) -> Outcome:
     """Added latency in JSON mode, p50 and p99, in milliseconds."""
     p50, p99 = defaultdict[str, list[float]](list), defaultdict[str, list[float]](list)
     for number, target in lab.in_rounds(lab.everybody(SESSIONS)):
-        answers = await one_by_one(target, WARM_UP + _count(lab, target))
+        answers = await one_by_one(target, WARM_UP + _count(lab, target, ("litellm",)))
         seconds = [answer.seconds * 1000 for answer in answers[WARM_UP:]]
         p50[target.name].append(percentile(seconds, 0.5))
         p99[target.name].append(percentile(seconds, 0.99))
@@ -42,7 +42,7 @@ async def measure_first_byte(lab: Lab) -> Outcome:
     """Added time to the first byte of a stream, in milliseconds."""
     p50 = defaultdict[str, list[float]](list)
     for number, target in lab.in_rounds(lab.everybody(SESSIONS)):
-        answers = await one_by_one(target, WARM_UP + _count(lab, target) // 2, STREAM)
+        answers = await one_by_one(target, WARM_UP + _count(lab, target, ("litellm", "portkey")) // 2, STREAM)
         p50[target.name].append(percentile([answer.first_byte * 1000 for answer in answers[WARM_UP:]], 0.5))
         lab.say(f"round {number}: {target.name} {p50[target.name][-1]:.3f} ms")
     added = _added(p50)
