@@ -2,11 +2,11 @@
 
 import argparse
 import asyncio
-import json
 import sys
 import time
 import traceback
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from benchmarks.lab import DEFAULT, FULL, SHORT, Form, Lab, lab
 from benchmarks.machine import described
 from benchmarks.measures import callers, catalogue, database, gaps, latency, memory, opening, start, throughput
 from benchmarks.programs import ROOT
-from benchmarks.report import summary, write
+from benchmarks.report import Run, summary, write
 
 Measure = Callable[[Lab], Awaitable[Outcome]]
 Sessions = Callable[[Form], int]
@@ -59,14 +59,18 @@ def parser() -> argparse.ArgumentParser:
     add("--peers", help="only these peers, separated by commas (empty: none)")
     add("--morpheus", type=Path, default=Path(sys.executable).with_name("morpheus"),
         help="the command that starts our stack: that of another checkout measures that one")  # fmt: skip
+    add(
+        "--render",
+        type=Path,
+        metavar="FILE",
+        help="measure nothing: write the report of a run that was kept (results.json)",
+    )
     add("--no-report", action="store_true", help="print the figures and leave docs/benchmarks.md as it is")
     return commands
 
 
 def form_of(options: argparse.Namespace) -> Form:
     """The form that was asked for."""
-    from dataclasses import replace
-
     form = FORMS[options.form]
     if options.rounds is not None:
         form = replace(form, rounds=options.rounds)
@@ -96,28 +100,34 @@ async def measured(here: Lab, names: list[str], say: Callable[[str], None]) -> t
 
 
 def main() -> int:
-    options = parser().parse_args()
+    commands = parser()
+    options = commands.parse_args()
+    if options.render is not None:
+        write(REPORT, Run.from_json(options.render.read_text()))
+        return 0
+    names = list(filter(None, options.only.split(","))) or list(MEASURES)
+    if unknown := set(names) - set(MEASURES):
+        commands.error(
+            f"nothing is measured by the name of {', '.join(sorted(unknown))}; there are {', '.join(MEASURES)}"
+        )
     console = Console(highlight=False, soft_wrap=True)
     began = time.monotonic()
 
     def say(sentence: str) -> None:
         console.print(f"{time.monotonic() - began:6.1f} s  {sentence}", markup=False)
 
-    names = [name for name in MEASURES if not options.only or name in options.only.split(",")]
-    folder = WORK / datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    now = datetime.now(UTC)
+    folder = WORK / now.strftime("%Y%m%d-%H%M%S")
     folder.mkdir(parents=True)
-    form = form_of(options)
-    machine = described()
+    form, machine = form_of(options), described()
     with lab(form, folder, options.morpheus.absolute(), say) as here:
-        found, failed = asyncio.run(measured(here, names, say))
+        found, failed = asyncio.run(measured(here, [name for name in MEASURES if name in names], say))
         missing = {**here.missing, **dict.fromkeys(failed, "it failed; the log of the run says why")}
-    results = {name: outcome.as_json() for name, outcome in found.items()}
-    (folder / "results.json").write_text(json.dumps({"machine": machine, "missing": missing, **results}, indent=1))
-    findings = [finding for outcome in found.values() for finding in outcome.findings]
-    say(f"{summary(findings)} Rounds and logs are in {folder}")
-    if not options.no_report and form.name != SHORT.name:
-        when = datetime.now(UTC).strftime("%d %B %Y")
-        write(REPORT, found, form=form.name, rounds=form.rounds, when=when, machine=machine, missing=missing)
+    run = Run(form.name, form.rounds, now.strftime("%d %B %Y"), machine, missing, found)
+    (folder / "results.json").write_text(run.to_json())
+    say(f"{summary(run.findings)} Rounds and logs are in {folder}")
+    if not options.no_report and form.name != SHORT.name and len(names) == len(MEASURES):
+        write(REPORT, run)
         say(f"written: {REPORT.relative_to(ROOT)}")
     return 1 if failed else 0
 

@@ -1,7 +1,7 @@
 """What a measurement found, and whether that is what the bar asks for."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -34,10 +34,6 @@ class Outcome:
 
     findings: list[Finding]
     raw: dict[str, Any] = field(default_factory=dict)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return it as plain values."""
-        return {"findings": [asdict(finding) for finding in self.findings], "raw": self.raw}
 
 
 def judged(is_met: bool) -> Verdict:

@@ -53,8 +53,19 @@ async def at_once(url: str, requests: Sequence[bytes], seconds: float) -> Burst:
     return Burst(sum(counts), time.monotonic() - began, time.process_time() - cpu)
 
 
+async def stream(target: Target, caller: int, wish: Wish) -> Answer:
+    """Run one stream on a connection of its own. Raises `RequestFailed` if it is not as it was asked for."""
+    connection = Connection(target.url)
+    try:
+        answer = await connection.ask(target.prompt(caller, wish))
+    finally:
+        connection.hang_up()
+    check_stream(wish, answer)
+    return answer
+
+
 async def streams(target: Target, wishes: Sequence[Wish], *, over_seconds: float = 0.0) -> list[Answer]:
-    """Run streams side by side, each of a caller of its own, begun evenly over so many seconds; check every one of them.
+    """Run streams side by side, each of a caller of its own, begun evenly over so many seconds.
 
     Raises:
         RequestFailed: one was not as it was asked for.
@@ -62,17 +73,9 @@ async def streams(target: Target, wishes: Sequence[Wish], *, over_seconds: float
 
     async def run(number: int, wish: Wish) -> Answer:
         await asyncio.sleep(over_seconds * number / len(wishes))
-        connection = Connection(target.url)
-        try:
-            answer = await connection.ask(target.prompt(number, wish))
-        finally:
-            connection.hang_up()
-        return answer
+        return await stream(target, number, wish)
 
-    answers = await gathered([run(number, wish) for number, wish in enumerate(wishes)])
-    for wish, answer in zip(wishes, answers, strict=True):
-        check_stream(wish, answer)
-    return answers
+    return await gathered([run(number, wish) for number, wish in enumerate(wishes)])
 
 
 def check_stream(wish: Wish, answer: Answer) -> None:

@@ -1,8 +1,10 @@
 """`docs/benchmarks.md` and its charts."""
 
+import json
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from benchmarks.charts import bars
 from benchmarks.figures import median
@@ -13,36 +15,64 @@ CHARTS = "images"
 """Beside the report."""
 
 
-def write(
-    report: Path,
-    outcomes: Mapping[str, Outcome],
-    *,
-    form: str,
-    rounds: int,
-    when: str,
-    machine: Mapping[str, str],
-    missing: Mapping[str, str],
-) -> None:
-    """Write the report and the charts that the outcomes allow. `when`: the day; `missing`: why a peer is not there."""
+@dataclass(frozen=True)
+class Run:
+    """One run of the benchmarks. `when`: the day; `missing`: why a peer or a measurement is not there."""
+
+    form: str
+    rounds: int
+    when: str
+    machine: Mapping[str, str]
+    missing: Mapping[str, str]
+    outcomes: Mapping[str, Outcome]
+
+    @property
+    def findings(self) -> list[Finding]:
+        """All that was found, in the order in which it was measured."""
+        return [finding for outcome in self.outcomes.values() for finding in outcome.findings]
+
+    def to_json(self) -> str:
+        """Return it as text that `from_json` reads."""
+        outcomes = {
+            name: {"findings": [asdict(finding) for finding in outcome.findings], "raw": outcome.raw}
+            for name, outcome in self.outcomes.items()
+        }
+        return json.dumps({**vars(self), "outcomes": outcomes}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read a run that was kept."""
+        kept = json.loads(text)
+        outcomes = {
+            name: Outcome(
+                [Finding(**{**found, "verdict": Verdict(found["verdict"])}) for found in outcome["findings"]],
+                outcome["raw"],
+            )
+            for name, outcome in kept.pop("outcomes").items()
+        }
+        return cls(**kept, outcomes=outcomes)
+
+
+def write(report: Path, run: Run) -> None:
+    """Write the report of a run, and the charts that its outcomes allow."""
     report.parent.mkdir(parents=True, exist_ok=True)
     shown = []
-    for name, (title, unit, values) in _charts(outcomes).items():
+    for name, (title, unit, values) in _charts(run.outcomes).items():
         file = report.parent / CHARTS / f"benchmark-{name}.svg"
         file.parent.mkdir(exist_ok=True)
         file.write_text(bars(title, values, unit=unit))
         shown.append(f"![{title}]({CHARTS}/{file.name})")
-    findings = [finding for outcome in outcomes.values() for finding in outcome.findings]
     report.write_text(
         _TEXT.format(
-            summary=summary(findings),
-            table=table(findings),
+            summary=summary(run.findings),
+            table=table(run.findings),
             charts="\n\n".join(shown),
-            notes=_notes(outcomes),
-            machine="\n".join(f"| {name} | {value} |" for name, value in machine.items()),
-            missing="".join(f"\n- **{name} was not measured**: {_cell(why)}" for name, why in missing.items()),
-            form=form,
-            rounds=rounds,
-            when=when,
+            notes=_notes(run.outcomes),
+            machine="\n".join(f"| {name} | {value} |" for name, value in run.machine.items()),
+            missing="".join(f"\n- **{name} was not measured**: {_cell(why)}" for name, why in run.missing.items()),
+            form=run.form,
+            rounds=run.rounds,
+            when=run.when,
         )
     )
 
@@ -145,5 +175,6 @@ the rounds, a ratio the median of the rounds' own ratios.
 - CPU time is what the kernel counted for the processes; prompts and answers in JSON mode have about 1 kB.
 
 Repeat it with `make bench`: under ten minutes on two cores. `make bench FULL=1` takes more rounds and ten minutes of mixed load;
-`make bench SHORT=1` only shows that every figure comes out, and leaves this page as it is. Rounds and logs are in `benchmarks/.work`.
+`make bench SHORT=1` only shows that every figure comes out, and leaves this page as it is. Rounds and logs are in `benchmarks/.work`;
+`python -m benchmarks --render benchmarks/.work/DATE/results.json` writes this page from them anew.
 """

@@ -36,15 +36,15 @@ def test_the_summary_counts_what_is_met_missed_and_open() -> None:
 def test_the_report_says_who_was_missing_and_shows_only_charts_it_has_written(tmp_path: Path) -> None:
     latency = {"added_p50_ms": {"ours": 2.0, "floor": -0.1}}
     file = tmp_path / "docs" / "benchmarks.md"
-    report.write(
-        file,
-        {"latency": Outcome([MET], latency), "gaps": Outcome([MISSED, OPEN])},
+    run = report.Run(
         form="full",
         rounds=9,
         when="1 January 2030",
         machine={"Python": "3.11.7"},
         missing={"portkey": "npm is not there"},
+        outcomes={"latency": Outcome([MET], latency), "gaps": Outcome([MISSED, OPEN])},
     )
+    report.write(file, run)
     text = file.read_text()
     assert "- **portkey was not measured**: npm is not there" in text
     assert "| Python | 3.11.7 |" in text
@@ -53,6 +53,13 @@ def test_the_report_says_who_was_missing_and_shows_only_charts_it_has_written(tm
     assert pictures == ["images/benchmark-latency.svg"]
     assert all((file.parent / picture).is_file() for picture in pictures)
     assert "{" not in text
+
+
+def test_a_run_that_was_kept_makes_the_same_report() -> None:
+    run = report.Run(
+        "full", 9, "today", {"Python": "3"}, {}, {"gaps": Outcome([MET, MISSED, OPEN], {"p99_ms": {"ours": [1.5]}})}
+    )
+    assert report.Run.from_json(run.to_json()) == run
 
 
 def test_a_chart_is_xml_with_a_bar_for_each_value_as_long_as_it_is_large() -> None:
