@@ -59,12 +59,7 @@ def parser() -> argparse.ArgumentParser:
     add("--peers", help="only these peers, separated by commas (empty: none)")
     add("--morpheus", type=Path, default=Path(sys.executable).with_name("morpheus"),
         help="the command that starts our stack: that of another checkout measures that one")  # fmt: skip
-    add(
-        "--render",
-        type=Path,
-        metavar="FILE",
-        help="measure nothing: write the report of a run that was kept (results.json)",
-    )
+    add("--render", type=Path, metavar="FILE", help="measure nothing: write the report of this results.json anew")
     add("--no-report", action="store_true", help="print the figures and leave docs/benchmarks.md as it is")
     return commands
 

@@ -1,11 +1,14 @@
 """What a measurement found, and whether that is what the bar asks for."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from benchmarks.figures import median, ratio
+
+
+PEERS = {"floor": "the floor", "floor_httpx2": "the floor with httpx2", "litellm": "LiteLLM", "portkey": "Portkey"}
 
 
 class Verdict(StrEnum):
@@ -53,9 +56,11 @@ def at_least(name: str, figure: str, rounds: Mapping[str, Sequence[float]], peer
     return _beside(name, figure, bar, rounds, peer, lambda found: found >= factor)
 
 
-def _beside(name: str, figure: str, bar: str, rounds: Mapping[str, Sequence[float]], peer: str, is_met: Any) -> Finding:
+def _beside(
+    name: str, figure: str, bar: str, rounds: Mapping[str, Sequence[float]], peer: str, is_met: Callable[[float], bool]
+) -> Finding:
     if peer not in rounds:
-        return Finding(name, figure, bar, "–", Verdict.NOT_JUDGED, f"{_called(peer)} is not there")
+        return Finding(name, figure, bar, "–", Verdict.NOT_JUDGED, f"{PEERS[peer]} is not there")
     try:
         found = ratio(rounds["ours"], rounds[peer])
     except ValueError as error:
@@ -65,9 +70,7 @@ def _beside(name: str, figure: str, bar: str, rounds: Mapping[str, Sequence[floa
 
 
 def _called(peer: str) -> str:
-    return {"floor": "the floor's", "floor_httpx2": "the floor's with httpx2"}.get(
-        peer, f"{peer.capitalize()}'s"
-    ).replace("Litellm", "LiteLLM")
+    return "the floor's with httpx2" if peer == "floor_httpx2" else f"{PEERS[peer]}'s"
 
 
 def _short(value: float) -> str:

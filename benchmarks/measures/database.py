@@ -29,7 +29,7 @@ OTHERS = ("auth", "automation")
 BURST_SECONDS = 0.02
 WRITES = ("insert", "update", "delete", "findAndModify")
 BEHIND = (MARKS_COMMENT, REFRESH_COMMENT)
-"""How operations that nobody waits for call themselves."""
+"""How operations that nobody waits for call themselves; a new one that comes with every prompt needs a name here."""
 READY_SECONDS = 30.0
 
 Client = AsyncMongoClient[dict[str, Any]]

@@ -21,7 +21,7 @@ def test_less_than_a_tenth_and_more_than_ten_times_are_said_as_people_say_them()
 def test_a_peer_that_is_not_there_is_not_beaten() -> None:
     found = at_least("x", "requests", {"ours": [500.0]}, "portkey", 1)
     assert (found.verdict, found.value) == (Verdict.NOT_JUDGED, "–")
-    assert "not there" in found.note
+    assert found.note == "Portkey is not there"
 
 
 def test_a_peer_that_adds_nothing_is_no_measure() -> None:
