@@ -7,7 +7,6 @@ from typing import Any
 
 from benchmarks.figures import median, ratio
 
-
 PEERS = {"floor": "the floor", "floor_httpx2": "the floor with httpx2", "litellm": "LiteLLM", "portkey": "Portkey"}
 
 
