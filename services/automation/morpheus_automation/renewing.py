@@ -168,7 +168,7 @@ class Renewals:
 
     async def _decide(self, row: EndingSession, settings: AutomationSettings, record: Record) -> None:
         stored = record.stored
-        if stored is not None and stored.operation_id is not None:
+        if stored is not None and stored.operation_id is not None and settings.is_enabled:
             # decided before, by whichever worker: what became of it?
             await self._ask(row, stored)
             return

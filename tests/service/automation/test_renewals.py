@@ -77,6 +77,13 @@ async def test_an_answer_that_got_lost_is_asked_for_again_with_the_same_operatio
     assert len({command.operation_id for command in market.asked}) == 1
     (told,) = await decisions(gateway)
     assert told.times == 1
+    # who switches automation off meanwhile has nothing opened any more
+    await gateway.call(PUT_SETTINGS, PutSettings(user_id=ADA, is_enabled=False))
+    await passes(market, 2)
+    before = len(market.asked)
+    await passes(market, 3)
+    assert len(market.asked) == before
+    assert (await decisions(gateway))[0].reason == "automation_off"
 
 
 async def test_a_renewal_that_failed_is_tried_again_after_a_pause_five_times_and_no_more(

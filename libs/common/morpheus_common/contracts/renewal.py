@@ -128,4 +128,4 @@ LIST_ENDING = REGISTRY.rpc(User.SESSIONS, "list_ending", ListEnding, EndingSessi
 GET_OPEN_FACTS = REGISTRY.rpc(
     User.SESSIONS, "get_open_facts", GetOpenFacts, OpenFacts, callers=AUTOMATION_ONLY, timeout=1.5
 )
-RENEW_SESSION = REGISTRY.rpc(User.SESSIONS, "renew", RenewSession, Renewal, callers=AUTOMATION_ONLY, timeout=10.0)
+RENEW_SESSION = REGISTRY.rpc(User.SESSIONS, "renew", RenewSession, Renewal, callers=AUTOMATION_ONLY)
