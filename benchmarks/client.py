@@ -5,6 +5,7 @@ measures (`figures.py`): a general client costs more than some of those who are 
 """
 
 import asyncio
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -51,6 +52,12 @@ def request(target: str, path: str, headers: Mapping[str, str], body: bytes | No
     return "\r\n".join([*lines, "", ""]).encode() + (body or b"")
 
 
+def _reason(body: bytes) -> str:
+    """Return the code of an error, else the beginning of what was said."""
+    code = re.search(rb'"code":\s*"(\w+)"', body)
+    return (code[1] if code else body[:200]).decode(errors="replace")
+
+
 class Connection(asyncio.Protocol):
     """A connection to `target` (`http://host:port`) that is made with the first request and again when it was closed."""
 
@@ -73,7 +80,7 @@ class Connection(asyncio.Protocol):
         answer = await self.begin(data)
         await self.end()
         if answer.status != 200:
-            raise RequestFailed(f"status {answer.status}: {bytes(answer.body[:300]).decode(errors='replace')}")
+            raise RequestFailed(f"status {answer.status}: {_reason(bytes(answer.body))}")
         return answer
 
     async def begin(self, data: bytes) -> Answer:

@@ -89,7 +89,7 @@ def summary(findings: list[Finding]) -> str:
 
 def table(findings: list[Finding]) -> str:
     """Return a row for every finding; a bar that is missed with what holds it back."""
-    rows = ["| figure | bar | measured | | |", "|---|---|---|---|---|"]
+    rows = ["| figure | bar | measured | verdict | |", "|---|---|---|---|---|"]
     for finding in findings:
         verdict = f"**{finding.verdict}**" if finding.verdict is Verdict.MISSED else str(finding.verdict)
         notes = [finding.note] if finding.note else []

@@ -1,5 +1,7 @@
 """What the load generator makes of bytes, however they arrive."""
 
+import asyncio
+
 import pytest
 
 from benchmarks.client import Answer, Connection, RequestFailed, request
@@ -52,6 +54,16 @@ async def test_an_answer_that_is_cut_is_a_failure() -> None:
     connection.connection_lost(None)
     with pytest.raises(RequestFailed, match="cut"):
         await connection.end()
+
+
+async def test_another_status_than_200_is_a_failure_that_names_the_errors_code() -> None:
+    connection = Connection("http://127.0.0.1:1")
+    connection.connection_made(Wire())
+    asking = asyncio.create_task(connection.ask(b"GET"))
+    await asyncio.sleep(0)
+    connection.data_received(b'HTTP/1.1 503 No\r\nContent-Length: 32\r\n\r\n{"error": {"code": "overloaded"}}')
+    with pytest.raises(RequestFailed, match=r"^status 503: overloaded$"):
+        await asking
 
 
 async def test_a_connection_that_the_server_closes_is_not_used_again() -> None:
