@@ -55,13 +55,14 @@ async def test_openais_client_is_told_of_a_bad_key(house: House) -> None:
 
 
 async def test_the_worker_is_told_everything_it_decides_by(house: House) -> None:
-    response = await house.chat("a b", stream=True, stream_options={"include_usage": True}, session_id=SESSION_ID)
+    options = {"stream_options": {"include_usage": True}, "n": 2}
+    response = await house.chat("a b", stream=True, session_id=SESSION_ID, **options)
     head = house.worker.prompts[0].head
     row = next(iter(house.auth.rows.values()))
     assert head.request_id == response.headers["x-request-id"]
     assert (head.user_id, head.key_id, head.key_prefix) == (row.user_id, row.id, row.key_prefix)
     assert head.model_id == chain_id(2)
-    assert (head.stream, head.include_usage, head.session_id) == (True, True, SESSION_ID)
+    assert (head.stream, head.include_usage, head.choices, head.session_id) == (True, True, 2, SESSION_ID)
     assert "session_id" not in house.worker.prompts[0].prompt
 
 

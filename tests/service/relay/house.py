@@ -44,9 +44,10 @@ class FewWords:
 
     async def stream(self, request: dict[str, Any], model_name: str) -> AsyncGenerator[Chunk, None]:
         head = self._head("chat.completion.chunk", model_name)
-        for word in WORDS:
-            yield {**head, "choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}]}
-        yield {**head, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+        for index in range(request.get("n", 1)):
+            for word in WORDS:
+                yield {**head, "choices": [{"index": index, "delta": {"content": word}, "finish_reason": None}]}
+            yield {**head, "choices": [{"index": index, "delta": {}, "finish_reason": "stop"}]}
         if (request.get("stream_options") or {}).get("include_usage"):
             yield {**head, "choices": [], "usage": USAGE}
         yield DONE

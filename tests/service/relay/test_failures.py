@@ -96,6 +96,22 @@ async def test_silence_is_a_time_out_that_nobody_is_to_repeat(house: RelayHouse)
     await house.at_rest()
 
 
+async def test_of_two_answers_one_alone_is_not_the_end(house: RelayHouse) -> None:
+    """F21, B1: a stream cut between them, or in the second, would look whole."""
+    key = await house.warm_key()
+    for at in (len(WORDS) + 1, len(WORDS) + 2):
+        await house.simulator.arm("chat", "truncate", match=key.session, at=at)
+        told = events((await house.prompt(key, stream=True, n=2)).content)
+        assert told[-1]["error"]["code"] == "stream_truncated"
+    whole = await house.prompt(key, stream=True, n=2)
+    assert not any("error" in event for event in events(whole.content))
+    assert [choice["message"]["content"] for choice in (await house.prompt(key, n=2)).json()["choices"]] == [
+        "".join(WORDS),
+        "".join(WORDS),
+    ]
+    house.idle.append(key)
+
+
 # another session, another provider
 
 
