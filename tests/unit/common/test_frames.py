@@ -210,3 +210,17 @@ def test_more_attempts_than_the_buffer_is_made_for_are_refused() -> None:
     with pytest.raises(ApiError) as caught, inbox.attempt():
         pass
     assert caught.value.code == "overloaded"
+
+
+@pytest.mark.parametrize(("before", "now"), [(0.02, 0.1), (30.0, 0.1)])
+async def test_a_wait_ends_at_its_own_time_whatever_was_waited_for_before(before: float, now: float) -> None:
+    loop = asyncio.get_running_loop()
+    attempt = Attempt("a1", "_INBOX_gw.g1.a1")
+    loop.call_soon(attempt.deliver, Frame(Kind.DATA, 0, b"x"))
+    assert await attempt.next(before) is not None
+
+    started = loop.time()
+    async with asyncio.timeout(10):
+        assert await attempt.next(now) is None
+    assert loop.time() - started >= now - 0.005
+    attempt.close()

@@ -31,7 +31,9 @@ class Attempt:
         self.inbox = inbox
         self._frames: deque[Frame] = deque()
         self._bytes = 0
-        self._arrived = asyncio.Event()
+        self._waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._rings_at = 0.0
         self._overflowed = False
 
     def deliver(self, frame: Frame) -> None:
@@ -44,27 +46,49 @@ class Attempt:
             frame = Frame(Kind.ERROR, -1, b"")
         self._bytes += len(frame.data)
         self._frames.append(frame)
-        self._arrived.set()
+        self._wake()
 
     def take(self) -> Frame | None:
         """Return the next frame if one is here."""
         if not self._frames:
-            self._arrived.clear()
             return None
         frame = self._frames.popleft()
         self._bytes -= len(frame.data)
         return frame
 
     async def next(self, timeout: float) -> Frame | None:
-        """Return the next frame, or None after `timeout` seconds without one."""
-        if (frame := self.take()) is not None:
-            return frame
-        try:
-            async with asyncio.timeout(timeout):
-                await self._arrived.wait()
-        except TimeoutError:
-            return None
-        return self.take()
+        """Return the next frame, or None after `timeout` seconds without one. One reader at a time.
+
+        A timer that rings too early is set anew then: time limits move on with each frame, and a timer for each is a
+        third of what a frame costs.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout
+        while (frame := self.take()) is None and loop.time() < until:
+            if self._timer is None or self._rings_at > until:
+                self.close()
+                self._rings_at = until
+                self._timer = loop.call_at(until, self._ring)
+            self._waiter = loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        return frame
+
+    def close(self) -> None:
+        """Stop the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _ring(self) -> None:
+        self._timer = None
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
 
 class RelayInbox:
@@ -112,6 +136,7 @@ class RelayInbox:
         try:
             yield attempt
         finally:
+            attempt.close()
             del self._attempts[attempt_id]
 
     async def _on_message(self, msg: Msg) -> None:
