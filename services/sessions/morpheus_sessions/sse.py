@@ -38,6 +38,11 @@ class EventSplitter:
         """Return the data of every event that `chunk` completes. Comments and other fields are dropped."""
         if not chunk:
             return []
+        if chunk.endswith(b"\n\n") and not (self._line or self._data or self._after_cr or b"\r" in chunk):
+            # whole events of one line each, as nearly all are: they need not be looked at line by line
+            pieces = chunk[:-2].split(b"\n\n")
+            if all(piece.startswith(b"data: ") and b"\n" not in piece for piece in pieces):
+                return [piece[6:] for piece in pieces]
         after_cr, self._after_cr = self._after_cr, chunk.endswith(b"\r")
         if after_cr and chunk.startswith(b"\n"):
             chunk = chunk[1:]
