@@ -8,11 +8,11 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import httpx2
 from morpheus_common.bus.names import ACCOUNT, User
@@ -37,10 +37,12 @@ BLOCK_SECONDS = 0.03
 LEASE_SECONDS = 2.0
 CHAIN_TIMEOUT = 1.5
 ABANDON_AFTER = 2.5
+RELAY_SILENCE = 3.0
 TRANSACTION_SECONDS = 4
 """What a killed process had locked in a transaction stays locked for so long: mongod does not notice its death."""
 START_MOR = 1_000_000
 GATEWAY = "gateway-1"
+GATEWAYS = (GATEWAY, "gateway-2")
 WORKERS = ("sessions-1", "sessions-2")
 SIMULATOR = "simulator"
 
@@ -62,6 +64,7 @@ SHORT_TIMES = {
     "OPEN_WAIT": 15.0,
     "CLOSE_WAIT": 10.0,
     "JSON_OPEN_WAIT": 15.0,
+    "RELAY_SILENCE": RELAY_SILENCE,
     "DRAIN_SECONDS": 2.0,
     "OPENS_PER_MINUTE": 100_000,
     "OPENS_PER_DAY": 100_000,
@@ -129,6 +132,22 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class Plan:
+    """How a stack differs from the one that is swept. `settings`: over the short times. `struck`: steps are told to the
+    controller, and bus and database are reached through wires that can be cut.
+    """
+
+    gateways: Sequence[str] = (GATEWAY,)
+    settings: Mapping[str, object] = field(default_factory=dict)
+    answer_seconds: float = 0.05
+    struck: bool = True
+
+
+SWEPT: Final = Plan()
+"""The stack that `make faults` sweeps."""
+
+
+@dataclass(frozen=True, slots=True)
 class Lease:
     """Who holds a lease. `token` grows with each new holder."""
 
@@ -139,17 +158,19 @@ class Lease:
 class FaultStack:
     """All parts of one stack, and the places where faults strike them."""
 
-    def __init__(self, folder: Path, *, seed: int) -> None:
+    def __init__(self, folder: Path, *, seed: int, plan: Plan) -> None:
         self.folder = folder
+        self.plan = plan
         (folder / "logs").mkdir(parents=True)
         self.controller = Controller(folder / "probe")
         self.parts: dict[str, Part] = {}
         self.bus_wires: dict[str, Wire] = {}
         self.mongo_wires: dict[str, MongoWire] = {}
-        gateway_port, simulator_port, nats_port, mongo_port = free_ports(4)
+        simulator_port, nats_port, mongo_port, *gateway_ports = free_ports(3 + len(plan.gateways))
+        self.gateway_ports = dict(zip(plan.gateways, gateway_ports, strict=True))
         secrets = StackSecrets.load(folder)
         self.places = Places(
-            gateway_port=gateway_port,
+            gateway_port=self.gateway_ports[GATEWAY],
             nats=NatsServer(folder / "nats", nats_port, folder / "logs" / "nats-server.log"),
             mongo=MongoServer(
                 folder / "mongo", mongo_port, folder / "logs" / "mongod.log", secrets.mongo_passwords["root"]
@@ -195,10 +216,11 @@ class FaultStack:
             (User.AUTH, "auth-1"),
             (User.AUTOMATION, "automation-1"),
             *((User.SESSIONS, worker) for worker in WORKERS),
-            (User.GATEWAY, GATEWAY),
+            *((User.GATEWAY, gateway) for gateway in self.plan.gateways),
         ):
             await self._add(await self._service(service, name))
-        await self._require(self.until_ready(seconds=START_SECONDS), GATEWAY)
+        for gateway in self.plan.gateways:
+            await self._require(self.until_ready(gateway, seconds=START_SECONDS), gateway)
 
     async def stop(self) -> None:
         for part in reversed(self.parts.values()):
@@ -223,33 +245,50 @@ class FaultStack:
     def _simulator(self) -> Command:
         port = self.places.router.url.rpartition(":")[2]
         argv = [sys.executable, "-m", "proxy_router_sim", "--port", port, "--user", ROUTER_USER]
-        argv += ["--block-time", str(BLOCK_SECONDS), "--answer-time", "0.05", "--seed", str(self._seed)]
+        argv += [
+            "--block-time",
+            str(BLOCK_SECONDS),
+            "--answer-time",
+            str(self.plan.answer_seconds),
+            "--seed",
+            str(self._seed),
+        ]
         argv += ["--mor", str(START_MOR), "--state", str(self.folder / "simulator.json")]
         env = {**os.environ, "PROXY_ROUTER_PASSWORD": self.places.router.password}
         return Command(SIMULATOR, argv, self.folder / "logs" / "simulator.log", env)
 
     async def _service(self, service: User, name: str) -> Command:
-        env = self.places.of_service(service) | {key: str(value) for key, value in SHORT_TIMES.items()}
-        env |= {"WORKER_ID": name, "STEP_PROBE": str(self.controller.path), "LOG_LEVEL": "INFO"}
-        bus = self.bus_wires[name] = Wire(self.places.nats.port)
-        await bus.start()
-        env["NATS_URL"] = f"nats://{LOOPBACK}:{bus.port}"
-        if "MONGO_URL" in env:
-            mongo = self.mongo_wires[name] = MongoWire(self.places.mongo.port)
-            await mongo.start()
-            env["MONGO_URL"] = env["MONGO_URL"].replace(self.places.mongo.address, f"{LOOPBACK}:{mongo.port}")
+        settings = {"LOG_LEVEL": "INFO", **SHORT_TIMES, **self.plan.settings}
+        env = self.places.of_service(service) | {key: str(value) for key, value in settings.items()}
+        env["WORKER_ID"] = name
+        if service is User.GATEWAY:
+            env["PORT"] = str(self.gateway_ports[name])
+        if self.plan.struck:
+            env |= await self._wires(name, env)
         argv = (sys.executable, "-m", f"morpheus_{service}")
         return Command(name, argv, self.folder / "logs" / f"{name}.log", env)
 
+    async def _wires(self, name: str, env: Mapping[str, str]) -> dict[str, str]:
+        """What tells a process to report its steps, and to reach its servers through wires."""
+        bus = self.bus_wires[name] = Wire(self.places.nats.port)
+        await bus.start()
+        between = {"STEP_PROBE": str(self.controller.path), "NATS_URL": f"nats://{LOOPBACK}:{bus.port}"}
+        if "MONGO_URL" in env:
+            mongo = self.mongo_wires[name] = MongoWire(self.places.mongo.port)
+            await mongo.start()
+            between["MONGO_URL"] = env["MONGO_URL"].replace(self.places.mongo.address, f"{LOOPBACK}:{mongo.port}")
+        return between
+
     # looking
 
-    async def until_ready(self, *, seconds: float) -> bool:
-        """Wait until the gateway takes traffic and has heard from every service."""
+    async def until_ready(self, gateway: str = GATEWAY, *, seconds: float) -> bool:
+        """Wait until a gateway takes traffic and has heard from every service."""
+        url = f"http://{LOOPBACK}:{self.gateway_ports[gateway]}"
 
         async def is_ready() -> bool:
             try:
-                ready = await self.http.get(self.places.gateway_url + "/ready", timeout=2)
-                health = await self.http.get(self.places.gateway_url + "/health", timeout=2)
+                ready = await self.http.get(url + "/ready", timeout=2)
+                health = await self.http.get(url + "/health", timeout=2)
             except httpx2.HTTPError:
                 return False
             components: Mapping[str, Any] = health.json().get("components", {})
@@ -284,9 +323,9 @@ class FaultStack:
 
 
 @asynccontextmanager
-async def fault_stack(folder: Path, *, seed: int) -> AsyncIterator[FaultStack]:
+async def fault_stack(folder: Path, *, seed: int, plan: Plan = SWEPT) -> AsyncIterator[FaultStack]:
     """Run a stack while the block runs."""
-    stack = FaultStack(folder, seed=seed)
+    stack = FaultStack(folder, seed=seed, plan=plan)
     try:
         await stack.start()
         yield stack

@@ -89,35 +89,9 @@ class StackSweep:
             await self._records.aclose()
 
     async def _audit(self) -> None:
-        """Have the operators' own tool look at the same: it must find no difference but the foreign session."""
-        env = {
-            **os.environ,
-            "NATS_URL": self._stack.places.nats.url,
-            "NATS_SEED": self._stack.places.secrets.nats_seeds[User.OPS],
-        }
-        process = await asyncio.create_subprocess_exec(
-            *(
-                sys.executable,
-                "-m",
-                "morpheus_devstack",
-                "sessions",
-                "audit",
-                "--json",
-                "--allow-foreign",
-                "--apart",
-                "1",
-            ),
-            env=env,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        said, _ = await asyncio.wait_for(process.communicate(), AUDIT_SECONDS)
         self._result.audits += 1
-        if process.returncode:
-            self._result.wrong.append(
-                f"morpheus sessions audit ended with {process.returncode}: {said.decode()[-2000:]}"
-            )
+        if found := await operators_audit(self._stack, "--allow-foreign"):
+            self._result.wrong.append(found)
 
     async def _one(self, journeyer: Journeyer, case: Case) -> Verdict:
         before = (await self._stack.chain.state()).most_calls_at_once
@@ -170,6 +144,28 @@ class StackSweep:
         if not concerned:
             since = ", ".join(verdict.case.id for verdict in self._unseen)
             self._result.wrong.append(f"{text} (found after {since or 'no case'})")
+
+
+async def operators_audit(stack: FaultStack, *options: str) -> str | None:
+    """Have the operators' own tool look at a stack; return what it says if it finds a difference."""
+    env = {
+        **os.environ,
+        "NATS_URL": stack.places.nats.url,
+        "NATS_SEED": stack.places.secrets.nats_seeds[User.OPS],
+    }
+    command = ("-m", "morpheus_devstack", "sessions", "audit", "--json", "--apart", "1", *options)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *command,
+        env=env,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said, _ = await asyncio.wait_for(process.communicate(), AUDIT_SECONDS)
+    if process.returncode:
+        return f"morpheus sessions audit ended with {process.returncode}: {said.decode()[-2000:]}"
+    return None
 
 
 def _may_overlap(case: Case) -> bool:

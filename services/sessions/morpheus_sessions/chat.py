@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from morpheus_common.bus.frames import BEAT_SECONDS, SILENCE_SECONDS
+from morpheus_common.bus.frames import BEATS_A_SILENCE
 from morpheus_common.bus.rpc import RpcClient
 from morpheus_common.clock import utc_now
 from morpheus_common.contracts.automation import PLAN_CHAT, Decision, Plan, PlanChat
@@ -129,11 +129,11 @@ class Chat:
     async def beat(self) -> None:
         """Keep every attempt alive, and give up those whose other side is gone, until cancelled."""
         while True:
-            await asyncio.sleep(BEAT_SECONDS)
+            await asyncio.sleep(self._settings.relay_silence / BEATS_A_SILENCE)
             now = time.monotonic()
             for prompt in list(self._prompts.values()):
                 stalled = prompt.waits_for_credit and now - prompt.moved_at > STALLED_SECONDS
-                if now - prompt.heard_at > SILENCE_SECONDS or stalled:
+                if now - prompt.heard_at > self._settings.relay_silence or stalled:
                     log.info("gateway or client gone", request_id=prompt.head.request_id, stalled=stalled)
                     prompt.leave()
                 elif not prompt.gone:
@@ -223,7 +223,7 @@ class Chat:
 
     async def _is_complete(self, prompt: Prompt) -> bool:
         try:
-            async with asyncio.timeout(SILENCE_SECONDS):
+            async with asyncio.timeout(self._settings.relay_silence):
                 await prompt.complete()
         except TimeoutError:
             # another worker was given the credit, or the gateway is gone; nobody waits for this attempt

@@ -115,6 +115,9 @@ class StreamRules:
         try:
             chunk = orjson.loads(data)
         except orjson.JSONDecodeError:
+            if data.lstrip().startswith(b"{"):
+                # a chunk that came in pieces: without its words the rest would look like a whole answer
+                raise PromptFailure(ApiError("provider_error")) from None
             # the router's own notes are not JSON; a client would choke on them
             return b""
         if not isinstance(chunk, dict):

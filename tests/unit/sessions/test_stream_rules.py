@@ -207,6 +207,14 @@ def test_a_pretty_printed_error_fails_the_stream_too() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "spoilt", [b'{"choices":[{"delta":{"content":"b', b'{"choices":[{"delta":{"content":"\xe2\x82"}}]}']
+)
+def test_a_chunk_that_cannot_be_read_fails_the_answer_that_would_lack_its_words(spoilt: bytes) -> None:
+    """B1, F21: the rest ends with `stop` as if nothing were missing."""
+    assert refusal(stream(chunk("a"), spoilt, chunk("c"), chunk(finish="stop"))) == "provider_error"
+
+
 # usage
 
 
