@@ -96,6 +96,11 @@ class Chain:
         told = (await self._http.get("/sim/faults")).json()
         return all(item["id"] != fault or item["struck"] for item in told["armed"])
 
+    async def strikes(self, fault: int) -> int:
+        """How often an armed fault has struck."""
+        told = (await self._http.get("/sim/faults")).json()
+        return next(int(item["struck"]) for item in told["armed"] if item["id"] == fault)
+
     async def release(self) -> int:
         """Have all late transactions mined; return how many there were."""
         return len((await self._control("/sim/release"))["released"])

@@ -28,7 +28,7 @@ from pymongo import AsyncMongoClient
 
 from tests.faults.chain import Chain
 from tests.faults.controller import Controller
-from tests.faults.wires import MongoWire, Wire
+from tests.faults.wires import BusWire, MongoWire
 
 START_SECONDS = 60.0
 END_SECONDS = 5.0
@@ -87,6 +87,7 @@ class Part:
         self.command = command
         self._process: asyncio.subprocess.Process | None = None
         self.starts = 0
+        self.is_paused = False
 
     @property
     def name(self) -> str:
@@ -115,20 +116,24 @@ class Part:
 
     def pause(self) -> None:
         os.kill(self.pid, signal.SIGSTOP)
+        self.is_paused = True
 
     def resume(self) -> None:
+        self.is_paused = False
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGCONT)
 
-    async def end(self) -> None:
+    async def end(self, seconds: float = END_SECONDS) -> int | None:
+        """Ask it to go, and see to it that it does; return its exit code."""
         if self._process is None or not self.runs:
-            return
+            return None
         self.resume()
         self._process.terminate()
         try:
-            await asyncio.wait_for(self._process.wait(), END_SECONDS)
+            await asyncio.wait_for(self._process.wait(), seconds)
         except TimeoutError:
             await self.kill()
+        return self._process.returncode
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +169,7 @@ class FaultStack:
         (folder / "logs").mkdir(parents=True)
         self.controller = Controller(folder / "probe")
         self.parts: dict[str, Part] = {}
-        self.bus_wires: dict[str, Wire] = {}
+        self.bus_wires: dict[str, BusWire] = {}
         self.mongo_wires: dict[str, MongoWire] = {}
         simulator_port, nats_port, mongo_port, *gateway_ports = free_ports(3 + len(plan.gateways))
         self.gateway_ports = dict(zip(plan.gateways, gateway_ports, strict=True))
@@ -178,7 +183,7 @@ class FaultStack:
             router=Router(f"http://{LOOPBACK}:{simulator_port}", ROUTER_USER, secrets.router_password),
             secrets=secrets,
         )
-        self._seed = seed
+        self.seed = seed
         self.chain = Chain(self.places.router.url, ROUTER_USER, secrets.router_password)
         self.http = httpx2.AsyncClient(base_url=self.places.base_url + "/", timeout=20.0)
         self._mongo: AsyncMongoClient[dict[str, Any]] | None = None
@@ -251,7 +256,7 @@ class FaultStack:
             "--answer-time",
             str(self.plan.answer_seconds),
             "--seed",
-            str(self._seed),
+            str(self.seed),
         ]
         argv += ["--mor", str(START_MOR), "--state", str(self.folder / "simulator.json")]
         env = {**os.environ, "PROXY_ROUTER_PASSWORD": self.places.router.password}
@@ -270,7 +275,7 @@ class FaultStack:
 
     async def _wires(self, name: str, env: Mapping[str, str]) -> dict[str, str]:
         """What tells a process to report its steps, and to reach its servers through wires."""
-        bus = self.bus_wires[name] = Wire(self.places.nats.port)
+        bus = self.bus_wires[name] = BusWire(self.places.nats.port)
         await bus.start()
         between = {"STEP_PROBE": str(self.controller.path), "NATS_URL": f"nats://{LOOPBACK}:{bus.port}"}
         if "MONGO_URL" in env:
@@ -318,6 +323,7 @@ class FaultStack:
                 await part.start()
         for wire in self.bus_wires.values():
             wire.mend()
+            wire.lose_messages(0)
         for mongo_wire in self.mongo_wires.values():
             mongo_wire.lose_answers(0)
 

@@ -72,7 +72,7 @@ class StackSweep:
     async def run(self, queue: CaseQueue, on_verdict: OnVerdict) -> None:
         """Take cases until none is left, and check everything in between."""
         try:
-            market = await self._market()
+            market = await market_of(self._stack)
             self._foreign.append(await self._stack.chain.open_by_hand(market.other_bid, FOREIGN_SECONDS))
             journeyer = Journeyer(self._stack, self._records, market, seed=self._seed)
             while (case := queue.take()) is not None:
@@ -104,13 +104,6 @@ class StackSweep:
             self._overlapping += 1
             verdict.wrong.append(f"I7: {after} chain calls at once, which nothing in this case forces")
         return verdict
-
-    async def _market(self) -> Market:
-        chain = self._stack.chain
-        first, second = (await chain.models())[:2]
-        names = (await self._stack.http.get("models")).json()["data"]
-        name = next(row["id"] for row in names if row["blockchainID"] == first)
-        return Market((await chain.bids(first))[0], (await chain.bids(second))[0], name)
 
     async def _check(self) -> None:
         """Look at everything; what does not hold is told of the case it belongs to. Patient: a pass may be under way."""
@@ -144,6 +137,14 @@ class StackSweep:
         if not concerned:
             since = ", ".join(verdict.case.id for verdict in self._unseen)
             self._result.wrong.append(f"{text} (found after {since or 'no case'})")
+
+
+async def market_of(stack: FaultStack) -> Market:
+    """What a stack's simulator offers."""
+    first, second = (await stack.chain.models())[:2]
+    names = (await stack.http.get("models")).json()["data"]
+    name = next(row["id"] for row in names if row["blockchainID"] == first)
+    return Market((await stack.chain.bids(first))[0], (await stack.chain.bids(second))[0], name)
 
 
 async def operators_audit(stack: FaultStack, *options: str) -> str | None:
