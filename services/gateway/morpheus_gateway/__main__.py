@@ -3,12 +3,15 @@
 import logging
 import math
 import signal
+import sys
 
 import uvicorn
 from morpheus_common.logs import configure_logs
 from morpheus_common.steps import SocketProbe, install
+from uvicorn.config import STARTUP_FAILURE
 
 from morpheus_gateway.app import create_app
+from morpheus_gateway.server import Server
 from morpheus_gateway.settings import GatewaySettings
 
 KEEP_ALIVE_SECONDS = 75
@@ -31,8 +34,9 @@ def main() -> None:
     # uvicorn raises the signal again when it has drained; a clean stop is exit code 0
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda *_: None)
-    uvicorn.run(
-        create_app(settings),
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
         host=settings.host,
         port=settings.port,
         loop="uvloop",
@@ -47,6 +51,10 @@ def main() -> None:
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=math.ceil(settings.drain_seconds),
     )
+    server = Server(config, app.state.health, notice=settings.drain_notice)
+    server.run()
+    if not server.started:
+        sys.exit(STARTUP_FAILURE)
 
 
 if __name__ == "__main__":

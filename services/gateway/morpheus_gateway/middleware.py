@@ -78,6 +78,8 @@ class RequestScope:
                 headers["X-Content-Type-Options"] = "nosniff"
                 headers["Referrer-Policy"] = "no-referrer"
                 headers.setdefault("Cache-Control", "no-store")
+                if scope["app"].state.health.draining:
+                    headers["Connection"] = "close"
                 standing = scope["state"].get("standing")
                 # a refusal has told it already; who is not known is told nothing
                 if isinstance(standing, Standing) and status != 401:

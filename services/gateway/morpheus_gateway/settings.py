@@ -36,6 +36,9 @@ class GatewaySettings(CommonSettings):
         gt=0,
         description="a worker not heard of for so long is lost; the same for gateways and workers",
     )
+    drain_notice: float = Field(
+        5.0, ge=0, description="/ready fails for so long before a gateway that was told to go refuses connections"
+    )
     session_duration: int = Field(3_600, ge=300, description="duration of a session that names none")
     session_duration_limit: int = Field(86_400, ge=300, description="longest session a user may ask for")
     trusted_proxies: tuple[IPvAnyNetwork, ...] = Field(
