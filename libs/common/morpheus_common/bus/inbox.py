@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
+from nats.errors import Error as NatsError
 
-from morpheus_common.bus.frames import FRAME_BYTES, WINDOW_BYTES, Frame, FrameError, Kind, parse_frame
-from morpheus_common.bus.names import relay_inbox
+from morpheus_common.bus.frames import FRAME_BYTES, WINDOW_BYTES, Frame, FrameError, Kind, parse_frame, read_head
+from morpheus_common.bus.names import chat_cancel, relay_inbox
+from morpheus_common.contracts.chat import AcceptFrame
 from morpheus_common.errors import ApiError
 from morpheus_common.ids import uuid7
 from morpheus_common.logs import get_logger
@@ -116,10 +118,16 @@ class RelayInbox:
 
     async def _on_message(self, msg: Msg) -> None:
         # never awaits: one slow stream must not hold up the others
-        attempt = self._attempts.get(msg.subject.rpartition(".")[2])
-        if attempt is None:
-            return
+        attempt_id = msg.subject.rpartition(".")[2]
+        attempt = self._attempts.get(attempt_id)
         try:
-            attempt.deliver(parse_frame(msg))
+            frame = parse_frame(msg)
+            if attempt is not None:
+                attempt.deliver(frame)
+            elif frame.kind is Kind.ACCEPT:
+                # its client left before we knew who has the prompt; untold, the worker would keep it until silence ends it
+                await self._connection.publish(chat_cancel(read_head(AcceptFrame, frame).worker, attempt_id), b"")
         except FrameError as error:
             log.warning("not a frame", problem=str(error))
+        except NatsError as error:
+            log.warning("a worker could not be told that nobody waits", problem=type(error).__name__)
