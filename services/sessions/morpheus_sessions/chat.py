@@ -127,8 +127,12 @@ class Chat:
     async def hand_over(self) -> None:
         """Let others have every session that no prompt of this worker is in line for, from now on as soon as that is so."""
         self._leaving_at = time.monotonic()
-        for owned in self._ownership.all():
-            await self._let_others_have(owned.key_id)
+        async with self._giving_up:
+            idle = [owned for owned in self._ownership.all() if owned.key_id not in self._lines]
+            try:
+                await self._ownership.release_all(idle)
+            except PyMongoError as error:
+                log.warning("sessions not released", problem=type(error).__name__)
 
     async def _let_others_have(self, key_id: str) -> None:
         if key_id not in self._lines:

@@ -124,7 +124,7 @@ async def in_the_middle(relay: RelayHouse, stream: bool) -> None:
         await _at_the_router(relay, stream, chunks=3)
         return
     keys = await _warm_keys(relay)
-    leavers = Leavers(relay, keys, stream=False, text="word " * 40_000)
+    leavers = Leavers(relay, keys, stream=False, text="word " * 8_000)
     await leavers.come(arrived=lambda: any(client.received for client in leavers.clients))
     for client in leavers.clients:
         client.close()

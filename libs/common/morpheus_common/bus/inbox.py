@@ -23,6 +23,8 @@ PENDING_BYTES = 128 * 1024 * 1024
 """nats-py drops messages beyond this. Admission keeps (streams x window) under half of it, so it never does."""
 MAX_FRAMES = 4_096
 """Frames an attempt may have waiting. Small frames cost more than their bytes."""
+_LAST = frozenset({Kind.OWNER, Kind.END, Kind.ERROR, Kind.NOBODY})
+"""Kinds of frames that nothing follows."""
 
 
 class Attempt:
@@ -76,6 +78,8 @@ class RelayInbox:
         self._connection = connection
         self.gateway = gateway
         self._attempts: dict[str, Attempt] = {}
+        self._over: set[str] = set()
+        """Those of `_attempts` that nothing more comes for: a prompt may have been sent on a few times."""
         self._subscription: Subscription | None = None
 
     @property
@@ -106,7 +110,7 @@ class RelayInbox:
 
         Raises `ApiError` (overloaded) when as many streams run as the subscription's buffer is made for.
         """
-        if len(self._attempts) >= self.max_attempts:
+        if len(self._attempts) - len(self._over) >= self.max_attempts:
             raise ApiError("overloaded", retry_after=1)
         attempt_id = uuid7().replace("-", "")
         attempt = Attempt(attempt_id, relay_inbox(self.gateway, attempt_id))
@@ -115,6 +119,7 @@ class RelayInbox:
             yield attempt
         finally:
             del self._attempts[attempt_id]
+            self._over.discard(attempt_id)
 
     async def _on_message(self, msg: Msg) -> None:
         # never awaits: one slow stream must not hold up the others
@@ -124,6 +129,8 @@ class RelayInbox:
             frame = parse_frame(msg)
             if attempt is not None:
                 attempt.deliver(frame)
+                if frame.kind in _LAST:
+                    self._over.add(attempt_id)
             elif frame.kind is Kind.ACCEPT:
                 # its client left before we knew who has the prompt; untold, the worker would keep it until silence ends it
                 await self._connection.publish(chat_cancel(read_head(AcceptFrame, frame).worker, attempt_id), b"")
