@@ -14,7 +14,7 @@ from rich.console import Console
 from tests.faults.records import Records
 from tests.faults.stack import GATEWAYS, WORKERS, FaultStack, Part, Plan, fault_stack
 from tests.load.balancer import Balancer
-from tests.load.canary import KEPT, PATH, Caller, Tally
+from tests.load.canary import KEPT, PATH, RETRY_SECONDS, Caller, Tally
 from tests.load.client import PATIENT, Answer, Client, Unreachable
 from tests.load.judging import Ending, Question, judge, simulated
 from tests.load.soundness import unsound
@@ -45,6 +45,10 @@ class Streams:
         """Whether every caller has one under way."""
         return self.running == len(self._made)
 
+    async def all_answered(self) -> bool:
+        """Whether there were two answers for each caller."""
+        return self.tally.done >= 2 * len(self._made)
+
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
             for number, caller in enumerate(self._made):
@@ -69,6 +73,7 @@ class Streams:
             self.tally.add(question, judgement, PATIENT, seconds=time.monotonic() - started)
             if judgement.ending is not Ending.WHOLE and judgement.wrong is None:
                 self.tally.wrong.append(f"{canary}: {judgement.ending} {judgement.code or ''} {answer.request_id}")
+                await asyncio.sleep(RETRY_SECONDS)
         self.again += client.again
         client.close()
 
@@ -96,6 +101,8 @@ async def restart(stack: FaultStack, name: str) -> list[str]:
 async def roll(stack: FaultStack, streams: Streams, count: int, console: Console) -> list[str]:
     """Restart one after the other, each with all streams running."""
     wrong = []
+    # nothing is cold any more
+    _ = await poll(streams.all_answered, seconds=UP_SECONDS)
     for name in (*WORKERS, *GATEWAYS):
         if not await poll(streams.all_run, seconds=UP_SECONDS):
             wrong.append(f"{streams.running} of {count} streams run")
@@ -111,7 +118,13 @@ async def roll(stack: FaultStack, streams: Streams, count: int, console: Console
 
 async def run(options: argparse.Namespace, console: Console, folder: Path) -> bool:
     """Return whether no stream was cut."""
-    settings = {"DRAIN_SECONDS": DRAIN_SECONDS, "DRAIN_NOTICE": NOTICE_SECONDS, "RELAY_SILENCE": 15.0}
+    # waits as in production: what is looked at here is no fault
+    settings = {
+        "DRAIN_SECONDS": DRAIN_SECONDS,
+        "DRAIN_NOTICE": NOTICE_SECONDS,
+        "RELAY_SILENCE": 15.0,
+        "MONGO_TIMEOUT_MS": 5_000,
+    }
     plan = Plan(gateways=GATEWAYS, settings=settings, answer_seconds=ANSWER_SECONDS, struck=False)
     async with fault_stack(folder / "stack", seed=options.seed, plan=plan) as stack:
         made = await callers(stack, options.streams)
