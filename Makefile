@@ -1,7 +1,7 @@
 # `make` needs nothing but python3 (3.11, 3.12 or 3.13); it installs the rest into .venv.
 .DEFAULT_GOAL := help
-.PHONY: help install run test .test-sessions .test-rest test-clients test-node fleet faults faults-full relay-faults renewals \
-	state-machine bench lint format contracts lock lock-bench clean
+.PHONY: help install run test .test-sessions .test-rest test-clients test-node fleet faults faults-full relay-faults canary rolling \
+	leaks renewals state-machine bench lint format contracts lock lock-bench clean
 
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 # The first Python that fits, that of .venv if there is one; `make PYTHON=/path/to/python …` chooses another.
@@ -46,11 +46,22 @@ test-node: install ## OpenAI's Node SDK and the Vercel AI SDK against a running 
 	@npm ci --prefix $(CLIENTS_TESTS)/node --no-audit --no-fund --silent
 	@$(BIN)/python -m pytest $(CLIENTS_TESTS)/test_node.py
 
-faults: install ## Kill, pause, cut off and deafen processes at every step of opening and closing (FAULTS=short: in 100 s)
+faults: install ## Kill, pause, cut off and deafen processes at every step of opening, closing and prompts (FAULTS=short: some)
 	@$(BIN)/python -m tests.faults --select $(or $(FAULTS),pairs) --stacks 3 --seed $(or $(SEED),1)
+	@$(BIN)/python -m tests.faults.chat --select $(or $(FAULTS),full) --stacks 3 --seed $(or $(SEED),1)
 
 faults-full: install ## The same with every fault, outcome and wish at every step: hours
 	@$(BIN)/python -m tests.faults --select full --stacks 4 --seed $(or $(SEED),1)
+	@$(BIN)/python -m tests.faults.chat --stacks 4 --seed $(or $(SEED),1)
+
+canary: install ## Send 100,000 prompts of 64 keys while parts fail: make canary REQUESTS=1000000; 0 foreign bytes
+	@$(BIN)/python -m tests.load --requests $(or $(REQUESTS),100000) --kill-every $(or $(KILL_EVERY),30) --seed $(or $(SEED),1)
+
+rolling: install ## Restart all gateways and session workers, one by one, under 200 streams (STREAMS=40: in a minute); none is cut
+	@$(BIN)/python -m tests.load.rolling --streams $(or $(STREAMS),200) --seed $(or $(SEED),1)
+
+leaks: install ## Have 100 clients leave at each place a prompt can be, in both modes; nothing stays
+	@DISCONNECTS=100 $(BIN)/python -m pytest -q --timeout 600 tests/service/leaving/test_disconnects.py
 
 fleet: OPENS ?= 1000
 fleet: WORKERS ?= 2,4

@@ -71,9 +71,12 @@ class Chain:
     async def until_up(self, *, seconds: float) -> bool:
         return await poll(self.is_up, seconds=seconds)
 
-    async def arm(self, kind: str, action: str, *, count: int | None = 1, **params: Any) -> int:
+    async def arm(
+        self, kind: str, action: str, *, count: int | None = 1, probability: float = 1.0, **params: Any
+    ) -> int:
         """Arm a fault; return its number."""
-        return int((await self._control("/sim/faults", kind=kind, action=action, count=count, params=params))["id"])
+        fault = {"kind": kind, "action": action, "count": count, "probability": probability, "params": params}
+        return int((await self._control("/sim/faults", **fault))["id"])
 
     async def disarm(self, fault: int | None = None) -> None:
         """Remove a fault, or all; what hangs in it goes on."""
@@ -92,6 +95,11 @@ class Chain:
         """Tell whether a fault has struck at least once."""
         told = (await self._http.get("/sim/faults")).json()
         return all(item["id"] != fault or item["struck"] for item in told["armed"])
+
+    async def strikes(self, fault: int) -> int:
+        """How often an armed fault has struck."""
+        told = (await self._http.get("/sim/faults")).json()
+        return next(int(item["struck"]) for item in told["armed"] if item["id"] == fault)
 
     async def release(self) -> int:
         """Have all late transactions mined; return how many there were."""

@@ -203,7 +203,9 @@ def versions_are_gapless(seen: Snapshot) -> Iterator[Violation]:
 def events_arrive_in_order(seen: Snapshot) -> Iterator[Violation]:
     """I5: every event is in the stream, first seen in the order of its entity's versions, and told by nobody else."""
     staged = {row["_id"]: row for rows in seen.outboxes.values() for row in rows}
-    last: dict[str, int] = {}
+    service_of = {row["_id"]: service for service, rows in seen.outboxes.items() for row in rows}
+    # two services may each tell of a user, and number what they tell for themselves
+    last: defaultdict[tuple[str, str], int] = defaultdict(int)
     known: set[str] = set()
     for event in seen.events:
         row = staged.get(event.id)
@@ -213,9 +215,10 @@ def events_arrive_in_order(seen: Snapshot) -> Iterator[Violation]:
             yield Violation("I5", f"event {event.id} says something else than was decided")
         elif event.id not in known:
             known.add(event.id)
-            if event.version != last.get(event.entity, 0) + 1:
-                yield Violation("I5", f"{event.entity}: version {event.version} after {last.get(event.entity, 0)}")
-            last[event.entity] = event.version
+            told = service_of[event.id], event.entity
+            if event.version != last[told] + 1:
+                yield Violation("I5", f"{event.entity}: version {event.version} after {last[told]}")
+            last[told] = event.version
     for identifier, row in staged.items():
         if row.get("published_at") is not None and identifier not in known:
             yield Violation("I5", f"event {identifier} of {row['entity']} is marked as published and is not there")

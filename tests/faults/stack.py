@@ -8,11 +8,11 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import httpx2
 import nats
@@ -31,7 +31,7 @@ from pymongo import AsyncMongoClient
 
 from tests.faults.chain import Chain
 from tests.faults.controller import Controller
-from tests.faults.wires import MongoWire, Wire
+from tests.faults.wires import BusWire, MongoWire
 
 START_SECONDS = 60.0
 END_SECONDS = 5.0
@@ -40,10 +40,12 @@ BLOCK_SECONDS = 0.03
 LEASE_SECONDS = 2.0
 CHAIN_TIMEOUT = 1.5
 ABANDON_AFTER = 2.5
+RELAY_SILENCE = 3.0
 TRANSACTION_SECONDS = 4
 """What a killed process had locked in a transaction stays locked for so long: mongod does not notice its death."""
 START_MOR = 1_000_000
 GATEWAY = "gateway-1"
+GATEWAYS = (GATEWAY, "gateway-2")
 WORKERS = ("sessions-1", "sessions-2")
 SIMULATOR = "simulator"
 
@@ -65,6 +67,7 @@ SHORT_TIMES = {
     "OPEN_WAIT": 15.0,
     "CLOSE_WAIT": 10.0,
     "JSON_OPEN_WAIT": 15.0,
+    "RELAY_SILENCE": RELAY_SILENCE,
     "DRAIN_SECONDS": 2.0,
     "OPENS_PER_MINUTE": 100_000,
     "OPENS_PER_DAY": 100_000,
@@ -87,6 +90,7 @@ class Part:
         self.command = command
         self._process: asyncio.subprocess.Process | None = None
         self.starts = 0
+        self.is_paused = False
 
     @property
     def name(self) -> str:
@@ -115,20 +119,40 @@ class Part:
 
     def pause(self) -> None:
         os.kill(self.pid, signal.SIGSTOP)
+        self.is_paused = True
 
     def resume(self) -> None:
+        self.is_paused = False
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGCONT)
 
-    async def end(self) -> None:
+    async def end(self, seconds: float = END_SECONDS) -> int | None:
+        """Ask it to go, and see to it that it does; return its exit code."""
         if self._process is None or not self.runs:
-            return
+            return None
         self.resume()
         self._process.terminate()
         try:
-            await asyncio.wait_for(self._process.wait(), END_SECONDS)
+            await asyncio.wait_for(self._process.wait(), seconds)
         except TimeoutError:
             await self.kill()
+        return self._process.returncode
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a stack differs from the one that is swept. `settings`: over the short times. `struck`: steps are told to the
+    controller, and bus and database are reached through wires that can be cut.
+    """
+
+    gateways: Sequence[str] = (GATEWAY,)
+    settings: Mapping[str, object] = field(default_factory=dict)
+    answer_seconds: float = 0.05
+    struck: bool = True
+
+
+SWEPT: Final = Plan()
+"""The stack that `make faults` sweeps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,17 +166,19 @@ class Lease:
 class FaultStack:
     """All parts of one stack, and the places where faults strike them."""
 
-    def __init__(self, folder: Path, *, seed: int) -> None:
+    def __init__(self, folder: Path, *, seed: int, plan: Plan) -> None:
         self.folder = folder
+        self.plan = plan
         (folder / "logs").mkdir(parents=True)
         self.controller = Controller(folder / "probe")
         self.parts: dict[str, Part] = {}
-        self.bus_wires: dict[str, Wire] = {}
+        self.bus_wires: dict[str, BusWire] = {}
         self.mongo_wires: dict[str, MongoWire] = {}
-        gateway_port, simulator_port, nats_port, mongo_port = free_ports(4)
+        simulator_port, nats_port, mongo_port, *gateway_ports = free_ports(3 + len(plan.gateways))
+        self.gateway_ports = dict(zip(plan.gateways, gateway_ports, strict=True))
         secrets = StackSecrets.load(folder)
         self.places = Places(
-            gateway_port=gateway_port,
+            gateway_port=self.gateway_ports[GATEWAY],
             nats=NatsServer(folder / "nats", nats_port, folder / "logs" / "nats-server.log"),
             mongo=MongoServer(
                 folder / "mongo", mongo_port, folder / "logs" / "mongod.log", secrets.mongo_passwords["root"]
@@ -160,7 +186,7 @@ class FaultStack:
             router=Router(f"http://{LOOPBACK}:{simulator_port}", ROUTER_USER, secrets.router_password),
             secrets=secrets,
         )
-        self._seed = seed
+        self.seed = seed
         self.chain = Chain(self.places.router.url, ROUTER_USER, secrets.router_password)
         self.http = httpx2.AsyncClient(base_url=self.places.base_url + "/", timeout=20.0)
         self._mongo: AsyncMongoClient[dict[str, Any]] | None = None
@@ -205,10 +231,11 @@ class FaultStack:
             (User.AUTH, "auth-1"),
             (User.AUTOMATION, "automation-1"),
             *((User.SESSIONS, worker) for worker in WORKERS),
-            (User.GATEWAY, GATEWAY),
+            *((User.GATEWAY, gateway) for gateway in self.plan.gateways),
         ):
             await self._add(await self._service(service, name))
-        await self._require(self.until_ready(seconds=START_SECONDS), GATEWAY)
+        for gateway in self.plan.gateways:
+            await self._require(self.until_ready(gateway, seconds=START_SECONDS), gateway)
         user = User.AUTOMATION
         self._bus = await nats.connect(
             places.nats.url, nkeys_seed_str=secrets.nats_seeds[user], inbox_prefix=INBOX[user]
@@ -239,33 +266,50 @@ class FaultStack:
     def _simulator(self) -> Command:
         port = self.places.router.url.rpartition(":")[2]
         argv = [sys.executable, "-m", "proxy_router_sim", "--port", port, "--user", ROUTER_USER]
-        argv += ["--block-time", str(BLOCK_SECONDS), "--answer-time", "0.05", "--seed", str(self._seed)]
+        argv += [
+            "--block-time",
+            str(BLOCK_SECONDS),
+            "--answer-time",
+            str(self.plan.answer_seconds),
+            "--seed",
+            str(self.seed),
+        ]
         argv += ["--mor", str(START_MOR), "--state", str(self.folder / "simulator.json")]
         env = {**os.environ, "PROXY_ROUTER_PASSWORD": self.places.router.password}
         return Command(SIMULATOR, argv, self.folder / "logs" / "simulator.log", env)
 
     async def _service(self, service: User, name: str) -> Command:
-        env = self.places.of_service(service) | {key: str(value) for key, value in SHORT_TIMES.items()}
-        env |= {"WORKER_ID": name, "STEP_PROBE": str(self.controller.path), "LOG_LEVEL": "INFO"}
-        bus = self.bus_wires[name] = Wire(self.places.nats.port)
-        await bus.start()
-        env["NATS_URL"] = f"nats://{LOOPBACK}:{bus.port}"
-        if "MONGO_URL" in env:
-            mongo = self.mongo_wires[name] = MongoWire(self.places.mongo.port)
-            await mongo.start()
-            env["MONGO_URL"] = env["MONGO_URL"].replace(self.places.mongo.address, f"{LOOPBACK}:{mongo.port}")
+        settings = {"LOG_LEVEL": "INFO", **SHORT_TIMES, **self.plan.settings}
+        env = self.places.of_service(service) | {key: str(value) for key, value in settings.items()}
+        env["WORKER_ID"] = name
+        if service is User.GATEWAY:
+            env["PORT"] = str(self.gateway_ports[name])
+        if self.plan.struck:
+            env |= await self._wires(name, env)
         argv = (sys.executable, "-m", f"morpheus_{service}")
         return Command(name, argv, self.folder / "logs" / f"{name}.log", env)
 
+    async def _wires(self, name: str, env: Mapping[str, str]) -> dict[str, str]:
+        """What tells a process to report its steps, and to reach its servers through wires."""
+        bus = self.bus_wires[name] = BusWire(self.places.nats.port)
+        await bus.start()
+        between = {"STEP_PROBE": str(self.controller.path), "NATS_URL": f"nats://{LOOPBACK}:{bus.port}"}
+        if "MONGO_URL" in env:
+            mongo = self.mongo_wires[name] = MongoWire(self.places.mongo.port)
+            await mongo.start()
+            between["MONGO_URL"] = env["MONGO_URL"].replace(self.places.mongo.address, f"{LOOPBACK}:{mongo.port}")
+        return between
+
     # looking
 
-    async def until_ready(self, *, seconds: float) -> bool:
-        """Wait until the gateway takes traffic and has heard from every service."""
+    async def until_ready(self, gateway: str = GATEWAY, *, seconds: float) -> bool:
+        """Wait until a gateway takes traffic and has heard from every service."""
+        url = f"http://{LOOPBACK}:{self.gateway_ports[gateway]}"
 
         async def is_ready() -> bool:
             try:
-                ready = await self.http.get(self.places.gateway_url + "/ready", timeout=2)
-                health = await self.http.get(self.places.gateway_url + "/health", timeout=2)
+                ready = await self.http.get(url + "/ready", timeout=2)
+                health = await self.http.get(url + "/health", timeout=2)
             except httpx2.HTTPError:
                 return False
             components: Mapping[str, Any] = health.json().get("components", {})
@@ -295,14 +339,15 @@ class FaultStack:
                 await part.start()
         for wire in self.bus_wires.values():
             wire.mend()
+            wire.lose_messages(0)
         for mongo_wire in self.mongo_wires.values():
             mongo_wire.lose_answers(0)
 
 
 @asynccontextmanager
-async def fault_stack(folder: Path, *, seed: int) -> AsyncIterator[FaultStack]:
+async def fault_stack(folder: Path, *, seed: int, plan: Plan = SWEPT) -> AsyncIterator[FaultStack]:
     """Run a stack while the block runs."""
-    stack = FaultStack(folder, seed=seed)
+    stack = FaultStack(folder, seed=seed, plan=plan)
     try:
         await stack.start()
         yield stack

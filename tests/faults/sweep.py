@@ -72,7 +72,7 @@ class StackSweep:
     async def run(self, queue: CaseQueue, on_verdict: OnVerdict) -> None:
         """Take cases until none is left, and check everything in between."""
         try:
-            market = await self._market()
+            market = await market_of(self._stack)
             self._foreign.append(await self._stack.chain.open_by_hand(market.other_bid, FOREIGN_SECONDS))
             journeyer = Journeyer(self._stack, self._records, market, seed=self._seed)
             while (case := queue.take()) is not None:
@@ -89,35 +89,9 @@ class StackSweep:
             await self._records.aclose()
 
     async def _audit(self) -> None:
-        """Have the operators' own tool look at the same: it must find no difference but the foreign session."""
-        env = {
-            **os.environ,
-            "NATS_URL": self._stack.places.nats.url,
-            "NATS_SEED": self._stack.places.secrets.nats_seeds[User.OPS],
-        }
-        process = await asyncio.create_subprocess_exec(
-            *(
-                sys.executable,
-                "-m",
-                "morpheus_devstack",
-                "sessions",
-                "audit",
-                "--json",
-                "--allow-foreign",
-                "--apart",
-                "1",
-            ),
-            env=env,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        said, _ = await asyncio.wait_for(process.communicate(), AUDIT_SECONDS)
         self._result.audits += 1
-        if process.returncode:
-            self._result.wrong.append(
-                f"morpheus sessions audit ended with {process.returncode}: {said.decode()[-2000:]}"
-            )
+        if found := await operators_audit(self._stack, "--allow-foreign"):
+            self._result.wrong.append(found)
 
     async def _one(self, journeyer: Journeyer, case: Case) -> Verdict:
         before = (await self._stack.chain.state()).most_calls_at_once
@@ -130,13 +104,6 @@ class StackSweep:
             self._overlapping += 1
             verdict.wrong.append(f"I7: {after} chain calls at once, which nothing in this case forces")
         return verdict
-
-    async def _market(self) -> Market:
-        chain = self._stack.chain
-        first, second = (await chain.models())[:2]
-        names = (await self._stack.http.get("models")).json()["data"]
-        name = next(row["id"] for row in names if row["blockchainID"] == first)
-        return Market((await chain.bids(first))[0], (await chain.bids(second))[0], name)
 
     async def _check(self) -> None:
         """Look at everything; what does not hold is told of the case it belongs to. Patient: a pass may be under way."""
@@ -170,6 +137,36 @@ class StackSweep:
         if not concerned:
             since = ", ".join(verdict.case.id for verdict in self._unseen)
             self._result.wrong.append(f"{text} (found after {since or 'no case'})")
+
+
+async def market_of(stack: FaultStack) -> Market:
+    """What a stack's simulator offers."""
+    first, second = (await stack.chain.models())[:2]
+    names = (await stack.http.get("models")).json()["data"]
+    name = next(row["id"] for row in names if row["blockchainID"] == first)
+    return Market((await stack.chain.bids(first))[0], (await stack.chain.bids(second))[0], name)
+
+
+async def operators_audit(stack: FaultStack, *options: str) -> str | None:
+    """Have the operators' own tool look at a stack; return what it says if it finds a difference."""
+    env = {
+        **os.environ,
+        "NATS_URL": stack.places.nats.url,
+        "NATS_SEED": stack.places.secrets.nats_seeds[User.OPS],
+    }
+    command = ("-m", "morpheus_devstack", "sessions", "audit", "--json", "--apart", "1", *options)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *command,
+        env=env,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said, _ = await asyncio.wait_for(process.communicate(), AUDIT_SECONDS)
+    if process.returncode:
+        return f"morpheus sessions audit ended with {process.returncode}: {said.decode()[-2000:]}"
+    return None
 
 
 def _may_overlap(case: Case) -> bool:

@@ -92,6 +92,35 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             await writer.drain()
 
 
+class BusWire(Wire):
+    """A wire to nats-server that can lose messages on their way there."""
+
+    def __init__(self, server_port: int) -> None:
+        super().__init__(server_port)
+        self._to_lose = 0
+        self._subject = b""
+        self.lost: list[str] = []
+        """Subjects of the messages that were lost."""
+
+    def lose_messages(self, count: int, subject: str = "") -> None:
+        """Do not pass on the next `count` messages on subjects that begin with `subject`."""
+        self._to_lose = count
+        self._subject = subject.encode()
+
+    async def _forth(self, reader: asyncio.StreamReader, server: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            while line := await reader.readline():
+                words = line.split()
+                if words and words[0] in {b"PUB", b"HPUB"}:
+                    line += await reader.readexactly(int(words[-1]) + len(b"\r\n"))
+                    if self._to_lose and words[1].startswith(self._subject):
+                        self._to_lose -= 1
+                        self.lost.append(words[1].decode())
+                        continue
+                server.write(line)
+                await server.drain()
+
+
 def is_journal_write(command: dict[str, Any]) -> bool:
     """Tell whether a command makes a change of the journal durable: a commit, or a write outside a transaction."""
     name = next(iter(command))

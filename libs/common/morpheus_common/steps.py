@@ -1,4 +1,5 @@
-"""The steps of opening and closing a session, and of deleting an account, between which a process may die, sleep or be cut off.
+"""The steps of a prompt, of opening and closing a session, and of deleting an account, between which a process may die, sleep
+or be cut off.
 
 The code names each of them where it passes it: `await reached(Step.…)`. In production that does nothing. Sweeps walk
 through this enumeration, so a new step is swept because it is here: `SESSION_STEPS` by tests/faults and
@@ -17,7 +18,7 @@ log = get_logger(__name__)
 
 class Step(StrEnum):
     """A place in our code. `O` steps belong to an open, `K` steps to a close, `D` steps to the deletion of an account, `R`
-    steps to what automation does for a renewal; the value is the name in the tables.
+    steps to what automation does for a renewal, `P` steps to a prompt; the value is the name in the tables.
     """
 
     OPEN_NAMED = "O1 operation named, nothing published"
@@ -70,6 +71,10 @@ class Step(StrEnum):
     RENEWAL_WRITING = "R1 in the transaction that writes a renewal"
     RENEWAL_WRITTEN = "R2 renewal written, sessions not asked"
     RENEWAL_ASKED = "R3 sessions asked, answer not kept"
+    PROMPT_RECEIVED = "P1 prompt received, not accepted"
+    PROMPT_ACCEPTED = "P2 accept sent, no credit"
+    PROMPT_CREDITED = "P3 credit given, router not called"
+    PROMPT_ENDED = "P6 end seen, session not freed"
 
     @property
     def number(self) -> str:
@@ -83,9 +88,11 @@ DELETION_STEPS: Final = tuple(step for step in Step if step.number[0] == "D")
 """What the deletion of an account passes."""
 RENEWAL_STEPS: Final = tuple(step for step in Step if step.number[0] == "R")
 """What automation passes when it renews a session."""
+PROMPT_STEPS: Final = tuple(step for step in Step if step.number[0] == "P")
+"""What a prompt passes in its worker; between them lie its moments at the router."""
 
 Probe = Callable[[Step, str], Awaitable[None]]
-"""What is awaited at a step, with the id of the operation or session it belongs to ('' where there is none)."""
+"""What is awaited at a step, with the id of the operation, session or key it belongs to ('' where there is none)."""
 
 ANSWER_SECONDS: Final = 600.0
 """A sweep holds a process at a step for no longer."""
@@ -100,7 +107,7 @@ def install(probe: Probe | None) -> None:
 
 
 async def reached(step: Step, subject: str = "") -> None:
-    """Say that `step` was reached for `subject` (an operation's or a session's id)."""
+    """Say that `step` was reached for `subject` (the id of an operation, a session or, for a prompt, its key)."""
     if _probe is not None:
         await _probe(step, subject)
 

@@ -3,13 +3,16 @@
 import logging
 import math
 import signal
+import sys
 
 import uvicorn
 from morpheus_common.logs import configure_logs
 from morpheus_common.service import calm_garbage_collector
 from morpheus_common.steps import SocketProbe, install
+from uvicorn.config import STARTUP_FAILURE
 
 from morpheus_gateway.app import create_app
+from morpheus_gateway.server import Server
 from morpheus_gateway.settings import GatewaySettings
 
 KEEP_ALIVE_SECONDS = 75
@@ -34,7 +37,7 @@ def main() -> None:
         signal.signal(signum, lambda *_: None)
     app = create_app(settings)
     calm_garbage_collector()
-    uvicorn.run(
+    config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
@@ -50,6 +53,10 @@ def main() -> None:
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=math.ceil(settings.drain_seconds),
     )
+    server = Server(config, app.state.health, notice=settings.drain_notice)
+    server.run()
+    if not server.started:
+        sys.exit(STARTUP_FAILURE)
 
 
 if __name__ == "__main__":

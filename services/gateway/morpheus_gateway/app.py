@@ -8,6 +8,7 @@ from itertools import chain
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.routing import APIRoute
 from morpheus_common.bus.connection import make_broker, raw_connection
+from morpheus_common.bus.frames import BEATS_A_SILENCE
 from morpheus_common.bus.names import User
 from morpheus_common.service import background, stop_broker, until_it_works
 from nats.errors import Error as NatsError
@@ -29,7 +30,11 @@ DESCRIPTION = "OpenAI's API on top of the Morpheus AI marketplace."
 
 def create_app(settings: GatewaySettings, *, relay_times: RelayTimes | None = None) -> FastAPI:
     """Return the application. `relay_times` is for tests that cannot wait as long as production does."""
-    times = relay_times or RelayTimes(slow_client=settings.slow_client)
+    times = relay_times or RelayTimes(
+        silence=settings.relay_silence,
+        credit_repeat=settings.relay_silence / BEATS_A_SILENCE,
+        slow_client=settings.slow_client,
+    )
     health = Health()
 
     @asynccontextmanager

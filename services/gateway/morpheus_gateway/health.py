@@ -55,6 +55,8 @@ class Health:
     """The last known state of everything the gateway depends on."""
 
     def __init__(self) -> None:
+        self.draining = False
+        """Whether the process was told to go: no traffic should come any more."""
         self._looked_at = datetime.now(UTC)
         self._components: dict[str, Component] = {name: Component() for name in (_DATABASE, "bus", *PING, _ROUTER)}
 

@@ -82,6 +82,8 @@ class RequestScope:
                 if theirs is not None:
                     headers.raw.append((b"x-client-request-id", theirs.encode()))
                 headers.setdefault("Cache-Control", "no-store")
+                if scope["app"].state.health.draining:
+                    headers["Connection"] = "close"
                 standing = scope["state"].get("standing")
                 # a refusal has told it already; who is not known is told nothing
                 if isinstance(standing, Standing) and status != 401:

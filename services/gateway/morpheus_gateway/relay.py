@@ -16,7 +16,7 @@ from typing import Self, TypeVar
 from morpheus_common.bus.connection import fits
 from morpheus_common.bus.frames import (
     ACCEPT_SECONDS,
-    CREDIT_REPEAT_SECONDS,
+    BEATS_A_SILENCE,
     FRAME_BYTES,
     MAX_ATTEMPTS,
     SILENCE_SECONDS,
@@ -60,7 +60,7 @@ class RelayTimes:
 
     accept: float = ACCEPT_SECONDS
     silence: float = SILENCE_SECONDS
-    credit_repeat: float = CREDIT_REPEAT_SECONDS
+    credit_repeat: float = SILENCE_SECONDS / BEATS_A_SILENCE
     slow_client: float = 60.0
 
 

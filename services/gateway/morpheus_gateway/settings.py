@@ -2,6 +2,7 @@
 
 from importlib.util import find_spec
 
+from morpheus_common.bus.frames import SILENCE_SECONDS
 from morpheus_common.settings import CommonSettings
 from pydantic import Field, IPvAnyNetwork, SecretStr, field_validator
 
@@ -30,6 +31,14 @@ class GatewaySettings(CommonSettings):
     stream_commit: float = Field(20.0, gt=0, description="a stream's status goes out after this, whatever has come")
     keep_alive: float = Field(15.0, gt=0, description="silence in a committed stream before a comment is sent")
     slow_client: float = Field(60.0, gt=0, description="a client that takes no byte for so long is cut off")
+    relay_silence: float = Field(
+        SILENCE_SECONDS,
+        gt=0,
+        description="a worker not heard of for so long is lost; the same for gateways and workers",
+    )
+    drain_notice: float = Field(
+        5.0, ge=0, description="/ready fails for so long before a gateway that was told to go refuses connections"
+    )
     session_duration: int = Field(3_600, ge=300, description="duration of a session that names none")
     session_duration_limit: int = Field(86_400, ge=300, description="longest session a user may ask for")
     trusted_proxies: tuple[IPvAnyNetwork, ...] = Field(

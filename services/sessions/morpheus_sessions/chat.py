@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from morpheus_common.bus.frames import BEAT_SECONDS, SILENCE_SECONDS
+from morpheus_common.bus.frames import BEATS_A_SILENCE
 from morpheus_common.bus.rpc import RpcClient
 from morpheus_common.clock import utc_now
 from morpheus_common.contracts.automation import PLAN_CHAT, Decision, Plan, PlanChat
@@ -20,6 +20,7 @@ from morpheus_common.errors import ApiError
 from morpheus_common.ids import uuid7
 from morpheus_common.logs import get_logger
 from morpheus_common.request_context import request_id
+from morpheus_common.steps import Step, reached
 from morpheus_common.store.workers import Heartbeat
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
@@ -109,7 +110,8 @@ class Chat:
         self._lines: dict[str, Line] = {}
         self._pings: dict[str, asyncio.Task[PingAnswer]] = {}
         self._body_bytes = 0
-        self.draining = False
+        self._leaving_at: float | None = None
+        self._giving_up = asyncio.Lock()
 
     # what arrives
 
@@ -120,6 +122,8 @@ class Chat:
         self._prompts[head.attempt] = prompt
         self._body_bytes += head.body_bytes
         prompt.task = asyncio.create_task(self._run(prompt))
+        # not by the task itself: one that is cancelled before its first step runs nothing, not even what stands in `finally`
+        prompt.task.add_done_callback(lambda _: self._ended(prompt))
 
     def prompt(self, attempt: str) -> Prompt | None:
         """Return a prompt of this worker."""
@@ -127,6 +131,31 @@ class Chat:
 
     def __len__(self) -> int:
         return len(self._prompts)
+
+    async def hand_over(self) -> None:
+        """Let others have every session that no prompt of this worker is in line for, from now on as soon as that is so."""
+        self._leaving_at = time.monotonic()
+        async with self._giving_up:
+            idle = [owned for owned in self._ownership.all() if owned.key_id not in self._lines]
+            try:
+                await self._ownership.release_all(idle)
+            except PyMongoError as error:
+                log.warning("sessions not released", problem=type(error).__name__)
+
+    async def _let_others_have(self, key_id: str) -> None:
+        if key_id not in self._lines:
+            await self._give_up(key_id)
+
+    async def _give_up(self, key_id: str) -> None:
+        # one at a time: who finds nothing to give up must know that it is given up, and not just about to be
+        async with self._giving_up:
+            owned = self._ownership.owned(key_id)
+            if owned is None:
+                return
+            try:
+                await self._ownership.release(owned)
+            except PyMongoError as error:
+                log.warning("session not released", problem=type(error).__name__)
 
     async def drained(self) -> None:
         """Wait until no prompt is left."""
@@ -151,11 +180,11 @@ class Chat:
     async def beat(self) -> None:
         """Keep every attempt alive, and give up those whose other side is gone, until cancelled."""
         while True:
-            await asyncio.sleep(BEAT_SECONDS)
+            await asyncio.sleep(self._settings.relay_silence / BEATS_A_SILENCE)
             now = time.monotonic()
             for prompt in list(self._prompts.values()):
                 stalled = prompt.waits_for_credit and now - prompt.moved_at > STALLED_SECONDS
-                if now - prompt.heard_at > SILENCE_SECONDS or stalled:
+                if now - prompt.heard_at > self._settings.relay_silence or stalled:
                     log.info("gateway or client gone", request_id=prompt.head.request_id, stalled=stalled)
                     prompt.leave()
                 elif not prompt.gone:
@@ -206,9 +235,14 @@ class Chat:
             log.exception("prompt failed unexpectedly")
             await self._tell(prompt, ApiError("internal_error"))
         finally:
-            self._body_bytes -= prompt.head.body_bytes
-            del self._prompts[prompt.head.attempt]
-            self._enter(prompt)
+            if self._leaving_at is not None:
+                await self._let_others_have(prompt.head.key_id)
+
+    def _ended(self, prompt: Prompt) -> None:
+        prompt.over()
+        self._enter(prompt)
+        self._body_bytes -= prompt.head.body_bytes
+        del self._prompts[prompt.head.attempt]
 
     async def _tell(
         self,
@@ -229,8 +263,12 @@ class Chat:
 
     async def _answer(self, prompt: Prompt) -> None:
         key_id = prompt.head.key_id
-        if self.draining or not self._heartbeat.admits or self._body_bytes > self._settings.body_bytes_at_once:
+        if not self._heartbeat.admits or self._body_bytes > self._settings.body_bytes_at_once:
             raise PromptFailure(ApiError("overloaded", retry_after=1), not_sent=True)
+        if self._leaving_at is not None and key_id not in self._lines:
+            await self._let_others_have(key_id)
+            raise PromptFailure(ApiError("overloaded", retry_after=1), not_sent=True)
+        await reached(Step.PROMPT_RECEIVED, key_id)
         if self._ownership.owned(key_id) is None and key_id not in self._lines:
             claimed = await self._ownership.claim(key_id)
             if isinstance(claimed, OwnedElsewhere):
@@ -238,6 +276,7 @@ class Chat:
                 return
         if not prompt.head.credit:
             await prompt.accept(AcceptFrame(worker=self._ownership.holder.worker))
+        await reached(Step.PROMPT_ACCEPTED, key_id)
         if not await self._is_complete(prompt):
             return
         if prompt.head.ping:
@@ -251,7 +290,7 @@ class Chat:
         if prompt.is_complete:
             return not prompt.gone
         try:
-            async with asyncio.timeout(SILENCE_SECONDS):
+            async with asyncio.timeout(self._settings.relay_silence):
                 await prompt.complete()
         except TimeoutError:
             # another worker was given the credit, or the gateway is gone; nobody waits for this attempt
@@ -283,6 +322,10 @@ class Chat:
 
     async def _with_turn(self, prompt: Prompt, line: Line) -> None:
         prompt.turn_at = time.monotonic()
+        if self._leaving_at is not None and prompt.started_at > self._leaving_at:
+            # those before it are done: the next owner may have the key, and this prompt
+            await self._give_up(prompt.head.key_id)
+            raise PromptFailure(ApiError("overloaded", retry_after=1), not_sent=True)
         unreachable: PromptFailure | None = None
         avoided = ""
         for last in (False, True):
@@ -295,10 +338,14 @@ class Chat:
                 # whoever stands in line may try it
                 line.failed = None
                 raise unreachable from None
+            await reached(Step.PROMPT_CREDITED, owned.key_id)
             if not self._heartbeat.admits:
                 # others may take this worker for dead by now, and its sessions with it
                 self._ownership.forget(owned)
                 raise PromptFailure(ApiError("overloaded", retry_after=1), not_sent=True)
+            if prompt.gone:
+                # its cancellation was swallowed on the way here
+                raise asyncio.CancelledError
             line.running = owned.id
             self._ownership.mark_busy(owned, prompt.head.attempt)
             may_still_run = False
@@ -557,6 +604,7 @@ class Chat:
         else:
             await self._relay_json(prompt, owned, router)
         await prompt.end()
+        await reached(Step.PROMPT_ENDED, owned.key_id)
 
     async def _relay_stream(self, prompt: Prompt, owned: OwnedSession, router: Router) -> None:
         rules = StreamRules(include_usage=prompt.head.include_usage, choices=prompt.head.choices)

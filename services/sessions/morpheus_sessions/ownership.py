@@ -7,6 +7,7 @@ warm session waits for no database operation. Busy marks are written unwaited, i
 import asyncio
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -28,6 +29,7 @@ MARKS_COMMENT: Final = "busy marks"
 REFRESH_COMMENT: Final = "owner refresh"
 USED_SECONDS: Final = 1.0
 """When a session was last used is written at most this much too old."""
+_FREE: Final = {"$set": {"owner": None}}
 
 
 @dataclass(slots=True)
@@ -175,21 +177,30 @@ class Ownership:
         self.forget(owned)
         await self.disown(owned.id, owned.claimed_at)
 
+    async def release_all(self, sessions: Sequence[OwnedSession]) -> None:
+        """The same for many at once: whoever comes for one of them does not wait for the others."""
+        for owned in sessions:
+            self.forget(owned)
+        await self._flush_marks()
+        updates = [UpdateOne(self._claim_of(owned.id, owned.claimed_at), _FREE) for owned in sessions]
+        if updates:
+            await SessionDocument.get_pymongo_collection().bulk_write(updates, ordered=False)
+
     async def disown(self, session_id: str, claimed_at: datetime | None) -> None:
         """Write that this worker gives up its claim of a session (our own id); marks of its prompts go first.
 
         A claim made since `claimed_at`, by a prompt that came meanwhile, stays.
         """
         await self._flush_marks()
-        await SessionDocument.get_pymongo_collection().update_one(
-            {
-                "_id": session_id,
-                "claimed_at": claimed_at,
-                "owner.worker": self.holder.worker,
-                "owner.boot": {"$lte": self.holder.boot},
-            },
-            {"$set": {"owner": None}},
-        )
+        await SessionDocument.get_pymongo_collection().update_one(self._claim_of(session_id, claimed_at), _FREE)
+
+    def _claim_of(self, session_id: str, claimed_at: datetime | None) -> dict[str, Any]:
+        return {
+            "_id": session_id,
+            "claimed_at": claimed_at,
+            "owner.worker": self.holder.worker,
+            "owner.boot": {"$lte": self.holder.boot},
+        }
 
     def mark_busy(self, owned: OwnedSession, attempt: str) -> None:
         """Note that a prompt runs at the router; written soon, not now."""

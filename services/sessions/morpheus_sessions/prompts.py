@@ -7,6 +7,7 @@ from morpheus_common.bus.frames import FRAME_BYTES, Kind, frame_headers, split_f
 from morpheus_common.contracts.base import Message
 from morpheus_common.contracts.chat import AnswerHead, ErrorFrame, PromptHead
 from morpheus_common.errors import ApiError
+from morpheus_common.service import CANCEL_AGAIN_SECONDS
 from nats.aio.client import Client
 
 from morpheus_sessions.usage import Tally
@@ -27,6 +28,7 @@ class Prompt:
         self.gone = False
         """The client or its gateway is not there any more."""
         self.interruptible = True
+        self._stopping: asyncio.TimerHandle | None = None
         self._inbox = inbox
         self._connection = connection
         self._next_body_frame = 0
@@ -64,9 +66,23 @@ class Prompt:
 
     def leave(self) -> None:
         """The client is gone: stop as soon as the router allows."""
+        if self.gone:
+            return
         self.gone = True
-        if self.interruptible and self.task is not None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self.task is None or self.task.done():
+            return
+        if self.interruptible:
             self.task.cancel()
+        # once is not enough: see `cancel_all`
+        self._stopping = asyncio.get_running_loop().call_later(CANCEL_AGAIN_SECONDS, self._stop)
+
+    def over(self) -> None:
+        """Its task has ended: nothing has to be stopped any more."""
+        if self._stopping is not None:
+            self._stopping.cancel()
 
     @property
     def is_complete(self) -> bool:

@@ -2,6 +2,7 @@
 
 from typing import Annotated, Self
 
+from morpheus_common.bus.frames import SILENCE_SECONDS
 from morpheus_common.settings import Environment, StoreSettings, WorkerName
 from pydantic import BaseModel, Field, Secret, SecretStr, StringConstraints, field_validator, model_validator
 
@@ -74,6 +75,11 @@ class SessionsSettings(StoreSettings):
     answer_timeout: float = Field(900.0, gt=0, description="limit of a whole answer")
     ping_timeout: float = Field(
         30.0, gt=0, description="a ping without an answer is asked again after this, and is dead after as long again"
+    )
+    relay_silence: float = Field(
+        SILENCE_SECONDS,
+        gt=0,
+        description="a gateway not heard of for so long is lost; the same for gateways and workers",
     )
     queue_per_key: int = Field(32, ge=1, description="prompts of one key that may wait")
     queue_wait: float = Field(120.0, gt=0, description="how long a prompt may wait for its turn")

@@ -76,6 +76,7 @@ from morpheus_common.store.workers import Heartbeat
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
+from nats.errors import Error as NatsError
 from pydantic import ValidationError
 
 from morpheus_sessions.approvals import Approvals
@@ -379,10 +380,12 @@ async def serve(settings: SessionsSettings) -> AsyncIterator[Parts]:
 async def _drain(
     parts: Parts, ownership: Ownership, subscriptions: list[Subscription], settings: SessionsSettings
 ) -> None:
-    """Take no new prompts, finish the running ones within the grace period, let go of the sessions."""
-    parts.chat.draining = True
-    for subscription in subscriptions[:2]:
-        await subscription.unsubscribe()
+    """Take no new prompts, finish those in line within the grace period, let go of each session as soon as nothing is in line
+    for it. Who comes for it until then waits behind the last, and is told that nothing of it was sent.
+    """
+    anybodys, own, *_ = subscriptions
+    await _leave(anybodys)
+    await parts.chat.hand_over()
     try:
         async with asyncio.timeout(settings.drain_seconds):
             await parts.chat.drained()
@@ -392,3 +395,12 @@ async def _drain(
     await parts.usage.drain()
     for owned in ownership.all():
         await ownership.release(owned)
+    # from here on the server itself says that nobody listens
+    await _leave(own)
+
+
+async def _leave(subscription: Subscription) -> None:
+    try:
+        await subscription.drain()  # type: ignore[no-untyped-call]  # nats-py does not annotate it
+    except (NatsError, TimeoutError) as error:
+        log.warning("subscription not ended in order", problem=type(error).__name__)

@@ -15,7 +15,9 @@ from morpheus_common.bus.names import User
 from morpheus_devstack.waiting import poll
 from morpheus_gateway.app import create_app
 from morpheus_gateway.context import Context
+from morpheus_gateway.health import Health
 from morpheus_gateway.relay import RelayTimes
+from morpheus_gateway.server import Server
 from morpheus_gateway.settings import GatewaySettings
 from nats.aio.client import Client
 from openai import AsyncOpenAI
@@ -25,11 +27,11 @@ from tests.servers import NatsAccount
 from tests.service.gateway.fakes import FakeAuth, FakeAutomation, FakeSessions, FakeWorker, connected
 
 
-class _Server(uvicorn.Server):
+class _Server(Server):
     """uvicorn in the test's own loop; signals stay pytest's, and a stop does not wait for the next tick."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
+    def __init__(self, config: uvicorn.Config, health: Health, *, notice: float) -> None:
+        super().__init__(config, health, notice=notice)
         self.listening = asyncio.Event()
         self._stop = asyncio.Event()
 
@@ -74,25 +76,22 @@ async def _is_ready(http: httpx2.AsyncClient) -> bool:
 
 @asynccontextmanager
 async def running_gateway(
-    account: NatsAccount, *, times: RelayTimes | None = None, ready: bool = True, **settings: Any
+    account: NatsAccount, *, times: RelayTimes | None = None, ready: bool = True, **more: Any
 ) -> AsyncIterator[Gateway]:
-    app = create_app(
-        GatewaySettings(
-            nats_url=account.url,
-            nats_seed=SecretStr(account.seeds[User.GATEWAY]),
-            worker_id="gw-test",
-            port=0,
-            drain_seconds=5,
-            **settings,
-        ),
-        relay_times=times,
+    settings = GatewaySettings(
+        nats_url=account.url,
+        nats_seed=SecretStr(account.seeds[User.GATEWAY]),
+        port=0,
+        drain_seconds=5,
+        **{"worker_id": "gw-test", "drain_notice": 0.0, **more},
     )
+    app = create_app(settings, relay_times=times)
     config = uvicorn.Config(
         app, port=0, http="httptools", ws="none", lifespan="on", log_config=None, access_log=False, proxy_headers=False
     )
     config.server_header = False
     config.timeout_graceful_shutdown = 2
-    server = _Server(config)
+    server = _Server(config, app.state.health, notice=settings.drain_notice)
     serving = asyncio.create_task(server.serve())
     await server.listening.wait()
     port = server.servers[0].sockets[0].getsockname()[1]

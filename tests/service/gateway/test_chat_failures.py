@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ import openai
 import pytest
 from morpheus_common.bus.frames import WINDOW_BYTES, Kind
 from morpheus_common.contracts.auth import CHECK_KEY, Caller, CheckKey
+from morpheus_devstack.waiting import poll
 from morpheus_gateway.relay import RelayTimes
 from openai.types.chat import ChatCompletionMessageParam
 
@@ -208,6 +209,32 @@ async def test_a_worker_that_accepts_too_late_is_told_so(make_house: MakeHouse) 
     house.worker.script = first_then(late, second)
     assert (await house.chat()).status_code == 200
     assert house.worker.prompts[0].credits == []
+
+
+async def test_a_worker_that_accepts_when_the_client_has_left_is_told_so(house: House) -> None:
+    """C33, F16"""
+    left = asyncio.Event()
+
+    async def accepts_late(prompt: FakePrompt) -> None:
+        await left.wait()
+        await prompt.accept()
+
+    house.worker.script = accepts_late
+    asking = asyncio.create_task(house.chat())
+    prompt = await house.worker.nth(1)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    assert await poll(nobody_waits(house), seconds=5)
+    left.set()
+    await prompt.until(prompt.cancelled.is_set)
+    assert prompt.credits == []
+
+
+def nobody_waits(house: House) -> Callable[[], Awaitable[bool]]:
+    async def is_empty() -> bool:
+        return not house.gateway.context.inbox
+
+    return is_empty
 
 
 async def test_three_starts_that_nobody_takes_are_the_end(make_house: MakeHouse) -> None:

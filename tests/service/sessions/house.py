@@ -164,6 +164,10 @@ class Simulator:
         races = self._router.simulator.node.sender.races
         races.enabled, races.seconds = True, seconds
 
+    def unfinished(self) -> dict[str, int]:
+        """Prompts that a session has at the router, by session."""
+        return dict(self._router.simulator.node._unfinished)
+
     async def prompts(self) -> int:
         return int((await self.state())["counters"].get("prompts", 0))
 
@@ -633,6 +637,14 @@ class Process:
             self._process.send_signal(signal.SIGKILL)
             self._process.wait()
             self._process = None
+
+    def terminate(self) -> None:
+        """Ask it to go."""
+        assert self._process is not None
+        self._process.terminate()
+
+    def has_ended(self) -> bool:
+        return self._process is None or self._process.poll() is not None
 
     def log(self) -> str:
         return self._log.read_text()

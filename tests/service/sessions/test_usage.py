@@ -138,7 +138,7 @@ async def test_every_end_of_a_prompt_is_recorded_once_and_what_goes_on_elsewhere
             await prompting.accepted()
             # no credit: another worker may have been given it
             await prompting.cancel()
-        parts.chat.draining = True
+        await parts.chat.hand_over()
         refused = await house.gateway.chat()
         assert refused.error is not None
         assert refused.error.not_sent

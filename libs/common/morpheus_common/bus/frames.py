@@ -16,10 +16,10 @@ FRAME_BYTES: Final = 128 * 1024
 """Largest body of one frame, in bytes: an eighth of the server's limit, so that frames of many streams interleave."""
 WINDOW_BYTES: Final = 256 * 1024
 """How much a worker may send beyond what the gateway has consumed, in bytes. One frame may overshoot."""
-BEAT_SECONDS: Final = 5.0
-CREDIT_REPEAT_SECONDS: Final = 5.0
 SILENCE_SECONDS: Final = 15.0
-"""Three beats, or three repeats of the credit, missed: the other side is lost."""
+"""After so long without a word of it the other side is lost."""
+BEATS_A_SILENCE: Final = 3
+"""So many beats, or repeats of the credit, have to be missed for that."""
 ACCEPT_SECONDS: Final = 1.0
 """How long a gateway waits for a worker to take an attempt before it makes the next."""
 MAX_ATTEMPTS: Final = 3

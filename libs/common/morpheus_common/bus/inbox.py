@@ -8,19 +8,24 @@ from contextlib import contextmanager
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
+from nats.errors import Error as NatsError
 
-from morpheus_common.bus.frames import FRAME_BYTES, WINDOW_BYTES, Frame, FrameError, Kind, parse_frame
-from morpheus_common.bus.names import relay_inbox
+from morpheus_common.bus.frames import FRAME_BYTES, WINDOW_BYTES, Frame, FrameError, Kind, parse_frame, read_head
+from morpheus_common.bus.names import chat_cancel, relay_inbox
+from morpheus_common.contracts.chat import AcceptFrame
 from morpheus_common.errors import ApiError
 from morpheus_common.ids import uuid7
 from morpheus_common.logs import get_logger
 
 log = get_logger(__name__)
 
-PENDING_BYTES = 128 * 1024 * 1024
-"""nats-py drops messages beyond this. Admission keeps (streams x window) under half of it, so it never does."""
+PENDING_BYTES = 512 * 1024 * 1024
+"""nats-py drops messages beyond this. Admission keeps (streams x window) under half of it, so it never does: 1,024 streams a
+gateway. It is a bound and no reserve: a stream whose client keeps up holds next to nothing."""
 MAX_FRAMES = 4_096
 """Frames an attempt may have waiting. Small frames cost more than their bytes."""
+_LAST = frozenset({Kind.OWNER, Kind.LAST, Kind.END, Kind.ERROR, Kind.NOBODY})
+"""Kinds of frames that nothing follows."""
 
 
 class Attempt:
@@ -98,6 +103,8 @@ class RelayInbox:
         self._connection = connection
         self.gateway = gateway
         self._attempts: dict[str, Attempt] = {}
+        self._over: set[str] = set()
+        """Those of `_attempts` that nothing more comes for: a prompt may have been sent on a few times."""
         self._subscription: Subscription | None = None
 
     @property
@@ -128,7 +135,7 @@ class RelayInbox:
 
         Raises `ApiError` (overloaded) when as many streams run as the subscription's buffer is made for.
         """
-        if len(self._attempts) >= self.max_attempts:
+        if len(self._attempts) - len(self._over) >= self.max_attempts:
             raise ApiError("overloaded", retry_after=1)
         attempt_id = uuid7().replace("-", "")
         attempt = Attempt(attempt_id, relay_inbox(self.gateway, attempt_id))
@@ -138,13 +145,22 @@ class RelayInbox:
         finally:
             attempt.close()
             del self._attempts[attempt_id]
+            self._over.discard(attempt_id)
 
     async def _on_message(self, msg: Msg) -> None:
         # never awaits: one slow stream must not hold up the others
-        attempt = self._attempts.get(msg.subject.rpartition(".")[2])
-        if attempt is None:
-            return
+        attempt_id = msg.subject.rpartition(".")[2]
+        attempt = self._attempts.get(attempt_id)
         try:
-            attempt.deliver(parse_frame(msg))
+            frame = parse_frame(msg)
+            if attempt is not None:
+                attempt.deliver(frame)
+                if frame.kind in _LAST:
+                    self._over.add(attempt_id)
+            elif frame.kind is Kind.ACCEPT:
+                # its client left before we knew who has the prompt; untold, the worker would keep it until silence ends it
+                await self._connection.publish(chat_cancel(read_head(AcceptFrame, frame).worker, attempt_id), b"")
         except FrameError as error:
             log.warning("not a frame", problem=str(error))
+        except NatsError as error:
+            log.warning("a worker could not be told that nobody waits", problem=type(error).__name__)

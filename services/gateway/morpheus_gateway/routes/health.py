@@ -30,11 +30,14 @@ async def live(response: Response) -> dict[str, str]:
 
 @router.get("/ready")
 async def ready(request: Request, response: Response) -> dict[str, str]:
-    """200 when traffic may come: every service answers, and the copies that requests are served from are there."""
+    """200 when traffic may come: every service answers, the copies that requests are served from are there, and the gateway
+    was not told to go.
+    """
     state: Health = request.app.state.health
     context: Context | None = request.app.state.context
     response.headers["Cache-Control"] = "no-cache"
-    if state.everyone_answers and context is not None and context.catalogue.loaded and context.public_keys.loaded:
+    loaded = context is not None and context.catalogue.loaded and context.public_keys.loaded
+    if loaded and state.everyone_answers and not state.draining:
         return {"status": "ready"}
     response.status_code = 503
     response.headers["Retry-After"] = "1"
