@@ -1,6 +1,6 @@
 # `make` needs nothing but python3 (3.11, 3.12 or 3.13); it installs the rest into .venv.
 .DEFAULT_GOAL := help
-.PHONY: help install run test .test-sessions .test-rest test-clients test-node fleet faults faults-full relay-faults canary rolling \
+.PHONY: help install run test .test-sessions .test-units .test-rest test-clients test-node fleet faults faults-full relay-faults canary rolling \
 	leaks renewals state-machine bench lint format contracts lock lock-bench clean
 
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -9,6 +9,7 @@ PYTHON ?= $(shell for p in .venv/bin/python python3 python3.13 python3.12 python
 	"$$p" -c '$(SUPPORTED)' 2>/dev/null && { echo "$$p"; break; }; done)
 BIN := .venv/bin
 SESSIONS_TESTS := tests/service/sessions
+UNIT_TESTS := tests/unit tests/contract tests/state_machine tests/faults tests/service/gateway
 CLIENTS_TESTS := tests/clients
 UV_COMPILE = $(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
 	--custom-compile-command 'make lock' --build-constraints requirements/bootstrap.lock $(UPGRADE)
@@ -26,14 +27,17 @@ install: ## Make .venv as the lock files say (nothing to do: well under a second
 run: install ## Start the whole system on this machine and show one streamed answer (Ctrl-C stops it)
 	@$(BIN)/morpheus up
 
-test: install ## Run all tests, those of the sessions service beside the rest
-	@$(MAKE) --no-print-directory -j2 .test-sessions .test-rest
+test: install ## Run all tests, in three parts at once: they wait more than they reckon
+	@$(MAKE) --no-print-directory -j3 .test-sessions .test-units .test-rest
 
 .test-sessions:
 	@$(BIN)/python -m pytest $(SESSIONS_TESTS)
 
+.test-units:
+	@$(BIN)/python -m pytest $(UNIT_TESTS)
+
 .test-rest:
-	@$(BIN)/python -m pytest tests --ignore $(SESSIONS_TESTS) --ignore $(CLIENTS_TESTS)
+	@$(BIN)/python -m pytest tests $(addprefix --ignore ,$(SESSIONS_TESTS) $(UNIT_TESTS) $(CLIENTS_TESTS))
 
 test-clients: install ## OpenAI's Python SDK, LangChain and curl against a running stack
 	@command -v curl > /dev/null || { echo "make: $@ needs curl (Debian and Ubuntu: apt install curl)" >&2; exit 1; }

@@ -18,10 +18,10 @@ import morpheus_gateway
 from morpheus_gateway.context import Context
 from morpheus_gateway.errors import install_error_handlers
 from morpheus_gateway.health import Health
-from morpheus_gateway.middleware import AddressLimits, BodyLimit, Cors, ErrorNet, Paths, PromptRoutes, RequestScope
+from morpheus_gateway.middleware import AddressLimits, BodyLimit, Cors, DirectRoutes, ErrorNet, Paths, RequestScope
 from morpheus_gateway.query import no_query_parameter_twice
 from morpheus_gateway.relay import RelayTimes
-from morpheus_gateway.routes import PROMPT_ROUTERS, ROUTERS
+from morpheus_gateway.routes import DIRECT_ROUTERS, ROUTERS
 from morpheus_gateway.settings import GatewaySettings
 
 NAME = "Morpheus API Gateway"
@@ -61,7 +61,7 @@ def create_app(settings: GatewaySettings, *, relay_times: RelayTimes | None = No
             Middleware(AddressLimits),
             Middleware(BodyLimit, limit=settings.body_limit),
             Middleware(Paths),
-            Middleware(PromptRoutes, routes=_routes_of(PROMPT_ROUTERS)),
+            Middleware(DirectRoutes, routes=_routes_of(DIRECT_ROUTERS)),
         ],
     )
     app.state.context = None

@@ -40,7 +40,7 @@ ROUTERS = (
     embeddings.router,
 )
 
-PROMPT_ROUTERS = (chat.router, embeddings.router)
-"""Those whose endpoints take the request and the context, and return the response: `PromptRoutes` calls them."""
+DIRECT_ROUTERS = (models.router, chat.router, embeddings.router)
+"""Those whose endpoints take the request and the context, and return the response: `DirectRoutes` calls them."""
 
-__all__ = ["PROMPT_ROUTERS", "ROUTERS"]
+__all__ = ["DIRECT_ROUTERS", "ROUTERS"]
