@@ -1,6 +1,6 @@
 # `make` needs nothing but python3 (3.11, 3.12 or 3.13); it installs the rest into .venv.
 .DEFAULT_GOAL := help
-.PHONY: help install run test .test-sessions .test-units .test-rest test-clients test-node fleet faults faults-full relay-faults canary rolling \
+.PHONY: help install run test .test-sessions-1 .test-sessions-2 .test-units .test-rest test-clients test-node fleet faults faults-full relay-faults canary rolling \
 	leaks renewals state-machine bench lint format contracts lock lock-bench clean
 
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -27,11 +27,14 @@ install: ## Make .venv as the lock files say (nothing to do: well under a second
 run: install ## Start the whole system on this machine and show one streamed answer (Ctrl-C stops it)
 	@$(BIN)/morpheus up
 
-test: install ## Run all tests, in three parts at once: they wait more than they reckon
-	@$(MAKE) --no-print-directory -j3 .test-sessions .test-units .test-rest
+test: install ## Run all tests, in four parts at once: they wait more than they reckon
+	@$(MAKE) --no-print-directory -j4 .test-sessions-1 .test-sessions-2 .test-units .test-rest
 
-.test-sessions:
-	@$(BIN)/python -m pytest $(SESSIONS_TESTS)
+.test-sessions-1:
+	@$(BIN)/python -m pytest $(wildcard $(SESSIONS_TESTS)/test_[a-o]*.py)
+
+.test-sessions-2:
+	@$(BIN)/python -m pytest $(wildcard $(SESSIONS_TESTS)/test_[p-z]*.py)
 
 .test-units:
 	@$(BIN)/python -m pytest $(UNIT_TESTS)
