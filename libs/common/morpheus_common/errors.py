@@ -29,6 +29,13 @@ _SERVER = "server_error"
 
 _KINDS = (
     # 400, 404, 405, 409, 413, 415, 422: the request has to change
+    ErrorKind(
+        "malformed_request",
+        400,
+        _INVALID,
+        False,
+        "This is not a request of HTTP/1.1. Encode what is not ASCII in the address.",
+    ),
     ErrorKind("invalid_json", 400, _INVALID, False, "The body is not valid JSON. Send one JSON object in UTF-8."),
     ErrorKind("missing_required_parameter", 400, _INVALID, False, "A required parameter is missing."),
     ErrorKind("invalid_value", 400, _INVALID, False, "A parameter has a value that is not allowed."),

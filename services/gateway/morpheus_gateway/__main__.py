@@ -12,6 +12,7 @@ from morpheus_common.steps import SocketProbe, install
 from uvicorn.config import STARTUP_FAILURE
 
 from morpheus_gateway.app import create_app
+from morpheus_gateway.http_protocol import HttpProtocol
 from morpheus_gateway.server import Server
 from morpheus_gateway.settings import GatewaySettings
 
@@ -42,7 +43,7 @@ def main() -> None:
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
+        http=HttpProtocol,
         ws="none",
         lifespan="on",
         log_config=None,

@@ -16,6 +16,7 @@ from morpheus_devstack.waiting import poll
 from morpheus_gateway.app import create_app
 from morpheus_gateway.context import Context
 from morpheus_gateway.health import Health
+from morpheus_gateway.http_protocol import HttpProtocol
 from morpheus_gateway.relay import RelayTimes
 from morpheus_gateway.server import Server
 from morpheus_gateway.settings import GatewaySettings
@@ -87,7 +88,7 @@ async def running_gateway(
     )
     app = create_app(settings, relay_times=times)
     config = uvicorn.Config(
-        app, port=0, http="httptools", ws="none", lifespan="on", log_config=None, access_log=False, proxy_headers=False
+        app, port=0, http=HttpProtocol, ws="none", lifespan="on", log_config=None, access_log=False, proxy_headers=False
     )
     config.server_header = False
     config.timeout_graceful_shutdown = 2

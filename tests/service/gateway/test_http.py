@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import httpx2
@@ -49,17 +49,21 @@ async def test_every_error_has_openais_form_and_our_request_id(make_house: MakeH
 
 def check_error(response: httpx2.Response, path: str, status: int, code: str) -> None:
     assert response.status_code == status, path
-    assert response.headers["content-type"] == "application/json"
-    assert UUID7.fullmatch(response.headers["x-request-id"])
-    error = response.json()["error"]
-    assert error["code"] == code
-    assert error["message"].strip()
-    assert {"type", "param"} <= error.keys()
+    check_error_form(response.headers, response.json(), code)
     assert ("www-authenticate" in response.headers) == (status == 401)
     openai = "/chat" in path or "/embeddings" in path or "/models" in path or code == "endpoint_not_supported"
     assert ("x-should-retry" in response.headers) == openai
-    assert response.headers["cache-control"] == "no-store"
-    assert response.headers["x-content-type-options"] == "nosniff"
+
+
+def check_error_form(headers: Mapping[str, str], body: Any, code: str) -> None:
+    assert headers["content-type"] == "application/json"
+    assert UUID7.fullmatch(headers["x-request-id"])
+    assert headers["cache-control"] == "no-store"
+    assert headers["x-content-type-options"] == "nosniff"
+    error = body["error"]
+    assert error["code"] == code
+    assert error["message"].strip()
+    assert {"type", "param"} <= error.keys()
 
 
 async def test_an_endpoint_of_openai_that_is_missing_names_the_one_to_use(house: House) -> None:
