@@ -58,11 +58,12 @@ class Preferences:
 
     async def change(self, wanted: PutSettings) -> AutomationSettings:
         """Change what is given, leave the rest. Raises `ApiError` (invalid_token) if the user was deleted."""
-        now = self.clock()
         changes: dict[str, Any] = wanted.model_dump(include={"is_enabled", "session_duration"}, exclude_none=True)
         current = await self.of(wanted.user_id)
         if not changes:
             return current
+        # after the first time that the settings are kept, which may be now
+        now = self.clock()
 
         async def write(session: AsyncClientSession) -> AutomationSettingsDocument:
             changed = await AutomationSettingsDocument.get_pymongo_collection().find_one_and_update(

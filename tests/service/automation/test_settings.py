@@ -53,10 +53,11 @@ async def test_ten_first_questions_at_once_get_one_answer(gateway: RpcClient, da
 
 async def test_a_change_leaves_what_it_does_not_name_and_whom_it_does_not_name(gateway: RpcClient) -> None:
     before = await gateway.call(GET_SETTINGS, GetSettings(user_id=EVE))
-    await gateway.call(PUT_SETTINGS, PutSettings(user_id=ADA, session_duration=900))
+    first = await gateway.call(PUT_SETTINGS, PutSettings(user_id=ADA, session_duration=900))
+    assert first.updated_at >= first.created_at
     changed = await gateway.call(PUT_SETTINGS, PutSettings(user_id=ADA, is_enabled=True))
     assert (changed.is_enabled, changed.session_duration) == (True, 900)
-    assert changed.updated_at >= changed.created_at
+    assert changed.created_at == first.created_at <= changed.updated_at
     assert await gateway.call(GET_SETTINGS, GetSettings(user_id=ADA)) == changed
     assert await gateway.call(GET_SETTINGS, GetSettings(user_id=EVE)) == before
 
