@@ -1,6 +1,6 @@
 """Adds up what a user has used."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from morpheus_common.contracts.usage import (
@@ -28,6 +28,8 @@ log = get_logger(__name__)
 READ_SECONDS: Final = 3.5
 """The database stops adding up after this; a caller waits five seconds."""
 
+_FIRST_MOMENT: Final = datetime.min.replace(tzinfo=UTC)
+"""Before it Python has no times."""
 _GROUPS: Final[dict[GroupBy, Any]] = {
     GroupBy.DAY: {"$dateToString": {"date": "$at", "format": "%Y-%m-%d", "timezone": "UTC"}},
     GroupBy.MODEL: "$model_id",
@@ -56,11 +58,13 @@ class UsageReports:
         if end is None:
             now = await self._journal.now()
             end = now if question.begin is not None else _midnight_after(now)
-        begin = question.begin or end - timedelta(days=DEFAULT_DAYS)
+        begin = question.begin or end - min(timedelta(days=DEFAULT_DAYS), end - _FIRST_MOMENT)
         if begin >= end:
             raise ApiError("validation_error", "The time asked for is empty: from has to be before to.", param="from")
         if end - begin > timedelta(days=MAX_DAYS):
-            raise ApiError("validation_error", f"Ask for at most {MAX_DAYS} days from from to to.", param="from")
+            raise ApiError(
+                "validation_error", f"Ask for at most {MAX_DAYS} days: from and to are further apart.", param="from"
+            )
         whose = {"user_id": question.user_id} | ({} if question.key_id is None else {"key_id": question.key_id})
         try:
             found = await self._added_up({**whose, "at": {"$gte": begin, "$lt": end}}, question.group_by)

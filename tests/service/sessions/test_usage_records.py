@@ -479,6 +479,12 @@ async def test_without_a_time_it_is_the_last_thirty_days_of_the_databases_clock_
     assert since.totals.requests == 3
 
 
+async def test_near_the_first_day_of_the_calendar_there_are_fewer_days_before_the_end(store: Store) -> None:
+    first = datetime.min.replace(tzinfo=UTC)
+    found = await store.reports.report(GetUsage(user_id=ADA, end=first + timedelta(days=4)))
+    assert (found.begin, found.totals.requests) == (first, 0)
+
+
 async def test_a_time_that_is_none_or_too_long_is_refused_with_what_to_do(store: Store) -> None:
     for days in (0, -1, 90.001):
         with pytest.raises(ApiError) as refused:
