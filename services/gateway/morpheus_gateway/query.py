@@ -1,8 +1,12 @@
 """Queries: what stands after the question mark of an address."""
 
+import re
 from collections import Counter
+from typing import Annotated
 
 from morpheus_common.errors import ApiError
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 
 MAX_NAME_LENGTH = 64
@@ -18,3 +22,22 @@ async def no_query_parameter_twice(request: Request) -> None:
     if twice:
         name = twice[0] if len(twice[0]) <= MAX_NAME_LENGTH and twice[0].isidentifier() else None
         raise ApiError("validation_error", "A query parameter stands twice in the address.", param=name)
+
+
+_DECIMAL = re.compile(r"[1-9][0-9]{0,17}")
+
+
+def _decimal(value: object) -> object:
+    if isinstance(value, str) and not _DECIMAL.fullmatch(value):
+        # by itself pydantic takes `600.0`, ` 600`, `+600` and `1_000` too
+        raise PydanticCustomError("decimal", "Write a whole number above zero in decimal digits")
+    return value
+
+
+# bounds stand before the validator, else OpenAPI has them under names that are none of JSON Schema's
+
+PageSize = Annotated[int, Field(ge=1, le=100), BeforeValidator(_decimal)]
+"""How many rows are asked for: decimal digits and nothing else, as `amount` is written."""
+
+Seconds = Annotated[int, Field(ge=300), BeforeValidator(_decimal)]
+"""How long a session is asked for, written in the same way."""

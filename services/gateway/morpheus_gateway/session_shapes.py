@@ -1,12 +1,11 @@
 """The bodies and headers of the session endpoints and the forms of their parameters, as OpenAPI tells of them."""
 
-import re
 from typing import Annotated, Any, Literal, Self
 
 from morpheus_common.contracts.base import ChainId, UtcTime, Wei
 from morpheus_common.contracts.chat import PingStatus
 from morpheus_common.contracts.sessions import AutomationWord, SessionRow, SessionState, Slot
-from pydantic import BaseModel, BeforeValidator, Field, StrictBool, StrictInt, StringConstraints
+from pydantic import BaseModel, Field, StrictBool, StrictInt, StringConstraints
 
 from morpheus_gateway.errors import REPLAYED_HEADER
 
@@ -22,20 +21,6 @@ LOCATION: dict[str, Any] = {
 
 AnyCaseChainId = Annotated[str, StringConstraints(pattern=r"^0x[0-9a-fA-F]{64}$", to_lower=True)]
 """`0x` and 64 hex digits, however they are written."""
-
-_DECIMAL = re.compile(r"[1-9][0-9]{0,17}")
-
-
-def _decimal(value: object) -> object:
-    if isinstance(value, str) and not _DECIMAL.fullmatch(value):
-        # by itself pydantic takes `600.0`, ` 600`, `+600` and `1_000` too
-        msg = "a whole number is written in decimal digits"
-        raise ValueError(msg)
-    return value
-
-
-DecimalNumber = Annotated[int, BeforeValidator(_decimal)]
-"""A number above zero in a query: decimal digits and nothing else, as `amount` is written."""
 
 
 class OpenRequest(BaseModel):

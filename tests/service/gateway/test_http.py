@@ -224,6 +224,13 @@ async def test_the_openapi_document_can_be_made(house: House) -> None:
     assert texts["required"] == ["input"]
 
 
+async def test_openapi_tells_the_bounds_of_numbers_by_their_names_in_json_schema(house: House) -> None:
+    paths = (await house.http.get("/openapi.json")).json()["paths"]
+    for path in ("/api/v1/session/list", "/api/v1/automation/decisions"):
+        [limit] = [item for item in paths[path]["get"]["parameters"] if item["name"] == "limit"]
+        assert (limit["schema"]["minimum"], limit["schema"]["maximum"]) == (1, 100)
+
+
 async def test_health_names_every_component(house: House) -> None:
     response = await house.http.get("/health")
     body = response.json()

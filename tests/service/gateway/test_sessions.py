@@ -408,6 +408,7 @@ async def test_a_number_in_a_query_is_decimal_digits_and_nothing_else(house: Hou
         response = await house.http.get(f"/api/v1/session/{path}{number}", headers=house.by_key)
         error = response.json()["error"]
         assert (response.status_code, error["code"], error["param"]) == (422, "validation_error", param)
+        assert error["message"] == f"{param}: Write a whole number above zero in decimal digits."
 
 
 async def test_a_parameter_that_stands_twice_is_named(house: House) -> None:

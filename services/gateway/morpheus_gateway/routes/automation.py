@@ -1,8 +1,6 @@
 """Whether the gateway opens and renews sessions by itself, and what it decided."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from morpheus_common.contracts.automation import (
     GET_SETTINGS,
     LIST_DECISIONS,
@@ -19,7 +17,7 @@ from pydantic import BaseModel, Field, StrictBool, StrictInt
 
 from morpheus_gateway.context import ContextOf
 from morpheus_gateway.principal import AutomationCaller
-from morpheus_gateway.session_shapes import DecimalNumber
+from morpheus_gateway.query import PageSize
 
 router = APIRouter(prefix="/api/v1/automation", tags=["automation"])
 
@@ -50,7 +48,7 @@ async def put_settings(body: SettingsChange, caller: AutomationCaller, context: 
 async def decisions(
     caller: AutomationCaller,
     context: ContextOf,
-    limit: Annotated[DecimalNumber, Query(ge=1, le=100)] = 50,
+    limit: PageSize = 50,
 ) -> list[DecisionRow]:
     """What was decided about sessions in the last 90 days, newest first, with the reasons: by an API key about that key's, by an
     access token about all of the user's.

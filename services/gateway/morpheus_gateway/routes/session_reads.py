@@ -19,7 +19,8 @@ from morpheus_common.errors import ApiError
 
 from morpheus_gateway.context import ContextOf
 from morpheus_gateway.principal import SessionsCaller, key_of
-from morpheus_gateway.session_shapes import AnyCaseChainId, DecimalNumber, SessionNow
+from morpheus_gateway.query import PageSize, Seconds
+from morpheus_gateway.session_shapes import AnyCaseChainId, SessionNow
 from morpheus_gateway.session_wishes import check_bids_allowed, duration_within, model_for
 
 router = APIRouter(prefix="/api/v1/session", tags=["session"])
@@ -36,7 +37,7 @@ async def current(caller: SessionsCaller, context: ContextOf) -> SessionNow | No
 async def all_sessions(
     caller: SessionsCaller,
     context: ContextOf,
-    limit: Annotated[DecimalNumber, Query(ge=1, le=100)] = 50,
+    limit: PageSize = 50,
     ended: Annotated[bool, Query(description="closed, failed and abandoned ones too")] = False,
 ) -> list[SessionNow]:
     """The key's sessions, newest first: opening, active, parked and closing; with `ended=true` all there were."""
@@ -51,7 +52,7 @@ async def quote(
     context: ContextOf,
     model_id: Annotated[str | None, Query(min_length=1, max_length=256, description="name or chain id")] = None,
     bid_id: AnyCaseChainId | None = None,
-    duration: Annotated[DecimalNumber | None, Query(ge=300, description="seconds")] = None,
+    duration: Annotated[Seconds | None, Query(description="seconds")] = None,
 ) -> SessionQuote:
     """What a session would cost and how much MOR it would lock. `stake` is cost × supply ÷ budget of the chain's day.
 
