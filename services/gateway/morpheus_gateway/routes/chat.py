@@ -5,30 +5,17 @@ from morpheus_common.contracts.chat import Endpoint
 
 from morpheus_gateway.body import read_chat_body
 from morpheus_gateway.context import ContextOf
-from morpheus_gateway.routes.prompts import run_prompt
+from morpheus_gateway.routes.prompts import body_schema, run_prompt
 
 router = APIRouter(tags=["chat"])
 
-_BODY_SCHEMA = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["messages"],
-                    "properties": {
-                        "model": {"type": "string", "description": "name or chain id of a model"},
-                        "messages": {"type": "array", "minItems": 1, "items": {"type": "object"}},
-                        "stream": {"type": ["boolean", "null"]},
-                        "session_id": {"type": "string", "pattern": "^0x[0-9a-fA-F]{64}$"},
-                    },
-                    "additionalProperties": True,
-                }
-            }
-        },
-    }
-}
+_BODY_SCHEMA = body_schema(
+    "messages",
+    {
+        "messages": {"type": "array", "minItems": 1, "items": {"type": "object"}},
+        "stream": {"type": ["boolean", "null"]},
+    },
+)
 
 
 @router.post("/api/v1/chat/completions", openapi_extra=_BODY_SCHEMA)

@@ -5,38 +5,25 @@ from morpheus_common.contracts.chat import Endpoint
 
 from morpheus_gateway.body import read_embeddings_body
 from morpheus_gateway.context import ContextOf
-from morpheus_gateway.routes.prompts import run_prompt
+from morpheus_gateway.routes.prompts import body_schema, run_prompt
 
 router = APIRouter(tags=["embeddings"])
 
 _TOKENS = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}}
 _TEXT = {"type": "string", "minLength": 1}
-_BODY_SCHEMA = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["input"],
-                    "properties": {
-                        "model": {"type": "string", "description": "name or chain id of a model"},
-                        "input": {
-                            "anyOf": [
-                                _TEXT,
-                                {"type": "array", "minItems": 1, "items": _TEXT},
-                                _TOKENS,
-                                {"type": "array", "minItems": 1, "items": _TOKENS},
-                            ]
-                        },
-                        "session_id": {"type": "string", "pattern": "^0x[0-9a-fA-F]{64}$"},
-                    },
-                    "additionalProperties": True,
-                }
-            }
-        },
-    }
-}
+_BODY_SCHEMA = body_schema(
+    "input",
+    {
+        "input": {
+            "anyOf": [
+                _TEXT,
+                {"type": "array", "minItems": 1, "items": _TEXT},
+                _TOKENS,
+                {"type": "array", "minItems": 1, "items": _TOKENS},
+            ]
+        }
+    },
+)
 
 
 @router.post("/api/v1/embeddings", openapi_extra=_BODY_SCHEMA)

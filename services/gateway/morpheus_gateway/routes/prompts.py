@@ -1,6 +1,7 @@
-"""What prompts of all kinds have in common: who may send one, to which model it goes, how it is answered."""
+"""What prompts of all kinds have in common: how their bodies are described, who may send one, to which model it goes, how it is answered."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from fastapi import Request, Response
 from morpheus_common.contracts.auth import Caller, Scope
@@ -13,6 +14,21 @@ from morpheus_gateway.body import PromptBody, is_json
 from morpheus_gateway.context import Context
 from morpheus_gateway.principal import judge_key, key_of, require_scope
 from morpheus_gateway.relay import Prompt
+
+
+def body_schema(required: str, properties: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what OpenAPI tells of a prompt's body: `properties` and what all prompts have; others are passed on as well."""
+    schema = {
+        "type": "object",
+        "required": [required],
+        "properties": {
+            "model": {"type": "string", "description": "name or chain id of a model"},
+            **properties,
+            "session_id": {"type": "string", "pattern": "^0x[0-9a-fA-F]{64}$"},
+        },
+        "additionalProperties": True,
+    }
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
 async def run_prompt(
