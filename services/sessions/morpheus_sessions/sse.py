@@ -1,6 +1,6 @@
 """A provider's event stream made into what an OpenAI client expects: pure, no I/O.
 
-Rules: http-api 7.5. Values, order and unknown keys are kept; an event that needs no change passes byte for byte.
+Values, order and unknown keys are kept; an event that needs no change passes byte for byte.
 """
 
 from typing import Any, Final
