@@ -1,11 +1,9 @@
 """What of a prompt's begin and end is written, without a database."""
 
-from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from morpheus_common.contracts.sessions import SessionState
 from morpheus_common.store.leases import Holder
 from morpheus_common.store.mongo import Database
 from morpheus_common.store.workers import Heartbeat
@@ -13,6 +11,8 @@ from morpheus_sessions.documents import SessionDocument
 from morpheus_sessions.ownership import USED_SECONDS, OwnedSession, Ownership
 from pymongo import UpdateOne
 from pymongo.errors import AutoReconnect
+
+from tests.unit.sessions.samples import owned_session
 
 
 class Collection:
@@ -43,21 +43,7 @@ def ownership() -> Ownership:
 
 @pytest.fixture
 def owned() -> OwnedSession:
-    return OwnedSession(
-        id="s1",
-        key_id="k1",
-        state=SessionState.ACTIVE,
-        operation_id="o1",
-        model_id="0x" + "1" * 64,
-        model_name="m",
-        chain_session="0x" + "2" * 64,
-        provider="0xp",
-        router="r1",
-        usable_until=None,
-        rests_until=0.0,
-        used_at=0.0,
-        claimed_at=datetime(2026, 1, 1, tzinfo=UTC),
-    )
+    return owned_session()
 
 
 BUSY = {"busy": {"attempt": "a1", "since": "$$NOW"}}

@@ -10,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from morpheus_common.bus.frames import FRAME_BYTES, Kind
 from morpheus_common.bus.names import Header
-from morpheus_common.contracts.chat import AcceptFrame, AnswerHead, PromptHead
+from morpheus_common.contracts.chat import AcceptFrame, AnswerHead
 from morpheus_common.errors import ApiError
 from morpheus_sessions.prompts import Prompt
 from nats.aio.client import Client
+
+from tests.unit.sessions.samples import prompt_head
 
 SESSION = "0x" + "5" * 64
 
@@ -36,18 +38,7 @@ class Bus:
 
 
 def prompt(bus: Bus, *, body_bytes: int = 0, **head_fields: Any) -> Prompt:
-    head = PromptHead(
-        attempt="a1",
-        gateway="g1",
-        request_id="r1",
-        user_id="u1",
-        key_id="k1",
-        key_prefix="sk-abc",
-        stream=True,
-        body_bytes=body_bytes,
-        open_wait=30,
-        **head_fields,
-    )
+    head = prompt_head(body_bytes=body_bytes, **head_fields)
     return Prompt(head, "_INBOX_gw.g1.a1", cast("Client", bus))
 
 

@@ -7,41 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from morpheus_common.bus.permissions import MAX_PAYLOAD_BYTES
-from morpheus_common.clock import utc_now
-from morpheus_common.contracts.chat import Endpoint, PromptHead
-from morpheus_common.contracts.sessions import SessionState
+from morpheus_common.contracts.chat import Endpoint
 from morpheus_common.contracts.usage import MAX_RECORDS, TokensFrom, UsageRecord, UsageRecorded
 from morpheus_common.ids import uuid7
-from morpheus_sessions.ownership import OwnedSession
 from morpheus_sessions.usage import MOST_ESTIMATED, MOST_TOKENS, Tally, Tokens, count
 
-HEAD = PromptHead(
-    attempt="a1",
-    gateway="g1",
-    request_id="r1",
-    user_id="u1",
-    key_id="k1",
-    key_prefix="sk-abc",
-    model_id="0x" + "1" * 64,
-    stream=True,
-    body_bytes=400,
-    open_wait=0,
-)
-SERVED = OwnedSession(
-    id="s1",
-    key_id="k1",
-    state=SessionState.ACTIVE,
-    operation_id="o1",
-    model_id="0x" + "2" * 64,
-    model_name="served",
-    chain_session="0x" + "3" * 64,
-    provider="0xp",
-    router="r1",
-    usable_until=None,
-    rests_until=0.0,
-    used_at=0.0,
-    claimed_at=utc_now(),
-)
+from tests.unit.sessions.samples import owned_session, prompt_head
+
+HEAD = prompt_head(model_id="0x" + "1" * 64, body_bytes=400)
+SERVED = owned_session()
 
 
 def figures(prompt: Any, completion: Any, total: Any = None, **more: Any) -> dict[str, Any]:
