@@ -2,9 +2,7 @@
 
 import argparse
 import asyncio
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +13,7 @@ from tests.faults.cases import Case, by_id, every_case, pairwise, short
 from tests.faults.journeys import Verdict
 from tests.faults.report import conclude, line
 from tests.faults.sweep import sweep
+from tests.run_folder import add_folder, in_folder
 
 
 def full(cases: Sequence[Case], _seed: int) -> list[Case]:
@@ -34,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     add("--points", default="", help="run only these points of the selection, separated by commas")
     add("--stacks", type=int, default=2, help="stacks side by side (default 2)")
     add("--seed", type=int, default=1, help="decides the selection and the details of each case (default 1)")
-    add("--folder", type=Path, help="where logs and data go, and stay; else a temporary one that stays after a failure")
+    add_folder(commands)
     add("--list", action="store_true", help="show the selection and run nothing")
     return commands
 
@@ -55,26 +54,26 @@ def main() -> int:
     if options.list:
         console.print("\n".join(case.id for case in cases), highlight=False)
         return 0
-    folder = options.folder or Path(tempfile.mkdtemp(prefix="faults-"))
-    folder.mkdir(parents=True, exist_ok=True)
-    done = 0
 
-    def on_verdict(verdict: Verdict) -> None:
-        nonlocal done
-        done += 1
-        console.print(line(verdict, done, len(cases)), highlight=False)
-        for text in () if verdict.passed else (*verdict.wrong, *verdict.notes):
-            console.print(f"         {text}", markup=False, highlight=False, style="dim")
+    def strike(folder: Path) -> bool:
+        done = 0
 
-    started = time.monotonic()
-    console.print(f"{len(cases)} cases, seed {options.seed}, logs in {folder}", highlight=False)
-    result = asyncio.run(
-        sweep(cases, folder, stacks=options.stacks, seed=options.seed, on_verdict=on_verdict, say=console.print)
-    )
-    conclude(result, console, seconds=time.monotonic() - started, seed=options.seed, folder=folder)
-    if result.passed and options.folder is None:
-        shutil.rmtree(folder, ignore_errors=True)
-    return 0 if result.passed else 1
+        def on_verdict(verdict: Verdict) -> None:
+            nonlocal done
+            done += 1
+            console.print(line(verdict, done, len(cases)), highlight=False)
+            for text in () if verdict.passed else (*verdict.wrong, *verdict.notes):
+                console.print(f"         {text}", markup=False, highlight=False, style="dim")
+
+        started = time.monotonic()
+        console.print(f"{len(cases)} cases, seed {options.seed}, logs in {folder}", highlight=False)
+        result = asyncio.run(
+            sweep(cases, folder, stacks=options.stacks, seed=options.seed, on_verdict=on_verdict, say=console.print)
+        )
+        conclude(result, console, seconds=time.monotonic() - started, seed=options.seed, folder=folder)
+        return result.passed
+
+    return in_folder(options.folder, "faults-", strike)
 
 
 if __name__ == "__main__":

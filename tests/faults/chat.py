@@ -2,9 +2,7 @@
 
 import argparse
 import asyncio
-import shutil
 import sys
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -21,6 +19,7 @@ from tests.faults.records import Records
 from tests.faults.stack import GATEWAYS, FaultStack, Plan, fault_stack
 from tests.faults.sweep import market_of
 from tests.load.soundness import unsound
+from tests.run_folder import add_folder, in_folder
 
 CASE_SECONDS = 180.0
 PLAN = Plan(gateways=GATEWAYS)
@@ -139,7 +138,7 @@ def parser() -> argparse.ArgumentParser:
     add("--case", action="append", default=[], metavar="ID", help="run this case only; may be repeated")
     add("--stacks", type=int, default=2, help="stacks side by side (default 2)")
     add("--seed", type=int, default=1, help="decides the selection and the details of each case (default 1)")
-    add("--folder", type=Path, help="where logs and data go, and stay; else a temporary one that stays after a failure")
+    add_folder(commands)
     return commands
 
 
@@ -151,28 +150,28 @@ def main() -> int:
     elif options.select == "short":
         cases = short_chat(cases, options.seed)
     console = Console(width=None if sys.stdout.isatty() else 200)
-    folder = options.folder or Path(tempfile.mkdtemp(prefix="faults-chat-"))
-    folder.mkdir(parents=True, exist_ok=True)
-    done = 0
 
-    def on_verdict(verdict: ChatVerdict) -> None:
-        nonlocal done
-        done += 1
-        told = f"{verdict.told} ×{verdict.sent}"
-        console.print(
-            f"{done:4}/{len(cases)} {mark(verdict)} {verdict.case.id:12} {verdict.seconds:5.1f} s  {told}",
-            highlight=False,
-        )
-        for text in () if verdict.passed else (*verdict.wrong, *verdict.notes):
-            console.print(f"         {text}", markup=False, highlight=False, style="dim")
+    def strike(folder: Path) -> bool:
+        done = 0
 
-    started = time.monotonic()
-    console.print(f"{len(cases)} cases of prompts, seed {options.seed}, logs in {folder}", highlight=False)
-    result = asyncio.run(sweep(cases, folder, stacks=options.stacks, seed=options.seed, on_verdict=on_verdict))
-    conclude(result, console, seconds=time.monotonic() - started, seed=options.seed, folder=folder)
-    if result.passed and options.folder is None:
-        shutil.rmtree(folder, ignore_errors=True)
-    return 0 if result.passed else 1
+        def on_verdict(verdict: ChatVerdict) -> None:
+            nonlocal done
+            done += 1
+            told = f"{verdict.told} ×{verdict.sent}"
+            console.print(
+                f"{done:4}/{len(cases)} {mark(verdict)} {verdict.case.id:12} {verdict.seconds:5.1f} s  {told}",
+                highlight=False,
+            )
+            for text in () if verdict.passed else (*verdict.wrong, *verdict.notes):
+                console.print(f"         {text}", markup=False, highlight=False, style="dim")
+
+        started = time.monotonic()
+        console.print(f"{len(cases)} cases of prompts, seed {options.seed}, logs in {folder}", highlight=False)
+        result = asyncio.run(sweep(cases, folder, stacks=options.stacks, seed=options.seed, on_verdict=on_verdict))
+        conclude(result, console, seconds=time.monotonic() - started, seed=options.seed, folder=folder)
+        return result.passed
+
+    return in_folder(options.folder, "faults-chat-", strike)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,7 @@
 
 import argparse
 import asyncio
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,6 +19,7 @@ from tests.load.judging import simulated
 from tests.load.soundness import unsound
 from tests.load.tenants import callers
 from tests.load.trouble import Trouble
+from tests.run_folder import add_folder, in_folder
 
 TELL_SECONDS = 10.0
 """How often a log that is no terminal is told how far it is."""
@@ -34,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     add("--at-once", type=int, default=2, help="prompts of each key under way (default 2)")
     add("--kill-every", type=float, default=30.0, help="seconds between two kills of a worker; 0: none (default 30)")
     add("--seed", type=int, default=1, help="decides prompts, clients and faults (default 1)")
-    add("--folder", type=Path, help="where logs and data go, and stay; else a temporary one that stays after a failure")
+    add_folder(commands)
     return commands
 
 
@@ -156,12 +155,8 @@ async def run(options: argparse.Namespace, console: Console, folder: Path) -> bo
 
 def main() -> int:
     options = parser().parse_args()
-    folder = options.folder or Path(tempfile.mkdtemp(prefix="canary-"))
-    folder.mkdir(parents=True, exist_ok=True)
-    passed = asyncio.run(run(options, Console(width=None if sys.stdout.isatty() else 120), folder))
-    if passed and options.folder is None:
-        shutil.rmtree(folder, ignore_errors=True)
-    return 0 if passed else 1
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    return in_folder(options.folder, "canary-", lambda folder: asyncio.run(run(options, console, folder)))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,7 @@
 
 import argparse
 import asyncio
-import shutil
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from tests.load.client import PATIENT, Answer, Client, Unreachable
 from tests.load.judging import Ending, Question, judge, simulated
 from tests.load.soundness import unsound
 from tests.load.tenants import callers
+from tests.run_folder import add_folder, in_folder
 
 ANSWER_SECONDS = 2.0
 NOTICE_SECONDS = 3.0
@@ -166,18 +165,14 @@ def parser() -> argparse.ArgumentParser:
     add = commands.add_argument
     add("--streams", type=int, default=200, help="streams at once, each of a key of its own (default 200)")
     add("--seed", type=int, default=1, help="decides what the provider says (default 1)")
-    add("--folder", type=Path, help="where logs and data go, and stay; else a temporary one that stays after a failure")
+    add_folder(commands)
     return commands
 
 
 def main() -> int:
     options = parser().parse_args()
-    folder = options.folder or Path(tempfile.mkdtemp(prefix="rolling-"))
-    folder.mkdir(parents=True, exist_ok=True)
-    passed = asyncio.run(run(options, Console(width=None if sys.stdout.isatty() else 120), folder))
-    if passed and options.folder is None:
-        shutil.rmtree(folder, ignore_errors=True)
-    return 0 if passed else 1
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    return in_folder(options.folder, "rolling-", lambda folder: asyncio.run(run(options, console, folder)))
 
 
 if __name__ == "__main__":
