@@ -511,7 +511,9 @@ class Chat:
         model_id = head.model_id or (owned.model_id if owned is not None else None)
         if model_id is None:
             raise ApiError(
-                "missing_required_parameter", "Name a model: this API key has no session yet.", param="model"
+                "missing_required_parameter",
+                "This API key has no session: name a model, or open one with POST /api/v1/session/modelsession.",
+                param="model",
             )
         rests = owned is not None and owned.model_id == model_id
         parked = None if rests else await self._parked_for(head.key_id, model_id)

@@ -97,8 +97,8 @@ class DecisionRow(Message):
     """One decision. The same one again, soon after, is counted: `times`, from `at` to `last_at`.
 
     `session_id`: the session it is about (`renew`, `leave`, `resume`, `switch`). `duration` (seconds) is that of the session
-    to be opened; `shortened_by`: which bound made it less than its user wishes. `operation_id`: the open it led to.
-    `error`: the code of what came of a renewal. `facts`: what it was decided by, amounts in wei, times in seconds.
+    to be opened; `shortened_by`: which bound made it less than its user wishes. Of renewals, `operation_id` is the open that
+    one led to, and `error` the code of what came of it. `facts`: what it was decided by, amounts in wei, times in seconds.
     """
 
     id: str
