@@ -82,7 +82,12 @@ class LastVersions:
 
 
 def shown(value: Any) -> str:
-    """Return a value of a payload for a terminal: on one line, not too long, nothing that could steer the terminal."""
+    """Return a value of a payload for a terminal: on one line, not too long, nothing that could steer the terminal.
+
+    Of a list it is how long it is: an event of what prompts used has up to 500 of them.
+    """
+    if isinstance(value, list):
+        return f"[{len(value)}]"
     text = value if isinstance(value, str) and value.isprintable() else json.dumps(value)
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:10]}…{text[-4:]}"
 
@@ -91,9 +96,7 @@ def line(headers: dict[str, str], body: bytes, versions: LastVersions) -> str:
     """Return what is printed of an event: time, type, entity, version, the fields of its payload that say something."""
     kind, entity, version = headers["ce-type"], headers["ce-subject"], int(headers["ce-sequence"])
     payload: dict[str, Any] = json.loads(body)
-    fields = [
-        f"{name}={shown(value)}" for name, value in payload.items() if value is not None and value not in {entity, ""}
-    ]
+    fields = [f"{name}={shown(value)}" for name, value in payload.items() if value not in (None, entity, "")]
     order, last = versions.note(f"{headers['ce-source']} {entity}", version)
     if order is Order.REPEAT:
         fields.append(f"[repeat: version {last} was seen already; ignored]")

@@ -14,7 +14,10 @@ import pytest
 from morpheus_common.bus.events import event_headers
 from morpheus_common.bus.names import User
 from morpheus_common.contracts.auth import KEY_CREATED, KEY_DEACTIVATED, KeyChanged
+from morpheus_common.contracts.base import Message
+from morpheus_common.contracts.chat import Endpoint
 from morpheus_common.contracts.sessions import SESSION_EVENTS, SessionChanged, SessionState, Slot
+from morpheus_common.contracts.usage import OK, USAGE_RECORDED, TokensFrom, UsageRecord, UsageRecorded
 from morpheus_common.ids import uuid7
 from morpheus_devstack.folder import StackFolder
 
@@ -107,9 +110,33 @@ class Publisher:
         payload = KeyChanged(key_id=key_id, user_id="u1", is_active=is_active)
         await self._publish(User.AUTH, event.subject, payload, key_id, version)
 
-    async def _publish(
-        self, user: User, subject: str, payload: SessionChanged | KeyChanged, entity: str, version: int
-    ) -> None:
+    async def usage(self, series: str, count: int) -> None:
+        record = UsageRecord(
+            id=uuid7(),
+            at=AT,
+            user_id="u1",
+            key_id="k1",
+            model_id=None,
+            model=None,
+            provider=None,
+            session_id=None,
+            chain_session=None,
+            endpoint=Endpoint.CHAT,
+            stream=True,
+            prompt_tokens=1,
+            completion_tokens=2,
+            total_tokens=3,
+            cached_tokens=None,
+            tokens_from=TokensFrom.PROVIDER,
+            queue_ms=0,
+            first_byte_ms=None,
+            total_ms=1,
+            outcome=OK,
+            request_id="r1",
+        )
+        await self._publish(User.SESSIONS, USAGE_RECORDED.subject, UsageRecorded(records=[record] * count), series, 1)
+
+    async def _publish(self, user: User, subject: str, payload: Message, entity: str, version: int) -> None:
         headers = event_headers(
             subject,
             event_id=uuid7(),
@@ -139,6 +166,12 @@ async def test_it_prints_events_as_they_come_and_ends_cleanly_on_ctrl_c(nats_str
         assert "auth.key.deactivated.v1" in await subscriber.line()
         # nothing on stderr but that it stopped: the server refused nothing
         assert await subscriber.interrupt() == (0, "", "stopped\n")
+
+
+async def test_of_what_prompts_used_it_prints_how_many_records_there_are(nats_streams: NatsAccount) -> None:
+    await Publisher(nats_streams).usage("series-1", 3)
+    async with started("--since", "all", env=environment(nats_streams)) as subscriber:
+        assert (await subscriber.line()).endswith("series-1  #1  records=[3]")
 
 
 async def test_since_new_leaves_out_what_the_stream_has_kept(nats_streams: NatsAccount) -> None:
