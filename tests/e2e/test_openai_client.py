@@ -159,6 +159,7 @@ def test_a_revoked_key_is_refused_at_once(house: House) -> None:
 
 
 def test_without_automation_a_chat_names_the_two_ways_to_a_session(house: House) -> None:
+    """F30."""
     account = house.new_account(automation=False)
     answer = house.chat(account, "hello")
     assert answer.status_code == 400

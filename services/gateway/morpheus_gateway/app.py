@@ -16,7 +16,7 @@ from starlette.middleware import Middleware
 
 import morpheus_gateway
 from morpheus_gateway.context import Context
-from morpheus_gateway.errors import install_error_handlers
+from morpheus_gateway.errors import ERROR_ANSWERS, install_error_handlers
 from morpheus_gateway.health import Health
 from morpheus_gateway.middleware import AddressLimits, BodyLimit, Cors, DirectRoutes, ErrorNet, Paths, RequestScope
 from morpheus_gateway.query import no_query_parameter_twice
@@ -53,6 +53,7 @@ def create_app(settings: GatewaySettings, *, relay_times: RelayTimes | None = No
         # none is configured, and it asks so with every request
         telemetry={"tracing": False, "metrics": False, "logs": False},
         lifespan=lifespan,
+        responses=ERROR_ANSWERS,
         dependencies=[Depends(no_query_parameter_twice)],
         middleware=[
             Middleware(RequestScope),

@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from morpheus_common.contracts.sessions import Failure
 from morpheus_common.errors import CATALOGUE, ApiError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match
@@ -89,6 +90,28 @@ class OperationFailed(ApiError):
         details = {"operation_id": operation_id}
         told = Failure(code=code, message=CATALOGUE[code].message, retry_after=5, details=details)
         return cls(told, replayed=True)
+
+
+class ErrorShown(BaseModel):
+    """`code` is stable. `param`: which part of the request it is about. `details`: what else helps."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+    details: dict[str, Any] | None = None
+
+
+class ErrorBody(BaseModel):
+    """The one body every failure has, as OpenAPI tells of it."""
+
+    error: ErrorShown
+
+
+ERROR_ANSWERS: dict[int | str, dict[str, Any]] = {
+    "default": {"model": ErrorBody, "description": "What went wrong, and what to do"}
+}
+"""The answers of every endpoint that failed, in OpenAPI."""
 
 
 def is_openai_route(path: str) -> bool:

@@ -224,6 +224,17 @@ async def test_the_openapi_document_can_be_made(house: House) -> None:
     assert texts["required"] == ["input"]
 
 
+async def test_openapi_tells_of_the_one_form_of_errors_for_every_endpoint(house: House) -> None:
+    document = (await house.http.get("/openapi.json")).json()
+    shown = document["components"]["schemas"]["ErrorShown"]["properties"]
+    assert shown.keys() == {"message", "type", "param", "code", "details"}
+    assert "HTTPValidationError" not in document["components"]["schemas"]
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            [told] = operation["responses"]["default"]["content"].values()
+            assert told["schema"] == {"$ref": "#/components/schemas/ErrorBody"}, path
+
+
 async def test_openapi_tells_the_bounds_of_numbers_by_their_names_in_json_schema(house: House) -> None:
     paths = (await house.http.get("/openapi.json")).json()["paths"]
     for path in ("/api/v1/session/list", "/api/v1/automation/decisions"):
