@@ -144,16 +144,20 @@ class Chat:
 
     async def _let_others_have(self, key_id: str) -> None:
         if key_id not in self._lines:
-            await self._give_up(key_id)
+            await self._give_up(key_id, in_line=False)
 
-    async def _give_up(self, key_id: str) -> None:
+    async def _give_up(self, key_id: str, *, in_line: bool) -> None:
         # one at a time: who finds nothing to give up must know that it is given up, and not just about to be
         async with self._giving_up:
-            owned = self._ownership.owned(key_id)
-            if owned is None:
+            if not in_line and key_id in self._lines:
+                # who came into line meanwhile may run in it, and gives it up in his turn
                 return
+            owned = self._ownership.owned(key_id)
             try:
-                await self._ownership.release(owned)
+                if owned is None:
+                    await self._ownership.release_untaken(key_id)
+                else:
+                    await self._ownership.release(owned)
             except PyMongoError as error:
                 log.warning("session not released", problem=type(error).__name__)
 
@@ -324,7 +328,7 @@ class Chat:
         prompt.turn_at = time.monotonic()
         if self._leaving_at is not None and prompt.started_at > self._leaving_at:
             # those before it are done: the next owner may have the key, and this prompt
-            await self._give_up(prompt.head.key_id)
+            await self._give_up(prompt.head.key_id, in_line=True)
             raise PromptFailure(ApiError("overloaded", retry_after=1), not_sent=True)
         unreachable: PromptFailure | None = None
         avoided = ""

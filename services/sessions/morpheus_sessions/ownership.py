@@ -177,6 +177,20 @@ class Ownership:
         self.forget(owned)
         await self.disown(owned.id, owned.claimed_at)
 
+    async def release_untaken(self, key_id: str) -> None:
+        """The same with a key's session that was opened or renewed for this worker, and that it has not claimed since."""
+        found = await SessionDocument.get_pymongo_collection().find_one(
+            {
+                "key_id": key_id,
+                "slot": Slot.CURRENT.value,
+                "owner.worker": self.holder.worker,
+                "owner.boot": {"$lte": self.holder.boot},
+            },
+            {"claimed_at": 1},
+        )
+        if found is not None:
+            await self.disown(found["_id"], found["claimed_at"])
+
     async def release_all(self, sessions: Sequence[OwnedSession]) -> None:
         """The same for many at once: whoever comes for one of them does not wait for the others."""
         for owned in sessions:

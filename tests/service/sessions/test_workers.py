@@ -125,6 +125,43 @@ async def test_a_draining_worker_finishes_its_stream(house: House) -> None:
     assert (await house.only_session())["owner"] is None
 
 
+async def test_a_worker_that_leaves_lets_go_of_a_session_that_was_given_to_it_while_it_did_not_look(
+    house: House,
+) -> None:
+    """A renewal, or an open whose prompt left, names it as the owner; until it is gone nobody else could have the key."""
+    async with house.worker("w1") as parts:
+        await house.gateway.open()
+        assert (await house.gateway.chat()).ended
+        owned = parts.chat._ownership.owned("k1")
+        assert owned is not None
+        parts.chat._ownership.forget(owned)
+        assert (await house.only_session())["owner"]["worker"] == "w1"
+        await parts.chat.hand_over()
+
+        refused = await house.gateway.chat()
+        assert refused.error is not None
+        assert refused.error.not_sent
+        assert (await house.only_session())["owner"] is None
+
+
+async def test_a_worker_that_leaves_keeps_a_session_that_a_prompt_came_into_line_for_meanwhile(house: House) -> None:
+    async with house.worker("w1") as parts:
+        await house.gateway.open()
+        async with house.gateway.prompting() as late:
+            await late.accepted()
+            chat = parts.chat
+            await chat._ownership.claim("k1")
+            async with chat._giving_up:
+                giving_up = asyncio.create_task(chat._let_others_have("k1"))
+                await house.simulator.arm("chat", "stall")
+                await late.credit()
+                await until(lambda: house.simulator.struck("chat"))
+            await giving_up
+            assert (await house.only_session())["owner"]["worker"] == "w1"
+            await house.simulator.disarm()
+            (await late.finish()).assert_whole()
+
+
 @pytest.mark.parametrize(("kind", "when"), [("initiate", "before"), ("open", "before"), ("open", "after")])
 async def test_a_worker_killed_in_the_middle_of_an_open_leaves_one_session_and_a_usable_key(
     house: House, kind: str, when: str
