@@ -335,7 +335,7 @@ class Chat:
         for last in (False, True):
             try:
                 owned = await self._session_for(prompt, line, avoided)
-            except ApiError:
+            except (ApiError, GoElsewhere):
                 if unreachable is None:
                     raise
                 # nobody else takes a session: what the client is told is why the first try failed; the session is kept, and
@@ -346,6 +346,8 @@ class Chat:
             if not self._heartbeat.admits:
                 # others may take this worker for dead by now, and its sessions with it
                 self._ownership.forget(owned)
+                if unreachable is not None:
+                    raise unreachable
                 raise PromptFailure(ApiError("overloaded", retry_after=1), not_sent=True)
             if prompt.gone:
                 # its cancellation was swallowed on the way here
@@ -367,6 +369,9 @@ class Chat:
                     # another session, with whoever accepts one; this one is parked only when that is open
                     unreachable, avoided = failure, owned.id
                     continue
+                if unreachable is not None and failure.not_sent:
+                    # the first provider got it, and may have run it: nobody is to send it a third time
+                    raise unreachable from None
                 raise
             finally:
                 line.running = None

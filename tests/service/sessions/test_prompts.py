@@ -9,6 +9,9 @@ from morpheus_common.bus import names
 from morpheus_common.bus.frames import WINDOW_BYTES, Kind
 from morpheus_common.contracts.automation import Decision
 from morpheus_sessions import ownership
+from morpheus_sessions.chat import Line
+from morpheus_sessions.ownership import OwnedSession
+from morpheus_sessions.prompts import Prompt
 
 from tests.service.sessions.house import House, tap, until
 
@@ -384,6 +387,30 @@ async def test_silence_between_two_chunks_is_a_time_out(house: House) -> None:
 
     assert answer.code == "provider_timeout"
     assert not answer.ended
+
+
+async def test_a_prompt_that_a_provider_may_have_run_is_never_said_not_to_have_been_sent(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gateway would send it again, and the first provider could run it twice."""
+    async with house.worker() as parts:
+        await house.gateway.open()
+        text = "provider request failed: received invalid signature from provider"
+        await house.simulator.arm("chat", "raw_error", text=text)
+        heartbeat = parts.chat._heartbeat
+        opened = parts.chat._open_for
+
+        async def open_and_be_taken_for_dead(
+            prompt: Prompt, owned: OwnedSession | None, line: Line, avoided: str
+        ) -> None:
+            await opened(prompt, owned, line, avoided)
+            heartbeat.fenced = True
+
+        monkeypatch.setattr(parts.chat, "_open_for", open_and_be_taken_for_dead)
+        answer = await house.gateway.chat()
+
+    assert answer.error is not None
+    assert (answer.code, answer.error.not_sent) == ("provider_error", False)
 
 
 # leaving
