@@ -73,10 +73,17 @@ async def _read(response: aiohttp.ClientResponse, limit: int, limits: TimeLimits
                         break
                     raise PromptFailure(ApiError("provider_error"))
     except TimeoutError:
+        if _is_over(response):
+            raise PromptFailure(ApiError("provider_error")) from None
         raise PromptFailure(ApiError("provider_timeout"), end_unseen=True) from None
     except aiohttp.ClientError:
         raise PromptFailure(ApiError("provider_error")) from None
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _is_over(response: aiohttp.ClientResponse) -> bool:
+    """Tell whether the connection has ended before its answer: of a broken frame in it aiohttp tells no reader."""
+    return response.connection is not None and response.connection.closed
 
 
 async def whole_answer(
@@ -111,7 +118,7 @@ async def streamed_answer(
                 async with asyncio.timeout(min(patience, ends_at - loop.time())):
                     chunk = await response.content.readany()
             except TimeoutError:
-                if rules.is_done:
+                if rules.is_done or _is_over(response):
                     break
                 raise PromptFailure(ApiError("provider_timeout"), end_unseen=True) from None
             except aiohttp.ClientError:

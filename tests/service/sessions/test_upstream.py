@@ -90,3 +90,31 @@ async def test_a_router_that_says_no_more_timed_out_and_its_prompt_may_still_run
 
     assert failure.error.code == "provider_timeout"
     assert failure.end_unseen
+
+
+async def test_an_answer_whose_connection_broke_was_seen_to_end() -> None:
+    """Its session need not rest: aiohttp tells its reader nothing of a chunk without a size, and hangs up."""
+    going_on = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        writer.write(f"{len(WORD):x}\r\n".encode() + WORD + b"\r\n")
+        await going_on.wait()
+        writer.write(b"no size\r\n")
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    settings = RouterSettings(name="r1", url=f"http://127.0.0.1:{port}", user="u", password=SecretStr("p"))
+    at = Router(settings, read_timeout=5.0)
+    rules = StreamRules(include_usage=True)
+    async with server:
+        stream = streamed_answer(at, Endpoint.CHAT, "0x" + "1" * 64, b"{}", LIMITS, rules)
+        assert await anext(stream) == WORD
+        going_on.set()
+        with pytest.raises(PromptFailure) as caught:
+            await anext(stream)
+        await at.aclose()
+    assert (caught.value.error.code, caught.value.end_unseen) == ("stream_truncated", False)
