@@ -84,7 +84,7 @@ _DEFAULT_TEXT = {
 _DEFAULT_STATUS = {"models": 400, "providers": 400}
 """These lists answer 400 whatever fails (contract section 0); everything else 500."""
 _CONTROL_TEXT = "provider failed, failover enabled"
-_CHAT_TEXT = "provider request failed: invalid response: read tcp 10.77.0.1:51000->10.77.0.11:3333: i/o timeout"
+_CHAT_TEXT = "provider request failed: invalid response: unexpected EOF"
 _ENDS = frozenset({"truncate", "cut", "raw_error", "model_error"})
 """Of CHAT_ACTIONS those after which no more of the answer comes."""
 _MODEL_ERROR = {"error": {"message": "Rate limit reached", "type": "rate_limit_error", "code": "rate_limit_exceeded"}}
