@@ -90,6 +90,7 @@ async def test_two_hundred_prompts_on_warm_sessions_cause_only_commands_whose_nu
 
 
 async def test_two_hundred_prompts_on_warm_sessions_are_answered_while_the_database_says_nothing(house: House) -> None:
+    """F33: an answer holds no connection of the database."""
     async with tap(house.mongo_url) as database:
         async with house.worker(mongo_url=f"mongodb://{database.address}/?directConnection=true"):
             await warm_up(house)

@@ -15,6 +15,12 @@ ACCOUNTS = {f"C{number}" for number in (*range(1, 16), 38, 39, 50, 54)}
 
 USAGE = {"B20", "B21", "B22", "F28", "C24", "C25", "C26"}
 """What is recorded of what was used."""
+RELAY = (
+    {f"F{number}" for number in (*range(19, 31), 32, 33)}
+    | {f"B{number}" for number in (*range(1, 8), 16, 18, 24, 25)}
+    | {f"C{number}" for number in range(33, 38)}
+)
+"""Prompts on their way and answers on theirs."""
 
 
 def named(source: str) -> set[str]:
@@ -31,7 +37,7 @@ def test_only_a_tests_docstring_counts() -> None:
     assert named('"""F1"""\ndef test_a():\n    """F2, B3: why."""\n    "F4"\ndef b():\n    """F5"""') == {"F2", "B3"}
 
 
-@pytest.mark.parametrize("wanted", [SESSIONS, ACCOUNTS, USAGE], ids=["sessions", "accounts", "usage"])
+@pytest.mark.parametrize("wanted", [SESSIONS, ACCOUNTS, USAGE, RELAY], ids=["sessions", "accounts", "usage", "relay"])
 def test_everything_on_the_list_has_a_test_here(wanted: set[str]) -> None:
     found = set().union(*(named(path.read_text()) for path in TESTS.rglob("test_*.py")))
     assert sorted(wanted - found) == []
