@@ -305,6 +305,9 @@ class Passage:
 
     def take(self) -> Frame | None:
         """Return the next data frame if one is here already: what is ready together goes out together."""
+        if self._held is not None:
+            # the end may be among what is held: nothing that comes after it may take its place
+            return None
         frame = self._running.take()
         if frame is None:
             return None

@@ -115,8 +115,9 @@ class Prompt:
         await self._send(Kind.OWNER, head=frame)
 
     async def beat(self) -> None:
-        """Say that the attempt is alive."""
-        await self._send(Kind.BEAT)
+        """Say that the attempt is alive, unless its end has been said: nothing follows that."""
+        if not self._ended:
+            await self._send(Kind.BEAT)
 
     def announce(self, head: AnswerHead) -> None:
         """Set what goes out with the first data frame."""
@@ -146,12 +147,16 @@ class Prompt:
     async def end(self) -> None:
         """Say that the answer is complete, unless its last piece has said so."""
         if not self._ended:
+            self._ended = True
             await self._send(Kind.END)
 
     async def fail(
         self, error: ApiError, *, upstream_code: str | None = None, not_sent: bool = False, owner: str | None = None
     ) -> None:
-        """Say why there is no answer, or no more of it."""
+        """Say why there is no answer, or no more of it, unless the end has been said."""
+        if self._ended:
+            return
+        self._ended = True
         frame = ErrorFrame(
             code=error.code,
             message=error.message,

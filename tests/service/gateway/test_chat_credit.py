@@ -67,6 +67,21 @@ async def test_a_stream_may_end_with_its_last_piece(house: House) -> None:
     assert response.content == sse(chunk("a")) + sse(chunk(None, finish="stop")) + b"data: [DONE]\n\n"
 
 
+async def test_nothing_that_follows_the_last_piece_hides_the_end(make_house: MakeHouse) -> None:
+    """B2: an error after `[DONE]` was what a client saw whose answer was whole."""
+    house = await make_house(times=SILENT)
+    await warm(house)
+
+    async def stream(prompt: FakePrompt) -> None:
+        await prompt.send(Kind.DATA, sse(chunk("a")), head=HEAD)
+        await prompt.send(Kind.LAST, sse(chunk(None, finish="stop")) + b"data: [DONE]\n\n")
+        await prompt.beat()
+
+    house.worker.script = stream
+    response = await house.chat(stream=True)
+    assert response.content == sse(chunk("a")) + sse(chunk(None, finish="stop")) + b"data: [DONE]\n\n"
+
+
 async def test_a_caller_whose_check_is_old_gets_no_credit_at_the_start(house: House) -> None:
     """C5: the credit waits for auth's answer, which says here that the key is revoked."""
     await warm(house)
