@@ -28,7 +28,7 @@ from morpheus_common.ids import uuid7
 from morpheus_common.logs import get_logger
 from morpheus_common.steps import Step, reached
 from morpheus_common.store.leases import Leases
-from morpheus_common.store.mongo import MongoClient
+from morpheus_common.store.mongo import MongoClient, from_now
 from morpheus_common.store.transactions import run_transaction
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import DuplicateKeyError, PyMongoError
@@ -311,9 +311,7 @@ class Renewals:
         self, before: RenewalDocument, changes: Mapping[str, Any], pause: float | None, tx: AsyncClientSession
     ) -> None:
         """Change what is stored of a session, if it is as the caller knew it. `pause` in seconds."""
-        until: Any = None
-        if pause is not None:
-            until = {"$dateAdd": {"startDate": "$$NOW", "unit": "millisecond", "amount": int(pause * 1000)}}
+        until = None if pause is None else from_now(pause)
         known = {"operation_id": before.operation_id, "failures": before.failures, "refusals": before.refusals}
         changed = await RenewalDocument.get_pymongo_collection().update_one(
             {"_id": before.id, **known},

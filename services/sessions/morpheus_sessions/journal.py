@@ -17,7 +17,7 @@ from morpheus_common.errors import ApiError
 from morpheus_common.ids import uuid7
 from morpheus_common.logs import get_logger
 from morpheus_common.steps import Step, reached
-from morpheus_common.store.mongo import MongoClient
+from morpheus_common.store.mongo import MongoClient, from_now
 from morpheus_common.store.outbox import OutboxRelay, stage
 from morpheus_common.store.transactions import run_transaction
 from morpheus_common.store.user_guards import pass_user_guard
@@ -99,11 +99,6 @@ def _session(document: Mapping[str, Any]) -> SessionDocument:
 def _operation(document: Mapping[str, Any]) -> OperationDocument:
     read: OperationDocument = OperationDocument.model_validate(document)
     return read
-
-
-def from_now(seconds: float) -> dict[str, Any]:
-    """The database's time, `seconds` from now, in a pipeline."""
-    return {"$dateAdd": {"startDate": "$$NOW", "unit": "millisecond", "amount": int(seconds * 1000)}}
 
 
 def _held(hold: Hold | None) -> dict[str, Any]:

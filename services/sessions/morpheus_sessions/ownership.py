@@ -15,7 +15,7 @@ from typing import Any, Final
 from morpheus_common.contracts.sessions import SessionState, Slot
 from morpheus_common.logs import get_logger
 from morpheus_common.store.leases import Holder
-from morpheus_common.store.mongo import Database
+from morpheus_common.store.mongo import Database, from_now
 from morpheus_common.store.workers import BEAT_SECONDS, Heartbeat, is_alive
 from pymongo import ReturnDocument, UpdateOne
 from pymongo.errors import PyMongoError
@@ -233,8 +233,7 @@ class Ownership:
         """Note that the prompt may still run at the router: no other until it must have ended."""
         owned.used_at = time.monotonic()
         owned.rests_until = owned.used_at + self._quarantine
-        rest = {"$dateAdd": {"startDate": "$$NOW", "unit": "millisecond", "amount": self._quarantine_ms}}
-        self._note(owned, busy=None, last_used_at="$$NOW", quarantined_until=rest)
+        self._note(owned, busy=None, last_used_at="$$NOW", quarantined_until=from_now(self._quarantine))
 
     def _note(self, owned: OwnedSession, **changes: Any) -> None:
         self._marks[owned.id] = _Mark(owned, changes, time.monotonic())

@@ -15,6 +15,7 @@ from typing import Any
 from bson import Decimal128
 from morpheus_common.errors import ApiError
 from morpheus_common.logs import get_logger
+from morpheus_common.store.mongo import from_now
 from pymongo import ASCENDING, ReturnDocument
 from pymongo.asynchronous.client_session import AsyncClientSession
 
@@ -26,7 +27,7 @@ from morpheus_sessions.documents import (
     PlaceDocument,
     WalletDocument,
 )
-from morpheus_sessions.journal import IN_HAND, from_now
+from morpheus_sessions.journal import IN_HAND
 from morpheus_sessions.purse import Purse, PurseReader
 
 log = get_logger(__name__)

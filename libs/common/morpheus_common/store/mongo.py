@@ -16,6 +16,11 @@ Database = AsyncDatabase[dict[str, Any]]
 MongoClient = AsyncMongoClient[dict[str, Any]]
 
 
+def from_now(seconds: float) -> dict[str, Any]:
+    """The database's time, `seconds` from now, in a pipeline."""
+    return {"$dateAdd": {"startDate": "$$NOW", "unit": "millisecond", "amount": int(seconds * 1000)}}
+
+
 class NotAppliedError(Exception):
     """The database lacks indexes."""
 
