@@ -14,7 +14,7 @@ CLIENTS_TESTS := tests/clients
 UV_COMPILE = $(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
 	--custom-compile-command 'make lock' --build-constraints requirements/bootstrap.lock $(UPGRADE)
 LOCAL_PACKAGES := $(foreach name,proxy-router-sim morpheus-common morpheus-devstack morpheus-gateway morpheus-auth \
-	morpheus-sessions morpheus-automation,--no-emit-package $(name))
+	morpheus-sessions morpheus-automation morpheus-site,--no-emit-package $(name))
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))

@@ -1,0 +1,1 @@
+"""Builds the documentation that the gateway serves at `/docs`."""
