@@ -103,6 +103,7 @@ async def test_an_event_that_fails_comes_again_and_is_done_when_it_works(
 async def test_an_event_nobody_can_digest_is_set_aside_with_its_reason_and_the_next_is_handled(
     nats_streams: NatsAccount, auth: Client
 ) -> None:
+    """C48: after so many deliveries it is a dead letter; an alert comes with metrics."""
     seen: list[bytes] = []
 
     async def handle(msg: Msg) -> None:

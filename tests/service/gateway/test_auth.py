@@ -329,6 +329,7 @@ async def test_a_token_that_says_something_twice_is_401(house: House) -> None:
 
 
 async def test_a_token_just_within_the_leeway_is_good(house: House) -> None:
+    """C47: clocks of issuer and verifier may differ by so much."""
     now = int(time.time())
     assert await answer_to(house, house.auth.token(exp=now - 20)) == (200, None)
     assert await answer_to(house, house.auth.token(nbf=now + 20, iat=now + 20)) == (200, None)

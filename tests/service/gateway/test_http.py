@@ -266,6 +266,8 @@ async def test_a_fleet_of_which_some_are_away_is_degraded(house: House) -> None:
 
 
 async def test_losing_a_service_flips_ready_and_never_live(house: House) -> None:
+    """C43."""
+
     async def fail(_: object) -> Any:
         raise ApiError("internal_error")
 

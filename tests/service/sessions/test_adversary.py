@@ -153,6 +153,7 @@ async def test_a_close_that_is_undone_long_after_the_session_was_opened_is_made_
 async def test_a_workers_clock_that_jumps_neither_closes_nor_replaces_a_session(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """C47."""
     async with house.worker(reconcile_seconds=0.1):
         row = await house.gateway.open()
         for name, module in list(sys.modules.items()):

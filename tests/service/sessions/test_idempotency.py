@@ -25,6 +25,7 @@ def told(outcome: OpenOutcome) -> dict[str, Any]:
 
 
 async def test_a_hundred_parallel_opens_with_one_key_are_one_session_one_stake_and_one_answer(house: House) -> None:
+    """C27: at the same time."""
     async with house.process("w1"), house.process("w2"):
         outcomes = await asyncio.gather(*(house.gateway.ask_open(idempotency=wish()) for _ in range(100)))
 
@@ -64,6 +65,7 @@ async def test_a_repeat_joins_the_operation_and_goes_when_its_own_wait_is_over(h
 
 
 async def test_another_request_under_the_same_key_is_refused(house: House) -> None:
+    """C27: another body."""
     async with house.worker():
         await house.gateway.ask_open(idempotency=wish())
         with pytest.raises(ApiError) as caught:
@@ -148,6 +150,7 @@ async def test_parallel_closes_with_one_key_are_one_close(house: House) -> None:
 
 
 async def test_the_record_survives_the_worker(house: House) -> None:
+    """C27: after a restart."""
     async with house.worker("w1"):
         first = await house.gateway.ask_open(idempotency=wish())
     async with house.worker("w2"):
