@@ -96,7 +96,8 @@ format: install ## Format the code and mend what can be mended
 	@$(BIN)/ruff check --fix-only --quiet
 	@$(BIN)/ruff format
 
-contracts: install ## Write docs/asyncapi.json anew, after a contract of the bus changed
+contracts: install ## Write docs/openapi.json and docs/asyncapi.json anew, after a route or a contract of the bus changed
+	@$(BIN)/python -m morpheus_gateway.openapi
 	@$(BIN)/python -m morpheus_common.asyncapi
 
 lock: install ## Write requirements/*.lock anew (make lock UPGRADE=--upgrade takes newer versions)

@@ -16,16 +16,14 @@ from starlette.middleware import Middleware
 
 import morpheus_gateway
 from morpheus_gateway.context import Context
-from morpheus_gateway.errors import ERROR_ANSWERS, install_error_handlers
+from morpheus_gateway.errors import install_error_handlers
 from morpheus_gateway.health import Health
 from morpheus_gateway.middleware import AddressLimits, BodyLimit, Cors, DirectRoutes, ErrorNet, Paths, RequestScope
+from morpheus_gateway.openapi import DESCRIPTION, NAME, document
 from morpheus_gateway.query import no_query_parameter_twice
 from morpheus_gateway.relay import RelayTimes
 from morpheus_gateway.routes import DIRECT_ROUTERS, ROUTERS
 from morpheus_gateway.settings import GatewaySettings
-
-NAME = "Morpheus API Gateway"
-DESCRIPTION = "OpenAI's API on top of the Morpheus AI marketplace."
 
 
 def create_app(settings: GatewaySettings, *, relay_times: RelayTimes | None = None) -> FastAPI:
@@ -46,14 +44,12 @@ def create_app(settings: GatewaySettings, *, relay_times: RelayTimes | None = No
         title=NAME,
         description=DESCRIPTION,
         version=morpheus_gateway.__version__,
-        docs_url=None,
-        redoc_url=None,
+        openapi_url=None,
         redirect_slashes=False,
         strict_content_type=False,
         # none is configured, and it asks so with every request
         telemetry={"tracing": False, "metrics": False, "logs": False},
         lifespan=lifespan,
-        responses=ERROR_ANSWERS,
         dependencies=[Depends(no_query_parameter_twice)],
         middleware=[
             Middleware(RequestScope),
@@ -67,6 +63,7 @@ def create_app(settings: GatewaySettings, *, relay_times: RelayTimes | None = No
     )
     app.state.context = None
     app.state.health = health
+    app.state.document = document
     app.state.routes = _routes_of(ROUTERS)
     for router in ROUTERS:
         app.include_router(router)

@@ -22,6 +22,7 @@ _Presented = Annotated[
         min_length=1,
         max_length=255,
         pattern=r"^[\x21-\x7e]+$",
+        examples=["8e03978e-40d5-43e8-bc93-6894a57f9324"],
         description="Makes a request safe to send again: for 24 hours it is answered with the first result, and "
         "`Idempotent-Replayed: true`. Counts for one API key and one endpoint.",
     ),

@@ -8,6 +8,7 @@ from morpheus_common.contracts.sessions import AutomationWord, SessionRow, Sessi
 from pydantic import BaseModel, Field, StrictBool, StrictInt, StringConstraints
 
 from morpheus_gateway.errors import REPLAYED_HEADER
+from morpheus_gateway.examples import example
 
 REPLAYED: dict[str, Any] = {
     REPLAYED_HEADER: {
@@ -25,6 +26,8 @@ AnyCaseChainId = Annotated[str, StringConstraints(pattern=r"^0x[0-9a-fA-F]{64}$"
 
 class OpenRequest(BaseModel):
     """How the session shall be. `sessionDuration` in seconds. `failover` is accepted and not passed on."""
+
+    model_config = example({"sessionDuration": 3_600})
 
     duration: StrictInt | None = Field(None, alias="sessionDuration", ge=300)
     direct_payment: StrictBool = Field(False, alias="directPayment")

@@ -23,6 +23,7 @@ from morpheus_common.errors import ApiError
 from pydantic import BaseModel, Field, StrictBool
 
 from morpheus_gateway.context import Context, ContextOf
+from morpheus_gateway.examples import PASSWORD, example
 from morpheus_gateway.principal import RecentCaller, TokenCaller
 from morpheus_gateway.routes.auth import AnyPassword, ClientAddress, NewPassword
 
@@ -50,11 +51,15 @@ class Me(Account):
 class Logout(BaseModel):
     """`all`: every login of the user, not only this one."""
 
+    model_config = example({"all": False})
+
     all: StrictBool = False
 
 
 class PasswordWish(BaseModel):
     """The password to have from now on."""
+
+    model_config = example({"current_password": PASSWORD, "new_password": f"another {PASSWORD}"})
 
     current_password: AnyPassword
     new_password: NewPassword
@@ -63,12 +68,14 @@ class PasswordWish(BaseModel):
 class ResetWish(BaseModel):
     """The password to have from now on. `token` is the operator's."""
 
+    model_config = example({"token": "<reset_token>", "new_password": PASSWORD})
+
     token: str = Field(min_length=1, max_length=200)
     new_password: NewPassword
 
 
 @router.get("/me")
-async def me(caller: TokenCaller, context: ContextOf) -> Me:
+async def get_account(caller: TokenCaller, context: ContextOf) -> Me:
     """The user's account, and the stake at risk for him."""
     account, stake = await asyncio.gather(
         context.rpc.call(GET_ACCOUNT, GetAccount(user_id=caller.user_id)), _stake_of(context, caller.user_id)

@@ -28,6 +28,7 @@ from pydantic import AwareDatetime, BaseModel, Field
 
 from morpheus_gateway import api_keys
 from morpheus_gateway.context import Context, ContextOf
+from morpheus_gateway.examples import MODEL, UUID, example
 from morpheus_gateway.principal import KeyCaller, TokenCaller, key_of
 
 router = APIRouter(prefix="/api/v1/auth/keys", tags=["auth"])
@@ -35,13 +36,17 @@ router = APIRouter(prefix="/api/v1/auth/keys", tags=["auth"])
 KeyName = Annotated[str, Field(max_length=100)]
 Scopes = Annotated[list[Scope], Field(min_length=1)]
 ModelNames = Annotated[list[Annotated[str, Field(max_length=256)]], Field(min_length=1, max_length=100)]
-KeyId = Annotated[str, Path(max_length=64)]
+KeyId = Annotated[str, Path(max_length=64, examples=[UUID])]
 SESSION_LOOKUP_SECONDS = 1.0
 """A list of keys does not wait long for the one column that another service knows."""
 
 
 class NewKey(BaseModel):
     """What an API key may do. Models by name or chain id."""
+
+    model_config = example(
+        {"name": "laptop"}, {"name": "batch jobs", "scopes": ["chat", "sessions"], "allowed_models": [MODEL]}
+    )
 
     name: KeyName | None = None
     expires_at: AwareDatetime | None = None
@@ -52,6 +57,8 @@ class NewKey(BaseModel):
 class KeyChanges(BaseModel):
     """What is to be different. What is left out stays; null clears `name`, `expires_at` and `allowed_models`."""
 
+    model_config = example({"name": "server"})
+
     name: KeyName | None = None
     expires_at: AwareDatetime | None = None
     scopes: Scopes = list(Scope)
@@ -60,6 +67,8 @@ class KeyChanges(BaseModel):
 
 class Rotation(BaseModel):
     """`grace_seconds`: how long the key in use goes on working, up to 30 days."""
+
+    model_config = example({"grace_seconds": 3_600})
 
     grace_seconds: int = Field(86_400, ge=0, le=MAX_GRACE_SECONDS)
 
@@ -81,7 +90,7 @@ def _model_ids(context: Context, names: list[str] | None) -> list[str] | None:
 
 
 @router.post("", status_code=201)
-async def create_key(body: NewKey, caller: TokenCaller, context: ContextOf) -> dict[str, Any]:
+async def create_api_key(body: NewKey, caller: TokenCaller, context: ContextOf) -> dict[str, Any]:
     """Make an API key: here, so that auth and the bus never see it."""
     key = api_keys.make()
     row = await context.rpc.call(
@@ -100,7 +109,7 @@ async def create_key(body: NewKey, caller: TokenCaller, context: ContextOf) -> d
 
 
 @router.get("")
-async def list_keys(caller: TokenCaller, context: ContextOf) -> list[ShownKey]:
+async def get_api_keys(caller: TokenCaller, context: ContextOf) -> list[ShownKey]:
     """All keys of the user, newest first."""
     answer = await context.rpc.call(LIST_KEYS, ListKeys(user_id=caller.user_id))
     sessions = await asyncio.gather(*(_session_of(context, row) for row in answer.keys))
@@ -120,7 +129,7 @@ async def _session_of(context: Context, row: KeyRow) -> str | None:
 
 
 @router.get("/current")
-async def current_key(caller: KeyCaller, context: ContextOf) -> KeyRow:
+async def get_current_api_key(caller: KeyCaller, context: ContextOf) -> KeyRow:
     """The row of the API key that asks."""
     key_id, _ = key_of(caller)
     try:
@@ -132,7 +141,7 @@ async def current_key(caller: KeyCaller, context: ContextOf) -> KeyRow:
 
 
 @router.patch("/{key_id}")
-async def change_key(key_id: KeyId, body: KeyChanges, caller: TokenCaller, context: ContextOf) -> KeyRow:
+async def change_api_key(key_id: KeyId, body: KeyChanges, caller: TokenCaller, context: ContextOf) -> KeyRow:
     """Change a key's name, end, scopes or models. A revoked or expired key stays what it is: 409."""
     return await context.rpc.call(
         CHANGE_KEY,
@@ -149,7 +158,7 @@ async def change_key(key_id: KeyId, body: KeyChanges, caller: TokenCaller, conte
 
 
 @router.post("/{key_id}/rotate")
-async def rotate_key(
+async def rotate_api_key(
     key_id: KeyId, caller: TokenCaller, context: ContextOf, body: Rotation | None = None
 ) -> dict[str, Any]:
     """Replace a key by a new one with the same id, so that session and limits stay. The old one works for the grace."""
@@ -170,6 +179,6 @@ async def rotate_key(
 
 
 @router.delete("/{key_id}")
-async def delete_key(key_id: KeyId, caller: TokenCaller, context: ContextOf) -> KeyRow:
+async def delete_api_key(key_id: KeyId, caller: TokenCaller, context: ContextOf) -> KeyRow:
     """Deactivate a key; repeatable. It is refused everywhere within a second."""
     return await context.rpc.call(DEACTIVATE_KEY, DeactivateKey(user_id=caller.user_id, key_id=key_id))

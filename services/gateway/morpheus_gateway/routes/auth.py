@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 
 from morpheus_gateway.client_address import client_address
 from morpheus_gateway.context import ContextOf
+from morpheus_gateway.examples import EMAIL, PASSWORD, example
 
 router = APIRouter(prefix="/api/v1/auth", tags=["auth"])
 
@@ -31,6 +32,8 @@ ClientAddress = Annotated[str, Depends(client_address)]
 class Registration(BaseModel):
     """A new account. `invite_code` where the operator asks for one."""
 
+    model_config = example({"email": EMAIL, "password": PASSWORD, "name": "Ada"})
+
     email: Email
     password: NewPassword
     name: str | None = Field(None, max_length=200)
@@ -40,12 +43,16 @@ class Registration(BaseModel):
 class Credentials(BaseModel):
     """An account's e-mail and password."""
 
+    model_config = example({"email": EMAIL, "password": PASSWORD})
+
     email: Email
     password: AnyPassword
 
 
 class RefreshRequest(BaseModel):
     """A refresh token to exchange."""
+
+    model_config = example({"refresh_token": "<refresh_token>"})
 
     refresh_token: str = Field(min_length=1, max_length=1_024)
 
@@ -60,7 +67,7 @@ class Tokens(BaseModel):
 
 
 @router.post("/register", status_code=201)
-async def register(request: Request, body: Registration, address: ClientAddress, context: ContextOf) -> UserRow:
+async def register_user(request: Request, body: Registration, address: ClientAddress, context: ContextOf) -> UserRow:
     """Make an account."""
     request.state.standing = await context.limits.registrations.take(address)
     code = body.invite_code
@@ -88,7 +95,7 @@ async def login(body: Credentials, address: ClientAddress, context: ContextOf) -
 
 
 @router.post("/refresh")
-async def refresh(request: Request, body: RefreshRequest, address: ClientAddress, context: ContextOf) -> Tokens:
+async def refresh_token(request: Request, body: RefreshRequest, address: ClientAddress, context: ContextOf) -> Tokens:
     """Exchange a refresh token for new tokens; it is spent by that."""
     request.state.standing = await context.limits.refreshes.take(address)
     tokens = await context.secrets.ask_for_tokens(

@@ -16,6 +16,7 @@ from morpheus_common.contracts.automation import (
 from pydantic import BaseModel, Field, StrictBool, StrictInt
 
 from morpheus_gateway.context import ContextOf
+from morpheus_gateway.examples import example
 from morpheus_gateway.principal import AutomationCaller
 from morpheus_gateway.query import PageSize
 
@@ -25,18 +26,22 @@ router = APIRouter(prefix="/api/v1/automation", tags=["automation"])
 class SettingsChange(BaseModel):
     """What is left out stays. `session_duration` in seconds."""
 
+    model_config = example({"is_enabled": True, "session_duration": 3_600})
+
     is_enabled: StrictBool | None = None
     session_duration: StrictInt | None = Field(None, ge=MIN_DURATION_SECONDS, le=MAX_DURATION_SECONDS)
 
 
 @router.get("/settings")
-async def get_settings(caller: AutomationCaller, context: ContextOf) -> AutomationSettings:
+async def get_automation_settings(caller: AutomationCaller, context: ContextOf) -> AutomationSettings:
     """The user's settings."""
     return await context.rpc.call(GET_SETTINGS, GetSettings(user_id=caller.user_id))
 
 
 @router.put("/settings")
-async def put_settings(body: SettingsChange, caller: AutomationCaller, context: ContextOf) -> AutomationSettings:
+async def update_automation_settings(
+    body: SettingsChange, caller: AutomationCaller, context: ContextOf
+) -> AutomationSettings:
     """Change what is given."""
     return await context.rpc.call(
         PUT_SETTINGS,
@@ -45,7 +50,7 @@ async def put_settings(body: SettingsChange, caller: AutomationCaller, context: 
 
 
 @router.get("/decisions")
-async def decisions(
+async def list_automation_decisions(
     caller: AutomationCaller,
     context: ContextOf,
     limit: PageSize = 50,

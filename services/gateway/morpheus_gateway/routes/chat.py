@@ -5,16 +5,20 @@ from morpheus_common.contracts.chat import Endpoint
 
 from morpheus_gateway.body import read_chat_body
 from morpheus_gateway.context import ContextOf
+from morpheus_gateway.examples import MODEL
 from morpheus_gateway.routes.prompts import body_schema, run_prompt
 
 router = APIRouter(tags=["chat"])
 
+_HELLO = {"model": MODEL, "messages": [{"role": "user", "content": "Hello!"}]}
 _BODY_SCHEMA = body_schema(
     "messages",
     {
         "messages": {"type": "array", "minItems": 1, "items": {"type": "object"}},
         "stream": {"type": ["boolean", "null"]},
     },
+    _HELLO,
+    _HELLO | {"stream": True},
 )
 
 

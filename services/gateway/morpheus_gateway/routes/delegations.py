@@ -20,6 +20,7 @@ from morpheus_common.contracts.delegations import (
 from pydantic import BaseModel, Field, StrictBool
 
 from morpheus_gateway.context import ContextOf
+from morpheus_gateway.examples import DELEGATION, UUID, example
 from morpheus_gateway.principal import TokenCaller
 
 router = APIRouter(prefix="/api/v1/auth/delegation", tags=["auth"])
@@ -31,6 +32,8 @@ _AS_SENT = "one signed delegation of MetaMask's Delegation Framework, as an obje
 
 class NewDelegation(BaseModel):
     """A delegation to keep. If it is active, which is the default, the user's others no longer are."""
+
+    model_config = example(DELEGATION)
 
     delegate_address: str = Field(max_length=64, description="this gateway's address")
     # auth measures bytes; without any bound pydantic lets lone surrogates through, which the bus has no word for
@@ -77,11 +80,11 @@ async def store_delegation(body: NewDelegation, caller: TokenCaller, context: Co
 
 
 @router.get("")
-async def list_delegations(
+async def get_user_delegations(
     caller: TokenCaller,
     context: ContextOf,
-    skip: Annotated[int, Query(ge=0, le=MAX_SKIP)] = 0,
-    limit: Annotated[int, Query(ge=1, le=100)] = 100,
+    skip: Annotated[int, Query(ge=0, le=MAX_SKIP, examples=[0])] = 0,
+    limit: Annotated[int, Query(ge=1, le=100, examples=[20])] = 100,
 ) -> list[ShownDelegation]:
     """The user's delegations, newest first."""
     rows: list[DelegationRow] = []
@@ -96,7 +99,7 @@ async def list_delegations(
 
 
 @router.get("/active")
-async def active_delegation(caller: TokenCaller, context: ContextOf) -> ShownDelegation | None:
+async def get_active_user_delegation(caller: TokenCaller, context: ContextOf) -> ShownDelegation | None:
     """The delegation that counts now, or null."""
     row = (await context.rpc.call(ACTIVE_DELEGATION, ActiveDelegationQuestion(user_id=caller.user_id))).delegation
     return ShownDelegation.of(row) if row is not None else None
@@ -104,7 +107,7 @@ async def active_delegation(caller: TokenCaller, context: ContextOf) -> ShownDel
 
 @router.delete("/{delegation_id}", status_code=204)
 async def delete_delegation(
-    delegation_id: Annotated[str, Path(max_length=64)], caller: TokenCaller, context: ContextOf
+    delegation_id: Annotated[str, Path(max_length=64, examples=[UUID])], caller: TokenCaller, context: ContextOf
 ) -> None:
     """Forget a delegation. What it allows on chain is ended there, by its delegator."""
     question = DeleteDelegation(user_id=caller.user_id, delegation_id=delegation_id)

@@ -51,7 +51,7 @@ class DeletionPending(BaseModel):
     response_model=AccountDeleted,
     responses={202: {"model": DeletionPending, "description": "Something still waits; ask `status_url`."}},
 )
-async def delete_account(request: Request, caller: RecentCaller, context: ContextOf) -> AccountDeleted | Response:
+async def delete_user_account(request: Request, caller: RecentCaller, context: ContextOf) -> AccountDeleted | Response:
     """Delete the account: its credentials at once, then its sessions on chain, then all its data."""
     # made here, so that nobody who reads the bus or a database can ask in its owner's place
     token = secrets.token_urlsafe(TOKEN_BYTES)
@@ -76,7 +76,9 @@ async def delete_account(request: Request, caller: RecentCaller, context: Contex
 
 
 @router.get("/deletions/{token}")
-async def get_deletion(token: Annotated[str, Path(max_length=64)], context: ContextOf) -> AccountDeletion:
+async def get_account_deletion(
+    token: Annotated[str, Path(max_length=64, examples=["<deletion_token>"])], context: ContextOf
+) -> AccountDeletion:
     """How a deletion stands, for whoever has the address that its 202 named. Kept for 30 days once complete."""
     return await context.rpc.call(GET_DELETION, GetDeletion(token_sha256=_digest(token)))
 

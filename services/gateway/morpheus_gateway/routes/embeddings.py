@@ -5,6 +5,7 @@ from morpheus_common.contracts.chat import Endpoint
 
 from morpheus_gateway.body import read_embeddings_body
 from morpheus_gateway.context import ContextOf
+from morpheus_gateway.examples import EMBEDDING_MODEL
 from morpheus_gateway.routes.prompts import body_schema, run_prompt
 
 router = APIRouter(tags=["embeddings"])
@@ -23,6 +24,7 @@ _BODY_SCHEMA = body_schema(
             ]
         }
     },
+    {"model": EMBEDDING_MODEL, "input": ["first text", "second text"]},
 )
 
 

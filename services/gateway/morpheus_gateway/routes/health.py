@@ -11,7 +11,7 @@ router = APIRouter(tags=["health"])
 
 
 @router.get("/health")
-async def health(request: Request, response: Response) -> dict[str, Any]:
+async def health_check(request: Request, response: Response) -> dict[str, Any]:
     """State of every component, at most 2 s old. 503 when the gateway cannot serve."""
     state: Health = request.app.state.health
     response.headers["Cache-Control"] = "no-cache"
@@ -22,14 +22,14 @@ async def health(request: Request, response: Response) -> dict[str, Any]:
 
 
 @router.get("/live")
-async def live(response: Response) -> dict[str, str]:
+async def liveness_check(response: Response) -> dict[str, str]:
     """The process is up. Losing a dependency does not change that."""
     response.headers["Cache-Control"] = "no-cache"
     return {"status": "alive"}
 
 
 @router.get("/ready")
-async def ready(request: Request, response: Response) -> dict[str, str]:
+async def readiness_check(request: Request, response: Response) -> dict[str, str]:
     """200 when traffic may come: every service answers, the copies that requests are served from are there, and the gateway
     was not told to go.
     """

@@ -1,9 +1,12 @@
 """What is on offer. Served from memory; public."""
 
-from fastapi import APIRouter, Request, Response
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request, Response
 
 from morpheus_gateway.catalogue import Listing
 from morpheus_gateway.context import Context, ContextOf
+from morpheus_gateway.examples import MODEL
 
 router = APIRouter(tags=["models"])
 
@@ -40,7 +43,7 @@ async def list_all_models(request: Request, context: ContextOf) -> Response:
 
 @router.get("/api/v1/models/{model_id:path}")
 @router.get("/v1/models/{model_id:path}", include_in_schema=False)
-async def get_model(model_id: str, request: Request, context: ContextOf) -> Response:
+async def get_model(model_id: Annotated[str, Path(examples=[MODEL])], request: Request, context: ContextOf) -> Response:
     """One model, by name or chain id."""
     models = context.catalogue.models
     return _answer(request, context, Listing.of(models.openai_object(models.find(model_id))))

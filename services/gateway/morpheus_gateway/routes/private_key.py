@@ -18,6 +18,7 @@ from morpheus_common.contracts.vault import (
 from pydantic import BaseModel, Field, Secret
 
 from morpheus_gateway.context import ContextOf
+from morpheus_gateway.examples import example
 from morpheus_gateway.principal import RecentCaller
 
 router = APIRouter(prefix="/api/v1/auth/private-key", tags=["auth"])
@@ -25,6 +26,8 @@ router = APIRouter(prefix="/api/v1/auth/private-key", tags=["auth"])
 
 class PrivateKeyUpload(BaseModel):
     """A private key of Ethereum: 64 hex digits, `0x` optional. Auth says what is wrong with one; nothing is mended."""
+
+    model_config = example({"private_key": "0x" + "0123456789abcdef" * 4})
 
     # `SecretStr` would let half a character (a lone surrogate) through, which nothing can encode
     private_key: Secret[Annotated[str, Field(max_length=1_024)]]
@@ -49,7 +52,7 @@ async def store_private_key(body: PrivateKeyUpload, caller: RecentCaller, contex
 
 
 @router.get("")
-async def private_key_status(caller: RecentCaller, context: ContextOf) -> PrivateKeyStatus:
+async def get_private_key_status(caller: RecentCaller, context: ContextOf) -> PrivateKeyStatus:
     """Whether there is a private key, and its address. The key itself is never shown."""
     return await context.rpc.call(PRIVATE_KEY_STATUS, PrivateKeyOf(user_id=caller.user_id))
 

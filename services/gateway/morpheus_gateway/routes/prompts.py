@@ -16,7 +16,7 @@ from morpheus_gateway.principal import judge_key, key_of, require_scope
 from morpheus_gateway.relay import Prompt
 
 
-def body_schema(required: str, properties: Mapping[str, Any]) -> dict[str, Any]:
+def body_schema(required: str, properties: Mapping[str, Any], *examples: Mapping[str, Any]) -> dict[str, Any]:
     """Return what OpenAPI tells of a prompt's body: `properties` and what all prompts have; others are passed on as well."""
     schema = {
         "type": "object",
@@ -27,6 +27,7 @@ def body_schema(required: str, properties: Mapping[str, Any]) -> dict[str, Any]:
             "session_id": {"type": "string", "pattern": "^0x[0-9a-fA-F]{64}$"},
         },
         "additionalProperties": True,
+        "examples": list(examples),
     }
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 

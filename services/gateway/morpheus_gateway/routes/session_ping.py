@@ -34,7 +34,7 @@ async def within_limit(request: Request, caller: SessionsCaller, context: Contex
 
 
 @router.post("/pingsession")
-async def ping(
+async def ping_session(
     request: Request,
     caller: SessionsCaller,
     context: ContextOf,

@@ -18,6 +18,7 @@ from morpheus_common.contracts.sessions import (
 from morpheus_common.errors import ApiError
 
 from morpheus_gateway.context import ContextOf
+from morpheus_gateway.examples import BID_ID, MODEL, UUID
 from morpheus_gateway.principal import SessionsCaller, key_of
 from morpheus_gateway.query import PageSize, Seconds
 from morpheus_gateway.session_shapes import AnyCaseChainId, SessionNow
@@ -27,18 +28,18 @@ router = APIRouter(prefix="/api/v1/session", tags=["session"])
 
 
 @router.get("")
-async def current(caller: SessionsCaller, context: ContextOf) -> SessionNow | None:
+async def get_session(caller: SessionsCaller, context: ContextOf) -> SessionNow | None:
     """The key's current session, null if it has none."""
     answer = await context.rpc.call(GET_SESSION, GetSession(key_id=key_of(caller)[0]))
     return None if answer.session is None else SessionNow.now(answer.session)
 
 
 @router.get("/list")
-async def all_sessions(
+async def list_sessions(
     caller: SessionsCaller,
     context: ContextOf,
     limit: PageSize = 50,
-    ended: Annotated[bool, Query(description="closed, failed and abandoned ones too")] = False,
+    ended: Annotated[bool, Query(description="closed, failed and abandoned ones too", examples=[True])] = False,
 ) -> list[SessionNow]:
     """The key's sessions, newest first: opening, active, parked and closing; with `ended=true` all there were."""
     question = ListKeySessions(key_id=key_of(caller)[0], limit=limit, ended=ended)
@@ -47,12 +48,14 @@ async def all_sessions(
 
 
 @router.get("/quote")
-async def quote(
+async def quote_session(
     caller: SessionsCaller,
     context: ContextOf,
-    model_id: Annotated[str | None, Query(min_length=1, max_length=256, description="name or chain id")] = None,
-    bid_id: AnyCaseChainId | None = None,
-    duration: Annotated[Seconds | None, Query(description="seconds")] = None,
+    model_id: Annotated[
+        str | None, Query(min_length=1, max_length=256, description="name or chain id", examples=[MODEL])
+    ] = None,
+    bid_id: Annotated[AnyCaseChainId | None, Query(description="instead of `model_id`", examples=[BID_ID])] = None,
+    duration: Annotated[Seconds | None, Query(description="seconds", examples=[3_600])] = None,
 ) -> SessionQuote:
     """What a session would cost and how much MOR it would lock. `stake` is cost × supply ÷ budget of the chain's day.
 
@@ -70,8 +73,8 @@ async def quote(
 
 
 @router.get("/operations/{operation_id}")
-async def operation(
-    caller: SessionsCaller, context: ContextOf, operation_id: Annotated[str, Path(max_length=64)]
+async def get_operation(
+    caller: SessionsCaller, context: ContextOf, operation_id: Annotated[str, Path(max_length=64, examples=[UUID])]
 ) -> OperationRow:
     """How an operation of this key stands: an open, a close or an approve."""
     question = GetOperation(operation_id=operation_id, key_id=key_of(caller)[0])

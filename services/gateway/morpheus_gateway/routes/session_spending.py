@@ -30,13 +30,15 @@ class Approved(BaseModel):
     responses={200: {"headers": REPLAYED}, 504: {"headers": LOCATION | REPLAYED}},
     dependencies=[SoundBody],
 )
-async def approve(
+async def approve_spending(
     request: Request,
     response: Response,
     caller: SessionsCaller,
     context: ContextOf,
     wish: Wish,
-    amount: Annotated[str, Query(pattern=r"^[1-9][0-9]{0,77}$", description="wei of MOR")],
+    amount: Annotated[
+        str, Query(pattern=r"^[1-9][0-9]{0,77}$", description="wei of MOR", examples=["1000000000000000000"])
+    ],
 ) -> Approved:
     """Let the marketplace's contract take at least this much MOR of the gateway's wallet. Not needed to open sessions.
 

@@ -22,6 +22,7 @@ from morpheus_common.steps import Step, reached
 from morpheus_gateway.commands import carried_out
 from morpheus_gateway.context import Context, ContextOf
 from morpheus_gateway.errors import REPLAYED_HEADER, OperationFailed, operation_path
+from morpheus_gateway.examples import BID_ID, MODEL
 from morpheus_gateway.idempotency import Wish
 from morpheus_gateway.limits import Standing
 from morpheus_gateway.principal import SessionsCaller, key_of
@@ -48,14 +49,14 @@ _CLOSED: dict[int | str, dict[str, Any]] = {
 
 
 @router.post("/modelsession", responses=_OPENED, openapi_extra=OPEN_BODY)
-async def open_by_model(
+async def create_model_session(
     request: Request,
     response: Response,
     caller: SessionsCaller,
     context: ContextOf,
     body: OpenBody,
     wish: Wish,
-    model_id: Annotated[str, Query(min_length=1, max_length=256)],
+    model_id: Annotated[str, Query(min_length=1, max_length=256, description="name or chain id", examples=[MODEL])],
 ) -> SessionShown:
     """Open a session with the best provider of a model (name or chain id), or answer the one that is open."""
     command = _command(context, caller, body, wish, model_id=model_for(context, caller, model_id))
@@ -63,14 +64,14 @@ async def open_by_model(
 
 
 @router.post("/bidsession", responses=_OPENED, openapi_extra=OPEN_BODY)
-async def open_by_bid(
+async def create_bid_session(
     request: Request,
     response: Response,
     caller: SessionsCaller,
     context: ContextOf,
     body: OpenBody,
     wish: Wish,
-    bid_id: AnyCaseChainId,
+    bid_id: Annotated[AnyCaseChainId, Query(examples=[BID_ID])],
 ) -> SessionShown:
     """Open a session on one bid."""
     check_bids_allowed(caller)
@@ -79,7 +80,7 @@ async def open_by_bid(
 
 
 @router.post("/closesession", responses=_CLOSED, response_model=SessionClosed, dependencies=[SoundBody])
-async def close(
+async def close_session(
     request: Request, response: Response, caller: SessionsCaller, context: ContextOf, wish: Wish
 ) -> SessionClosed | Response:
     """Close the key's current and parked sessions. 200 when the chain has confirmed it, else 202."""

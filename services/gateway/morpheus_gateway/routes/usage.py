@@ -60,19 +60,21 @@ class UsageShown(BaseModel):
         )
 
 
-def _time(kind: str, what: str) -> Any:
-    return Query(alias=kind, max_length=64, description=f"{what}: a UTC day, or a time of RFC 3339")
+def _time(kind: str, what: str, example: str) -> Any:
+    return Query(alias=kind, max_length=64, description=f"{what}: a UTC day, or a time of RFC 3339", examples=[example])
 
 
 @router.get("/usage")
-async def usage(
+async def get_usage(
     caller: UsageCaller,
     context: ContextOf,
-    begin: Annotated[str | None, _time("from", f"where to begin; {DEFAULT_DAYS} days before `to` if missing")] = None,
-    end: Annotated[
-        str | None, _time("to", "where to end (a day counts in full, a time does not); now if missing")
+    begin: Annotated[
+        str | None, _time("from", f"where to begin; {DEFAULT_DAYS} days before `to` if missing", "2026-11-01")
     ] = None,
-    group_by: GroupBy = GroupBy.DAY,
+    end: Annotated[
+        str | None, _time("to", "where to end (a day counts in full, a time does not); now if missing", "2026-11-27")
+    ] = None,
+    group_by: Annotated[GroupBy, Query(examples=[GroupBy.MODEL])] = GroupBy.DAY,
 ) -> UsageShown:
     """Requests and tokens by day (UTC), model or API key, over at most 90 days. An access token is told of all of the
     user's keys; an API key, which needs the scope `usage`, of its own requests only.
