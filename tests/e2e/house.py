@@ -19,6 +19,7 @@ from nats.js.errors import NotFoundError
 from openai import OpenAI
 
 from tests.e2e.stack import MORPHEUS, RunningStack
+from tests.openapi import CheckedSyncClient
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class House:
 
     def __init__(self, stack: RunningStack) -> None:
         self.stack = stack
-        self.http = httpx2.Client(base_url=stack.base_url + "/", timeout=60)
+        self.http = CheckedSyncClient(base_url=stack.base_url + "/", timeout=60)
         models = self.http.get("models").json()["data"]
         llms = [model for model in models if model["modelType"] == "LLM"]
         self.llm, self.llm_id = llms[0]["id"], llms[0]["blockchainID"]

@@ -79,7 +79,17 @@ PLAIN = frozenset(
         *("model", "model_id", "bid_id", "allowed_models"),
         # figures, words and wishes
         *("limit", "skip", "ended", "duration", "sessionDuration", "amount", "name", "expires_at", "scopes"),
-        *("messages", "input", "stream", "is_enabled", "session_duration", "directPayment", "failover"),
+        *(
+            "messages",
+            "input",
+            "stream",
+            "stream_options",
+            "If-None-Match",
+            "is_enabled",
+            "session_duration",
+            "directPayment",
+            "failover",
+        ),
         *("from", "to", "group_by"),
         *("all", "grace_seconds", "delegate_address", "signed_delegation_data", "expiry", "is_active"),
         # what proves who somebody is; the header is scoped to its API key (test_idempotency.py of the sessions service)

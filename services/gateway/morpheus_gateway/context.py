@@ -96,9 +96,9 @@ def context_of(request: Request) -> Context:
     return context
 
 
-async def _context(request: Request) -> Context:
+async def context_of_route(request: Request) -> Context:
     # FastAPI runs a dependency that is no coroutine in a thread: two changes of threads for each request
     return context_of(request)
 
 
-ContextOf = Annotated[Context, Depends(_context)]
+ContextOf = Annotated[Context, Depends(context_of_route)]

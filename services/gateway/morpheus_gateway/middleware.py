@@ -45,7 +45,7 @@ _EXPOSED = ", ".join(
 
 _ON_EVERY_ANSWER = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
 
-_LIMITED_ROUTES: Mapping[str, Callable[[Limits], Limit | FailureLimit]] = {
+LIMITED_ROUTES: Mapping[str, Callable[[Limits], Limit | FailureLimit]] = {
     "/api/v1/auth/register": lambda limits: limits.registrations,
     "/api/v1/auth/login": lambda limits: limits.failed_logins,
     "/api/v1/auth/password": lambda limits: limits.failed_logins,
@@ -223,7 +223,7 @@ class AddressLimits:
         """Serve one request. Raises `RateLimited`."""
         if scope["type"] == "http" and scope["method"] == "POST":
             context: Context | None = scope["app"].state.context
-            limit_of = _LIMITED_ROUTES.get(_without_slash(scope["path"]))
+            limit_of = LIMITED_ROUTES.get(_without_slash(scope["path"]))
             if limit_of is not None and context is not None:
                 scope["state"]["standing"] = await limit_of(context.limits).look(client_address(Request(scope)))
         await self._app(scope, receive, send)

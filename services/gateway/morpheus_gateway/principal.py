@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -17,6 +18,22 @@ from morpheus_gateway.tokens import LEEWAY_SECONDS, Login
 
 RECENT_SECONDS = 3_600
 """What cannot be undone needs a login no older than this: a stolen access token is not enough for it."""
+
+ACCESS_TOKEN = "accessToken"  # noqa: S105 - the name of a scheme
+API_KEY = "apiKey"
+"""The kinds of credentials, as OpenAPI names them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What an endpoint wants to see: a credential of one of these kinds. `recent`: a token of a login of the last hour.
+    `scope`: what an API key needs.
+    """
+
+    kinds: tuple[str, ...]
+    recent: bool = False
+    scope: Scope | None = None
+
 
 _KEY_WANTED = "This endpoint wants an API key (sk-…). Make one with POST /api/v1/auth/keys."
 _TOKEN_WANTED = "This endpoint wants an access token. Get one with POST /api/v1/auth/login."  # noqa: S105 - no password
@@ -133,6 +150,7 @@ def by_key_with(scope: Scope) -> Callable[[Request, Context], Awaitable[Caller]]
         require_scope(caller, scope)
         return caller
 
+    WANTED[dependency] = Wanted((API_KEY,), scope=scope)
     return dependency
 
 
@@ -146,7 +164,16 @@ def by_either(scope: Scope) -> Callable[[Request, Context], Awaitable[Caller]]:
             return caller
         return await by_token(request, context)
 
+    WANTED[dependency] = Wanted((ACCESS_TOKEN, API_KEY), scope=scope)
     return dependency
+
+
+WANTED: dict[Callable[..., Awaitable[Caller]], Wanted] = {
+    by_token: Wanted((ACCESS_TOKEN,)),
+    by_recent_token: Wanted((ACCESS_TOKEN,), recent=True),
+    by_key: Wanted((API_KEY,)),
+}
+"""What each dependency that returns a caller wants."""
 
 
 TokenCaller = Annotated[Caller, Depends(by_token)]

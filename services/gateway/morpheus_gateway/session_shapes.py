@@ -1,4 +1,4 @@
-"""The bodies and headers of the session endpoints and the forms of their parameters, as OpenAPI tells of them."""
+"""The bodies of the session endpoints and the forms of their parameters, as OpenAPI tells of them."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -7,18 +7,7 @@ from morpheus_common.contracts.chat import PingStatus
 from morpheus_common.contracts.sessions import AutomationWord, SessionRow, SessionState, Slot
 from pydantic import BaseModel, Field, StrictBool, StrictInt, StringConstraints
 
-from morpheus_gateway.errors import REPLAYED_HEADER
 from morpheus_gateway.examples import example
-
-REPLAYED: dict[str, Any] = {
-    REPLAYED_HEADER: {
-        "description": "`true` if an earlier request with this Idempotency-Key began it",
-        "schema": {"type": "string"},
-    }
-}
-LOCATION: dict[str, Any] = {
-    "Location": {"description": "where the operation can be asked about", "schema": {"type": "string"}}
-}
 
 AnyCaseChainId = Annotated[str, StringConstraints(pattern=r"^0x[0-9a-fA-F]{64}$", to_lower=True)]
 """`0x` and 64 hex digits, however they are written."""

@@ -24,6 +24,7 @@ from nats.aio.client import Client
 from openai import AsyncOpenAI
 from pydantic import SecretStr
 
+from tests.openapi import CheckedClient
 from tests.servers import NatsAccount
 from tests.service.gateway.fakes import FakeAuth, FakeAutomation, FakeSessions, FakeWorker, connected
 
@@ -98,7 +99,7 @@ async def running_gateway(
     port = server.servers[0].sockets[0].getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     try:
-        async with httpx2.AsyncClient(base_url=url, timeout=20) as http:
+        async with CheckedClient(base_url=url, timeout=20) as http:
             if ready:
                 assert await poll(lambda: _is_ready(http), seconds=10)
             yield Gateway(url, port, http, app, server)
@@ -133,7 +134,9 @@ class House:
     @property
     def openai(self) -> AsyncOpenAI:
         """OpenAI's own client. It has to be closed."""
-        return AsyncOpenAI(base_url=f"{self.gateway.url}/api/v1", api_key=self.key, max_retries=0)
+        return AsyncOpenAI(
+            base_url=f"{self.gateway.url}/api/v1", api_key=self.key, max_retries=0, http_client=CheckedClient()
+        )
 
     async def chat(self, content: str = "one two three", **fields: Any) -> httpx2.Response:
         headers = self.by_key | fields.pop("headers", {})

@@ -248,7 +248,7 @@ class FakeAuth(FakeService):
 
     async def _public_keys(self, _: PublicKeysQuestion) -> PublicKeys:
         entries = [
-            OKPAlgorithm.to_jwk(key.public_key(), as_dict=True) | {"kid": kid, "use": "sig"}
+            OKPAlgorithm.to_jwk(key.public_key(), as_dict=True) | {"kid": kid, "use": "sig", "alg": "EdDSA"}
             for kid, key in ({self.kid: self.signing} | self.also_published).items()
         ]
         return PublicKeys(jwks={"keys": entries}, sealing_key=public_key_to_text(self.sealing.public_key()))

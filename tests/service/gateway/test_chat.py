@@ -136,15 +136,16 @@ async def test_no_more_is_sent_than_the_client_has_taken_and_the_window(house: H
     async def answer(prompt: FakePrompt) -> None:
         await prompt.accept()
         await prompt.complete()
-        event = b"data: " + b"x" * 60_000 + b"\n\n"
+        event = b'data: {"choices": [], "text": "' + b"x" * 60_000 + b'"}\n\n'
         for number in range(40):
             await prompt.data(event, first=number == 0)
             seen.append(prompt.credit - prompt.sent)
+        await prompt.data(b"data: [DONE]\n\n")
         await prompt.end()
 
     house.worker.script = answer
     response = await house.chat(stream=True)
-    assert len(response.content) == 40 * 60_008
+    assert len(response.content) == 40 * 60_035 + 14
     assert house.worker.prompts[0].credits[0][1] == WINDOW_BYTES
     assert max(seen) < WINDOW_BYTES
 

@@ -5,8 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import pytest
+from morpheus_common.errors import CATALOGUE
 from morpheus_gateway import openapi
+from morpheus_gateway.middleware import LIMITED_ROUTES
+from morpheus_gateway.principal import ACCESS_TOKEN, API_KEY
 
 Json = dict[str, Any]
 
@@ -52,3 +56,72 @@ def test_every_parameter_and_every_body_has_an_example() -> None:
         for content in operation.get("requestBody", {}).get("content", {}).values():
             assert content["examples"], name
             assert all(shown["value"] for shown in content["examples"].values()), name
+
+
+def responses() -> Iterator[tuple[str, Json, str, Json]]:
+    for name, operation in operations():
+        for status, response in operation["responses"].items():
+            told = (
+                MADE["components"]["responses"][response["$ref"].rpartition("/")[2]] if "$ref" in response else response
+            )
+            yield name, operation, status, told
+
+
+def codes_of(response: Json) -> list[str]:
+    return list(response["content"]["application/json"].get("examples", {}))
+
+
+def test_every_code_of_the_catalogue_is_told_of_where_it_can_be_given() -> None:
+    """C54. A code that no operation gives is one of operators, or of requests that reach none."""
+    told = {code for _, _, status, response in responses() if status >= "400" for code in codes_of(response)}
+    of_operators = {"foreign_session", "session_known", "session_unrecorded"}
+    of_no_operation = {"malformed_request", "not_found", "method_not_allowed", "endpoint_not_supported"}
+    assert told == CATALOGUE.keys() - of_operators - of_no_operation
+    assert told == MADE["components"]["examples"].keys()
+
+
+def test_an_error_is_told_of_at_its_status_and_its_schema_knows_its_code() -> None:
+    for name, _, status, response in responses():
+        if status == "default" or status < "400" or "examples" not in response["content"]["application/json"]:
+            continue
+        codes = codes_of(response)
+        assert {CATALOGUE[code].status for code in codes} == {int(status)}, name
+        schema = response["content"]["application/json"]["schema"] | {"components": MADE["components"]}
+        for code in codes:
+            shown = MADE["components"]["examples"][code]["value"]
+            assert jsonschema_rs.is_valid(schema, shown), f"{name}: {code}"
+        assert not jsonschema_rs.is_valid(schema, {"error": {"code": codes[0]}}), name
+
+
+def test_an_answer_tells_in_its_headers_what_a_client_needs_then() -> None:
+    for name, operation, status, response in responses():
+        headers = response.get("headers", {}).keys()
+        if status == "default":
+            continue
+        assert "X-Request-Id" in headers, name
+        assert ("WWW-Authenticate" in headers) == (status == "401"), name
+        assert "Retry-After" in headers or status not in {"429", "503"}, name
+        of_openai = operation["tags"][0] in {"chat", "embeddings", "models"}
+        assert ("x-should-retry" in headers) == (of_openai and status >= "400"), name
+
+
+def test_a_route_that_limits_by_address_is_told_of_as_one_that_counts() -> None:
+    counted = {
+        f"{method.upper()} {path}"
+        for path, methods in MADE["paths"].items()
+        for method, operation in methods.items()
+        if any(
+            "x-ratelimit-limit-requests" in response.get("headers", {})
+            for status, response in operation["responses"].items()
+            if status < "300"
+        )
+    }
+    assert {f"POST {path}" for path in LIMITED_ROUTES} <= counted
+
+
+def test_references_lead_somewhere_and_nothing_is_left_that_none_leads_to() -> None:
+    text = openapi.as_text(MADE)
+    used = set(re.findall(r'"#/components/(\w+/[\w.-]+)"', text))
+    there = {f"{section}/{name}" for section, parts in MADE["components"].items() for name in parts}
+    assert used == there - {f"securitySchemes/{kind}" for kind in (ACCESS_TOKEN, API_KEY)}
+    assert "x-codes" not in text

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from morpheus_common.contracts.accounts import (
     CHANGE_PASSWORD,
     END_LOGINS,
@@ -24,6 +24,7 @@ from pydantic import BaseModel, Field, StrictBool
 
 from morpheus_gateway.context import Context, ContextOf
 from morpheus_gateway.examples import PASSWORD, example
+from morpheus_gateway.openapi_parts import errors
 from morpheus_gateway.principal import RecentCaller, TokenCaller
 from morpheus_gateway.routes.auth import AnyPassword, ClientAddress, NewPassword
 
@@ -94,7 +95,7 @@ async def _stake_of(context: Context, user_id: str) -> StakeAtRisk | None:
         return None
 
 
-@router.post("/logout", status_code=204)
+@router.post("/logout", status_code=204, response_class=Response)
 async def logout(caller: TokenCaller, context: ContextOf, body: Logout | None = None) -> None:
     """End this login, or all of the user. Their tokens are refused everywhere within a second."""
     ends_all = body is not None and body.all
@@ -102,7 +103,12 @@ async def logout(caller: TokenCaller, context: ContextOf, body: Logout | None = 
     await context.rpc.call(END_LOGINS, EndLogins(user_id=caller.user_id, login_id=login_id))
 
 
-@router.post("/password", status_code=204)
+@router.post(
+    "/password",
+    status_code=204,
+    response_class=Response,
+    responses=errors("invalid_credentials", "password_too_common", "overloaded"),
+)
 async def change_password(body: PasswordWish, caller: RecentCaller, address: ClientAddress, context: ContextOf) -> None:
     """Set another password. All other logins end; API keys stay as they are.
 
@@ -119,7 +125,12 @@ async def change_password(body: PasswordWish, caller: RecentCaller, address: Cli
         )
 
 
-@router.post("/password/reset", status_code=204)
+@router.post(
+    "/password/reset",
+    status_code=204,
+    response_class=Response,
+    responses=errors("invalid_reset_token", "password_too_common", "overloaded", "service_timeout"),
+)
 async def reset_password(body: ResetWish, context: ContextOf) -> None:
     """Set a forgotten password by a one-time token of the operator. All logins end; API keys stay as they are."""
     reset = PasswordReset(token=body.token.strip(), new_password=body.new_password)

@@ -1,7 +1,7 @@
 """API keys: made, shown, changed, given another secret, deactivated."""
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Path
 from morpheus_common.contracts.auth import (
@@ -22,6 +22,7 @@ from morpheus_common.contracts.auth import (
     RotateKey,
     Scope,
 )
+from morpheus_common.contracts.base import UtcTime
 from morpheus_common.contracts.sessions import GET_SESSION, GetSession
 from morpheus_common.errors import ApiError
 from pydantic import AwareDatetime, BaseModel, Field
@@ -29,6 +30,7 @@ from pydantic import AwareDatetime, BaseModel, Field
 from morpheus_gateway import api_keys
 from morpheus_gateway.context import Context, ContextOf
 from morpheus_gateway.examples import MODEL, UUID, example
+from morpheus_gateway.openapi_parts import errors
 from morpheus_gateway.principal import KeyCaller, TokenCaller, key_of
 
 router = APIRouter(prefix="/api/v1/auth/keys", tags=["auth"])
@@ -79,9 +81,28 @@ class ShownKey(KeyRow):
     session_id: str | None = None
 
 
-def _made(key: str, row: KeyRow) -> dict[str, Any]:
-    """Return what is shown of a key just made: here, and never again."""
-    return {"key": key, **row.model_dump(mode="json", exclude={"user_id", "is_active", "last_used_at"})}
+class MadeKey(BaseModel):
+    """An API key just made. `key` is shown here, and never again."""
+
+    id: str
+    key: str
+    key_prefix: str
+    name: str | None
+    created_at: UtcTime
+    expires_at: UtcTime | None
+    scopes: list[Scope]
+    allowed_models: list[str] | None
+
+    @classmethod
+    def of(cls, key: str, row: KeyRow, **more: Any) -> Self:
+        """Show a key."""
+        return cls(key=key, **row.model_dump(exclude={"user_id", "is_active", "last_used_at"}), **more)
+
+
+class RotatedKey(MadeKey):
+    """An API key with its new secret. The one before works until `previous_key_expires_at`."""
+
+    previous_key_expires_at: UtcTime
 
 
 def _model_ids(context: Context, names: list[str] | None) -> list[str] | None:
@@ -89,9 +110,9 @@ def _model_ids(context: Context, names: list[str] | None) -> list[str] | None:
     return None if names is None else [context.catalogue.models.find(name).id for name in names]
 
 
-@router.post("", status_code=201)
-async def create_api_key(body: NewKey, caller: TokenCaller, context: ContextOf) -> dict[str, Any]:
-    """Make an API key: here, so that auth and the bus never see it."""
+@router.post("", status_code=201, responses=errors("key_limit_reached", "model_not_found"))
+async def create_api_key(body: NewKey, caller: TokenCaller, context: ContextOf) -> MadeKey:
+    """Make an API key. It is shown in this answer and never again: all that is kept of it is a hash."""
     key = api_keys.make()
     row = await context.rpc.call(
         CREATE_KEY,
@@ -105,7 +126,7 @@ async def create_api_key(body: NewKey, caller: TokenCaller, context: ContextOf) 
             allowed_models=_model_ids(context, body.allowed_models),
         ),
     )
-    return _made(key, row)
+    return MadeKey.of(key, row)
 
 
 @router.get("")
@@ -140,7 +161,7 @@ async def get_current_api_key(caller: KeyCaller, context: ContextOf) -> KeyRow:
         raise ApiError("invalid_api_key") from None
 
 
-@router.patch("/{key_id}")
+@router.patch("/{key_id}", responses=errors("key_not_found", "key_inactive", "model_not_found"))
 async def change_api_key(key_id: KeyId, body: KeyChanges, caller: TokenCaller, context: ContextOf) -> KeyRow:
     """Change a key's name, end, scopes or models. A revoked or expired key stays what it is: 409."""
     return await context.rpc.call(
@@ -157,10 +178,10 @@ async def change_api_key(key_id: KeyId, body: KeyChanges, caller: TokenCaller, c
     )
 
 
-@router.post("/{key_id}/rotate")
+@router.post("/{key_id}/rotate", responses=errors("key_not_found", "key_inactive", "key_rotation_limit"))
 async def rotate_api_key(
     key_id: KeyId, caller: TokenCaller, context: ContextOf, body: Rotation | None = None
-) -> dict[str, Any]:
+) -> RotatedKey:
     """Replace a key by a new one with the same id, so that session and limits stay. The old one works for the grace."""
     grace_seconds = (body or Rotation()).grace_seconds
     key = api_keys.make()
@@ -174,11 +195,10 @@ async def rotate_api_key(
             grace_seconds=grace_seconds,
         ),
     )
-    until = answer.model_dump(mode="json")["previous_until"]
-    return {**_made(key, answer.row), "previous_key_expires_at": until}
+    return RotatedKey.of(key, answer.row, previous_key_expires_at=answer.previous_until)
 
 
-@router.delete("/{key_id}")
+@router.delete("/{key_id}", responses=errors("key_not_found"))
 async def delete_api_key(key_id: KeyId, caller: TokenCaller, context: ContextOf) -> KeyRow:
     """Deactivate a key; repeatable. It is refused everywhere within a second."""
     return await context.rpc.call(DEACTIVATE_KEY, DeactivateKey(user_id=caller.user_id, key_id=key_id))

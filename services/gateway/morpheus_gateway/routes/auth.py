@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 from morpheus_gateway.client_address import client_address
 from morpheus_gateway.context import ContextOf
 from morpheus_gateway.examples import EMAIL, PASSWORD, example
+from morpheus_gateway.openapi_parts import errors
 
 router = APIRouter(prefix="/api/v1/auth", tags=["auth"])
 
@@ -66,7 +67,13 @@ class Tokens(BaseModel):
     expires_in: int
 
 
-@router.post("/register", status_code=201)
+@router.post(
+    "/register",
+    status_code=201,
+    responses=errors(
+        "email_taken", "password_too_common", "registration_closed", "invite_required", "overloaded", "service_timeout"
+    ),
+)
 async def register_user(request: Request, body: Registration, address: ClientAddress, context: ContextOf) -> UserRow:
     """Make an account."""
     request.state.standing = await context.limits.registrations.take(address)
@@ -79,7 +86,7 @@ async def register_user(request: Request, body: Registration, address: ClientAdd
     )
 
 
-@router.post("/login")
+@router.post("/login", responses=errors("invalid_credentials", "overloaded", "service_timeout"))
 async def login(body: Credentials, address: ClientAddress, context: ContextOf) -> Tokens:
     """Exchange e-mail and password for tokens.
 
@@ -94,7 +101,7 @@ async def login(body: Credentials, address: ClientAddress, context: ContextOf) -
     return Tokens.model_validate(tokens)
 
 
-@router.post("/refresh")
+@router.post("/refresh", responses=errors("invalid_refresh_token", "refresh_token_reused", "service_timeout"))
 async def refresh_token(request: Request, body: RefreshRequest, address: ClientAddress, context: ContextOf) -> Tokens:
     """Exchange a refresh token for new tokens; it is spent by that."""
     request.state.standing = await context.limits.refreshes.take(address)

@@ -3,7 +3,7 @@
 import json
 from typing import Annotated, Any, Self
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Path, Query, Response
 from morpheus_common.contracts.base import UtcTime
 from morpheus_common.contracts.delegations import (
     ACTIVE_DELEGATION,
@@ -21,6 +21,7 @@ from pydantic import BaseModel, Field, StrictBool
 
 from morpheus_gateway.context import ContextOf
 from morpheus_gateway.examples import DELEGATION, UUID, example
+from morpheus_gateway.openapi_parts import errors
 from morpheus_gateway.principal import TokenCaller
 
 router = APIRouter(prefix="/api/v1/auth/delegation", tags=["auth"])
@@ -61,7 +62,11 @@ class ShownDelegation(DelegationRow):
         return cls(**row.model_dump(), signed_delegation_data=sent if row.sent_as_text else json.loads(sent))
 
 
-@router.post("", status_code=201)
+@router.post(
+    "",
+    status_code=201,
+    responses=errors("delegation_unrestricted", "delegation_taken", "delegation_limit_reached"),
+)
 async def store_delegation(body: NewDelegation, caller: TokenCaller, context: ContextOf) -> ShownDelegation:
     """Keep a signed delegation; the same one again is the one that is there."""
     sent = body.signed_delegation_data
@@ -105,7 +110,7 @@ async def get_active_user_delegation(caller: TokenCaller, context: ContextOf) ->
     return ShownDelegation.of(row) if row is not None else None
 
 
-@router.delete("/{delegation_id}", status_code=204)
+@router.delete("/{delegation_id}", status_code=204, response_class=Response, responses=errors("delegation_not_found"))
 async def delete_delegation(
     delegation_id: Annotated[str, Path(max_length=64, examples=[UUID])], caller: TokenCaller, context: ContextOf
 ) -> None:

@@ -21,6 +21,7 @@ from pydantic import BaseModel
 
 from morpheus_gateway.commands import carried_out
 from morpheus_gateway.context import ContextOf
+from morpheus_gateway.openapi_parts import errors
 from morpheus_gateway.principal import RecentCaller
 
 router = APIRouter(prefix="/api/v1/auth", tags=["auth"])
@@ -75,7 +76,7 @@ async def delete_user_account(request: Request, caller: RecentCaller, context: C
     return Response(pending.model_dump_json(), 202, {"Location": status_url}, media_type="application/json")
 
 
-@router.get("/deletions/{token}")
+@router.get("/deletions/{token}", responses=errors("deletion_not_found", "service_timeout"))
 async def get_account_deletion(
     token: Annotated[str, Path(max_length=64, examples=["<deletion_token>"])], context: ContextOf
 ) -> AccountDeletion:

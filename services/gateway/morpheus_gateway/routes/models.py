@@ -1,14 +1,34 @@
 """What is on offer. Served from memory; public."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
 
 from morpheus_gateway.catalogue import Listing
 from morpheus_gateway.context import Context, ContextOf
 from morpheus_gateway.examples import MODEL
+from morpheus_gateway.openapi_parts import errors, header
+from morpheus_gateway.prompt_shapes import ModelList, ModelObject
 
 router = APIRouter(tags=["models"])
+
+_OF_A_COPY = header("ETag", "X-Catalog-Age")
+_UNCHANGED: dict[int | str, dict[str, Any]] = {
+    304: {"description": "The copy that `If-None-Match` names is still the right one.", "headers": _OF_A_COPY}
+}
+_LISTED = _UNCHANGED | {200: {"model": ModelList, "headers": _OF_A_COPY}}
+_SHOWN = _UNCHANGED | {200: {"model": ModelObject, "headers": _OF_A_COPY}}
+_CONDITION: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": "If-None-Match",
+            "in": "header",
+            "required": False,
+            "description": "`ETag` of the copy that you have: 304 without a body if nothing has changed",
+            "schema": {"type": "string", "examples": ['"0123456789abcdef0123456789abcdef"']},
+        }
+    ]
+}
 
 
 def _known(request: Request, listing: Listing) -> bool:
@@ -27,21 +47,21 @@ def _answer(request: Request, context: Context, listing: Listing) -> Response:
     return Response(listing.body, headers=headers, media_type="application/json")
 
 
-@router.get("/api/v1/models")
+@router.get("/api/v1/models", responses=_LISTED, openapi_extra=_CONDITION)
 @router.get("/v1/models", include_in_schema=False)
 async def list_models(request: Request, context: ContextOf) -> Response:
     """Models that are not deleted and have at least one active bid."""
     return _answer(request, context, context.catalogue.models.offered)
 
 
-@router.get("/api/v1/models/allmodels")
+@router.get("/api/v1/models/allmodels", responses=_LISTED, openapi_extra=_CONDITION)
 @router.get("/v1/models/allmodels", include_in_schema=False)
 async def list_all_models(request: Request, context: ContextOf) -> Response:
     """All models that are not deleted."""
     return _answer(request, context, context.catalogue.models.all)
 
 
-@router.get("/api/v1/models/{model_id:path}")
+@router.get("/api/v1/models/{model_id:path}", responses=_SHOWN | errors("model_not_found"), openapi_extra=_CONDITION)
 @router.get("/v1/models/{model_id:path}", include_in_schema=False)
 async def get_model(model_id: Annotated[str, Path(examples=[MODEL])], request: Request, context: ContextOf) -> Response:
     """One model, by name or chain id."""

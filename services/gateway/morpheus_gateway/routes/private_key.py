@@ -19,6 +19,7 @@ from pydantic import BaseModel, Field, Secret
 
 from morpheus_gateway.context import ContextOf
 from morpheus_gateway.examples import example
+from morpheus_gateway.openapi_parts import errors
 from morpheus_gateway.principal import RecentCaller
 
 router = APIRouter(prefix="/api/v1/auth/private-key", tags=["auth"])
@@ -41,7 +42,7 @@ class DeletedPrivateKey(BaseModel):
     deleted_at: UtcTime
 
 
-@router.post("", status_code=201)
+@router.post("", status_code=201, responses=errors("development_key_refused"))
 async def store_private_key(body: PrivateKeyUpload, caller: RecentCaller, context: ContextOf) -> PrivateKeyStatus:
     """Store a private key, encrypted; it replaces any other. It is kept for you and signs nothing yet."""
     return await context.secrets.ask(
@@ -57,7 +58,7 @@ async def get_private_key_status(caller: RecentCaller, context: ContextOf) -> Pr
     return await context.rpc.call(PRIVATE_KEY_STATUS, PrivateKeyOf(user_id=caller.user_id))
 
 
-@router.delete("")
+@router.delete("", responses=errors("private_key_not_found"))
 async def delete_private_key(caller: RecentCaller, context: ContextOf) -> DeletedPrivateKey:
     """Delete the private key: what is left of it in the database cannot be decrypted by anybody."""
     deleted = await context.rpc.call(DELETE_PRIVATE_KEY, PrivateKeyOf(user_id=caller.user_id))

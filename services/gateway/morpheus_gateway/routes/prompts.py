@@ -10,26 +10,75 @@ from morpheus_common.errors import ApiError
 from morpheus_common.request_context import request_id
 
 from morpheus_gateway.answers import PromptResponse
-from morpheus_gateway.body import PromptBody, is_json
+from morpheus_gateway.body import MAX_MODEL_LENGTH, PromptBody, is_json
 from morpheus_gateway.context import Context
-from morpheus_gateway.principal import judge_key, key_of, require_scope
+from morpheus_gateway.openapi_parts import errors, header
+from morpheus_gateway.principal import API_KEY, judge_key, key_of, require_scope
 from morpheus_gateway.relay import Prompt
 
+_FAILURES = (
+    "missing_required_parameter",
+    "invalid_value",
+    "model_type_mismatch",
+    "no_active_session",
+    "attestation_unsupported",
+    "provider_rejected",
+    "insufficient_balance",
+    "insufficient_scope",
+    "model_not_allowed",
+    "stake_limit_reached",
+    "price_limit_reached",
+    "model_not_found",
+    "session_not_found",
+    "open_cancelled",
+    "session_busy",
+    "session_open_limit",
+    "provider_error",
+    "session_lost",
+    "stream_truncated",
+    "open_failed",
+    "overloaded",
+    "provider_overloaded",
+    "stake_capacity",
+    "session_opening",
+    "session_queue_full",
+    "no_provider_available",
+    "provider_timeout",
+)
 
-def body_schema(required: str, properties: Mapping[str, Any], *examples: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what OpenAPI tells of a prompt's body: `properties` and what all prompts have; others are passed on as well."""
+
+def prompt_answers(content: Mapping[str, Any]) -> dict[int | str, dict[str, Any]]:
+    """Return what OpenAPI tells of the answers to a prompt: its `content` by media type, and how it may fail."""
+    origin = header("X-Morpheus-Model", "X-Morpheus-Session", "X-Morpheus-Provider")
+    return {200: {"content": dict(content), "headers": origin}, **errors(*_FAILURES)}
+
+
+def prompt_request(required: str, properties: Mapping[str, Any], *examples: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what OpenAPI tells of a prompt's request: `properties` and what all prompts have; others are passed on as well."""
     schema = {
         "type": "object",
         "required": [required],
         "properties": {
-            "model": {"type": "string", "description": "name or chain id of a model"},
+            "model": {
+                "type": ["string", "null"],
+                "minLength": 1,
+                "maxLength": MAX_MODEL_LENGTH,
+                "description": "Name or chain id of a model; without one, that of the key's session.",
+            },
             **properties,
-            "session_id": {"type": "string", "pattern": "^0x[0-9a-fA-F]{64}$"},
+            "session_id": {
+                "type": ["string", "null"],
+                "pattern": "^0x[0-9a-fA-F]{64}$",
+                "description": "An open session of this API key, by its id on chain, to run the prompt in. Not passed on.",
+            },
         },
         "additionalProperties": True,
         "examples": list(examples),
     }
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    return {
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+        "security": [{API_KEY: []}],
+    }
 
 
 async def run_prompt(

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from morpheus_gateway.answers import whole_answer
 from morpheus_gateway.client_watch import ClientWatch
 from morpheus_gateway.context import Context, ContextOf
+from morpheus_gateway.openapi_parts import errors
 from morpheus_gateway.principal import SessionsCaller, key_of
 from morpheus_gateway.relay import Prompt
 from morpheus_gateway.routes.session_body import SoundBody
@@ -33,7 +34,18 @@ async def within_limit(request: Request, caller: SessionsCaller, context: Contex
     request.state.standing = await context.limits.pings.take(key_of(caller)[0])
 
 
-@router.post("/pingsession")
+@router.post(
+    "/pingsession",
+    responses=errors(
+        "model_type_mismatch",
+        "rate_limit_exceeded",
+        "session_busy",
+        "provider_error",
+        "stream_truncated",
+        "overloaded",
+        "session_opening",
+    ),
+)
 async def ping_session(
     request: Request,
     caller: SessionsCaller,

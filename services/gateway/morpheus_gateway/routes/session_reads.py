@@ -19,6 +19,7 @@ from morpheus_common.errors import ApiError
 
 from morpheus_gateway.context import ContextOf
 from morpheus_gateway.examples import BID_ID, MODEL, UUID
+from morpheus_gateway.openapi_parts import errors
 from morpheus_gateway.principal import SessionsCaller, key_of
 from morpheus_gateway.query import PageSize, Seconds
 from morpheus_gateway.session_shapes import AnyCaseChainId, SessionNow
@@ -47,7 +48,10 @@ async def list_sessions(
     return [SessionNow.now(row) for row in answer.sessions]
 
 
-@router.get("/quote")
+@router.get(
+    "/quote",
+    responses=errors("model_not_allowed", "model_not_found", "bid_not_found", "open_failed", "no_provider_available"),
+)
 async def quote_session(
     caller: SessionsCaller,
     context: ContextOf,
@@ -72,7 +76,7 @@ async def quote_session(
     return await context.rpc.call(QUOTE_SESSION, question)
 
 
-@router.get("/operations/{operation_id}")
+@router.get("/operations/{operation_id}", responses=errors("operation_not_found"))
 async def get_operation(
     caller: SessionsCaller, context: ContextOf, operation_id: Annotated[str, Path(max_length=64, examples=[UUID])]
 ) -> OperationRow:

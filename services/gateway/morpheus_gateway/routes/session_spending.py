@@ -12,9 +12,9 @@ from morpheus_gateway.commands import carried_out
 from morpheus_gateway.context import ContextOf
 from morpheus_gateway.errors import REPLAYED_HEADER, OperationFailed
 from morpheus_gateway.idempotency import Wish
+from morpheus_gateway.openapi_parts import errors
 from morpheus_gateway.principal import SessionsCaller, key_of
 from morpheus_gateway.routes.session_body import SoundBody
-from morpheus_gateway.session_shapes import LOCATION, REPLAYED
 
 router = APIRouter(prefix="/api/v1/session", tags=["session"])
 
@@ -27,7 +27,7 @@ class Approved(BaseModel):
 
 @router.post(
     "/approve",
-    responses={200: {"headers": REPLAYED}, 504: {"headers": LOCATION | REPLAYED}},
+    responses=errors("approval_limit_reached", "rate_limit_exceeded", "approval_failed", "session_pending"),
     dependencies=[SoundBody],
 )
 async def approve_spending(

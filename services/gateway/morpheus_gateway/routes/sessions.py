@@ -1,6 +1,6 @@
 """Sessions of an API key: open and close."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 from morpheus_common.contracts.auth import Caller
@@ -25,11 +25,10 @@ from morpheus_gateway.errors import REPLAYED_HEADER, OperationFailed, operation_
 from morpheus_gateway.examples import BID_ID, MODEL
 from morpheus_gateway.idempotency import Wish
 from morpheus_gateway.limits import Standing
+from morpheus_gateway.openapi_parts import errors
 from morpheus_gateway.principal import SessionsCaller, key_of
 from morpheus_gateway.routes.session_body import OPEN_BODY, OpenBody, SoundBody
 from morpheus_gateway.session_shapes import (
-    LOCATION,
-    REPLAYED,
     AnyCaseChainId,
     ClosePending,
     OpenRequest,
@@ -41,14 +40,25 @@ from morpheus_gateway.session_wishes import check_bids_allowed, duration_within,
 router = APIRouter(prefix="/api/v1/session", tags=["session"])
 
 _MAY_HAVE_BEGUN = "No answer has come yet: the open may have begun, and goes on then. Ask for the operation; if there is none, it did not."
-_OPENED: dict[int | str, dict[str, Any]] = {200: {"headers": REPLAYED}, 504: {"headers": LOCATION | REPLAYED}}
-_CLOSED: dict[int | str, dict[str, Any]] = {
-    200: {"headers": REPLAYED},
-    202: {"model": ClosePending, "headers": LOCATION},
-}
+_NOT_OPENED = (
+    "direct_payment_unsupported",
+    "attestation_unsupported",
+    "insufficient_balance",
+    "model_not_allowed",
+    "stake_limit_reached",
+    "price_limit_reached",
+    "open_cancelled",
+    "session_open_limit",
+    "open_failed",
+    "stake_capacity",
+    "session_opening",
+    "session_queue_full",
+    "no_provider_available",
+    "session_pending",
+)
 
 
-@router.post("/modelsession", responses=_OPENED, openapi_extra=OPEN_BODY)
+@router.post("/modelsession", responses=errors("model_not_found", *_NOT_OPENED), openapi_extra=OPEN_BODY)
 async def create_model_session(
     request: Request,
     response: Response,
@@ -63,7 +73,7 @@ async def create_model_session(
     return await _open(request, response, context, command)
 
 
-@router.post("/bidsession", responses=_OPENED, openapi_extra=OPEN_BODY)
+@router.post("/bidsession", responses=errors("bid_not_found", *_NOT_OPENED), openapi_extra=OPEN_BODY)
 async def create_bid_session(
     request: Request,
     response: Response,
@@ -79,7 +89,12 @@ async def create_bid_session(
     return await _open(request, response, context, command)
 
 
-@router.post("/closesession", responses=_CLOSED, response_model=SessionClosed, dependencies=[SoundBody])
+@router.post(
+    "/closesession",
+    responses={202: {"model": ClosePending, "description": "The chain has not confirmed it yet; that goes on."}},
+    response_model=SessionClosed,
+    dependencies=[SoundBody],
+)
 async def close_session(
     request: Request, response: Response, caller: SessionsCaller, context: ContextOf, wish: Wish
 ) -> SessionClosed | Response:
