@@ -17,6 +17,7 @@ SETTINGS = {
     "KEEP_ALIVE": "0.3",
     "QUEUE_PER_KEY": "4",
     "PINGS_PER_MINUTE": "1",
+    "DELETION_WAIT": "1",
 }
 
 

@@ -25,12 +25,12 @@ def open_session(house: House, account: Account, **headers: str) -> httpx2.Respo
 
 
 @contextlib.contextmanager
-def fault(house: House, kind: str, action: str) -> Iterator[None]:
+def fault(house: House, kind: str, action: str, *, count: int | None = 1) -> Iterator[None]:
     """Arm a fault at the router; what it holds goes on when the block is left."""
     env = house.stack.env
     auth = (env["PROXY_ROUTER_USER"], env["PROXY_ROUTER_PASSWORD"])
     path = f"{house.stack.router_url}/sim/faults"
-    armed = httpx2.post(path, json={"kind": kind, "action": action, "count": 1}, auth=auth)
+    armed = httpx2.post(path, json={"kind": kind, "action": action, "count": count}, auth=auth)
     assert armed.status_code == 201, armed.text
     try:
         yield

@@ -7,6 +7,7 @@ from typing import Any
 from morpheus_common.errors import CATALOGUE
 
 from morpheus_site.generated import snippets
+from morpheus_site.generated.answers import is_recorded, recorded
 from morpheus_site.generated.schemas import Field, Schemas
 from morpheus_site.generated.text import as_json, block, code, from_below, page, prose, table
 
@@ -57,6 +58,7 @@ VARIABLES = {
     "RESET_TOKEN": "the token that the operator made",
     "DELETION_TOKEN": "what `status_url` of a [deletion](api/auth/delete-user-account.md) ends with",
     "KEY_ID": "`id` of one of [your keys](api/auth/get-api-keys.md)",
+    "MODEL_ID": "`blockchainID` of one of the [models](api/models/list-models.md)",
     "BID_ID": "`bid_id` of a [quote](api/session/quote-session.md), or one of a model's rated bids",
     "OPERATION_ID": "`operation_id` of an answer that did not wait, or of a [decision](api/automation/list-automation-decisions.md)",
     "PRIVATE_KEY": "64 hex digits, `0x` optional",
@@ -212,9 +214,9 @@ class Endpoint:
         yield "## Answer"
         for status, answer in self.responses.items():
             if status < 400:
-                yield page(f"**{status}.** {prose(answer.get('description', ''))}", *self._contents(answer))
+                yield page(f"**{status}.** {prose(answer.get('description', ''))}", *self._contents(status, answer))
 
-    def _contents(self, answer: Json) -> Iterator[str | None]:
+    def _contents(self, status: int, answer: Json) -> Iterator[str | None]:
         for kind, content in answer.get("content", {}).items():
             schema = content.get("schema", {})
             if kind != "application/json":
@@ -224,7 +226,8 @@ class Endpoint:
                 continue
             yield self._about(schema)
             yield given(self.schemas.fields(schema))
-            yield block("json", as_json(self.schemas.example(schema)))
+            known = is_recorded(self.id, status)
+            yield block("json", as_json(recorded(self.id, status) if known else self.schemas.example(schema)))
 
     def _about(self, schema: Json) -> str | None:
         told = [self.schemas.follow(form).get("description", "") for form in self.schemas.forms(schema)]

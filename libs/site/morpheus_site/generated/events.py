@@ -10,7 +10,7 @@ from morpheus_common.contracts import REGISTRY
 from morpheus_common.contracts.base import EventType, Registry
 
 from morpheus_site.generated.endpoints import given
-from morpheus_site.generated.schemas import Schemas
+from morpheus_site.generated.schemas import UUID, Schemas
 from morpheus_site.generated.text import as_json, block, code, page, prose, table
 
 _INTRODUCTION = f"""\
@@ -50,8 +50,6 @@ _ENTITIES = {
 }
 """What `ce-subject` is, by domain and entity."""
 
-_UUID = "019a7c1e-8f00-7abc-8def-0123456789ab"
-
 
 def event_page(registry: Registry = REGISTRY) -> str:
     """Return the page: a table of all events, then each with its fields and an example."""
@@ -85,8 +83,8 @@ def _section(event: EventType[Any], counted: list[EventType[Any]]) -> Iterator[s
     yield given(schemas.fields(schema)) or "It has no fields."
     shown = event_headers(
         event.subject,
-        event_id=_UUID,
-        entity_id=_UUID,
+        event_id=UUID,
+        entity_id=UUID,
         version=3,
         time=datetime(2026, 11, 27, 8, tzinfo=UTC),
         request_id=None,

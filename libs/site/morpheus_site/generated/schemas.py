@@ -1,6 +1,5 @@
 """JSON Schema as tables for people, and a value that fits one."""
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +11,10 @@ Json = dict[str, Any]
 DEPTH = 4
 """How far into a value its fields are shown."""
 
-_TIME = "2026-11-27T08:00:00.000Z"
-_UUID = "019a7c1e-8f00-7abc-8def-0123456789ab"
+TIME = "2026-11-27T08:00:00.000Z"
+UUID = "019a7c1e-8f00-7abc-8def-0123456789ab"
+CHAIN_ID = "0x" + "5e" * 32
+"""What stands for every time and id in an example."""
 _WEI = "1500000000000000000"
 _WORDS = {"email": "ada@example.com", "name": "laptop", "key_prefix": "sk-Ab12Cd", "router": "router-1"}
 """Strings that say more than a word for their name would."""
@@ -154,16 +155,14 @@ class Schemas:
 def _string(schema: Json, name: str) -> str:
     pattern = schema.get("pattern", "")
     if schema.get("format") == "date-time":
-        return _TIME
+        return TIME
     if "{64}" in pattern:
-        return "0x" + hashlib.sha256(name.encode()).hexdigest()
-    if "{40}" in pattern or name == "address":
-        return "0x" + hashlib.sha256(name.encode()).hexdigest()[:40]
+        return CHAIN_ID
     if pattern == "^-?[0-9]+$":
         return _WEI
     if name in _WORDS:
         return _WORDS[name]
-    return _UUID if name == "id" or name.endswith("_id") else name.replace("_", " ")
+    return UUID if name == "id" or name.endswith("_id") else name.replace("_", " ")
 
 
 def _shown(value: Any) -> str:

@@ -141,10 +141,11 @@ def snippets(method: str, path: str, operation: Json) -> Iterator[Snippet]:
 
 
 def _own(name: str, example: Any) -> Any:
-    """Return what stands for a parameter: an id is the reader's own, a model has the same name everywhere."""
+    """Return what stands for a parameter: an id is the reader's own, a model's name is the same everywhere."""
     if isinstance(example, str) and (match := _STANDS_FOR.fullmatch(example)):
         return Variable(match[1].upper())
-    return Variable(name.upper()) if name.endswith("_id") and name != "model_id" else example
+    is_id = name.endswith("_id") and (name != "model_id" or str(example).startswith("0x"))
+    return Variable(name.upper()) if is_id else example
 
 
 def _of_path(value: Any) -> str | Variable:
