@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.clients.blocks import Block
+from tests.clients.test_documentation import CLIENTS, environment, titled
 from tests.e2e.house import Account, House
 
 FOLDER = Path(__file__).with_name("node")
@@ -31,6 +33,22 @@ def test_node_clients_work_as_with_openai(house: House, account: Account, keys: 
     command = ["node", "--test", "--test-reporter=spec", "--test-concurrency=1", file]
     ran = subprocess.run(command, cwd=FOLDER, env=environment, capture_output=True, text=True, timeout=110, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize("block", titled(CLIENTS, "js"))
+def test_the_javascript_that_the_documentation_shows_runs(house: House, account: Account, block: Block) -> None:
+    command = ["node", "--input-type=module", "--eval", block.text]
+    ran = subprocess.run(
+        command,
+        cwd=FOLDER,
+        env=environment(house, account),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.startswith("You asked: Name a river.")
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,11 @@
 import asyncio
 import os
 import secrets
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -195,3 +198,17 @@ async def test_a_cancelled_task_cancels_its_stream(model: ChatOpenAI, provider: 
         await reading
     await asyncio.to_thread(provider.until_free, mark, seconds=1.0)
     assert isinstance(await model.ainvoke("next"), AIMessage)
+
+
+def test_the_example_prints_a_stream_and_the_answer_made_with_a_tool() -> None:
+    script = Path(__file__).resolve().parents[3] / "examples" / "langchain_chat.py"
+    ran = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    streamed, with_tool = ran.stdout.splitlines()
+    assert streamed.startswith("You asked: Name a river.")
+    assert "18 °C and rain in" in with_tool
+    wrong = {**os.environ, "API_KEY": "sk-nonsense"}
+    ran = subprocess.run(
+        [sys.executable, str(script)], env=wrong, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr.count("\n")) == (1, "", 1)
