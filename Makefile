@@ -1,7 +1,7 @@
 # `make` needs nothing but python3 (3.11, 3.12 or 3.13); it installs the rest into .venv.
 .DEFAULT_GOAL := help
 .PHONY: help install run test .test-sessions-1 .test-sessions-2 .test-units .test-rest test-clients test-node fleet faults faults-full relay-faults canary rolling \
-	leaks renewals state-machine bench lint format contracts lock lock-bench clean
+	leaks renewals state-machine bench lint format contracts lint-contracts lock lock-bench clean
 
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 # The first Python that fits, that of .venv if there is one; `make PYTHON=/path/to/python …` chooses another.
@@ -11,13 +11,14 @@ BIN := .venv/bin
 SESSIONS_TESTS := tests/service/sessions
 UNIT_TESTS := tests/unit tests/contract tests/state_machine tests/faults tests/service/gateway
 CLIENTS_TESTS := tests/clients
+SPECTRAL := tools/contracts
 UV_COMPILE = $(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
 	--custom-compile-command 'make lock' --build-constraints requirements/bootstrap.lock $(UPGRADE)
 LOCAL_PACKAGES := $(foreach name,proxy-router-sim morpheus-common morpheus-devstack morpheus-gateway morpheus-auth \
 	morpheus-sessions morpheus-automation morpheus-site,--no-emit-package $(name))
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 install: ## Make .venv as the lock files say (nothing to do: well under a second)
 	@python="$(PYTHON)"; \
@@ -100,6 +101,13 @@ contracts: install ## Write docs/openapi.json and docs/asyncapi.json anew, after
 	@$(BIN)/python -m morpheus_gateway.openapi
 	@$(BIN)/python -m morpheus_common.asyncapi
 
+lint-contracts: ## Lint docs/openapi.json and docs/asyncapi.json with Spectral (needs Node 20.17 or newer, and npm)
+	@node -e 'const [a, b] = process.versions.node.split("."); process.exit(a > 20 || (a == 20 && b >= 17) ? 0 : 1)' && command -v npm > /dev/null || { \
+		echo "make: $@ needs Node 20.17 or newer, with npm, on PATH" >&2; exit 1; }
+	@npm ci --prefix $(SPECTRAL) --ignore-scripts --no-audit --no-fund --silent
+	@for document in openapi asyncapi; do $(SPECTRAL)/node_modules/.bin/spectral lint --fail-severity hint \
+		--ruleset $(SPECTRAL)/$$document.yaml docs/$$document.json || exit 1; done
+
 lock: install ## Write requirements/*.lock anew (make lock UPGRADE=--upgrade takes newer versions)
 	$(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
 		--custom-compile-command 'make lock' $(UPGRADE) requirements/bootstrap.in -o requirements/bootstrap.lock
@@ -118,6 +126,6 @@ lock-bench: install ## Write the locks of what `make bench` measures us against
 	npm install --prefix benchmarks --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts --no-audit --no-fund
 
 clean: ## Remove .venv and all caches (the data in .data stays)
-	rm -rf .venv .venv-clients tests/clients/node/node_modules benchmarks/node_modules benchmarks/.work/litellm
+	rm -rf .venv .venv-clients tests/clients/node/node_modules tools/contracts/node_modules benchmarks/node_modules benchmarks/.work/litellm
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find libs services tests examples benchmarks requirements -name __pycache__ -type d -prune -exec rm -rf {} +

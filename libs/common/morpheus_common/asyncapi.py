@@ -71,8 +71,8 @@ def document(registry: Registry = REGISTRY, consumers: Iterable[Consumer] = CONS
             "title": "Morpheus API Gateway: the bus",
             "version": __version__,
             "description": _DESCRIPTION,
-            "license": {"name": "MIT"},
-            "tags": [{"name": user.value, "description": text} for user, text in _USERS.items()],
+            "license": {"name": "MIT", "url": "https://spdx.org/licenses/MIT.html"},
+            "tags": [{"name": user.value, "description": text} for user, text in sorted(_USERS.items())],
         },
         "defaultContentType": "application/json",
         "servers": {
@@ -159,6 +159,7 @@ def _answering(rpc: Rpc[Any, Any]) -> Json:
         "action": "receive",
         "channel": _ref("channels", rpc.subject),
         "summary": f"{rpc.service} answers `{rpc.verb}`.",
+        "description": (rpc.question.__doc__ or "").strip(),
         "messages": [_ref("channels", rpc.subject, "messages", "question")],
         "reply": {
             "channel": _ref("channels", ANSWERS),
@@ -235,7 +236,7 @@ def _telling(event: EventType[Any]) -> Json:
     return {
         "action": "send",
         "channel": _ref("channels", event.subject),
-        "summary": event.description,
+        "description": event.description,
         "messages": [_ref("channels", event.subject, "messages", "event")],
         "tags": _tags(event.domain),
         "x-service": event.domain.value,
@@ -253,7 +254,7 @@ def _reading(consumer: Consumer, subject: str) -> list[tuple[str, Json]]:
     reads = {
         "action": "receive",
         "channel": _ref("channels", subject),
-        "summary": f"{consumer.service} reads it through the durable consumer `{consumer.name}`.",
+        "description": f"{consumer.service} reads it through the durable consumer `{consumer.name}`.",
         "messages": [_ref("channels", subject, "messages", "event")],
         **common,
         "x-stream": consumer.stream,
@@ -263,7 +264,7 @@ def _reading(consumer: Consumer, subject: str) -> list[tuple[str, Json]]:
     gives_up = {
         "action": "send",
         "channel": _ref("channels", f"dlq.{subject}"),
-        "summary": f"{consumer.service} sets it aside after {consumer.max_deliver} failures of its own.",
+        "description": f"{consumer.service} sets it aside after {consumer.max_deliver} failures of its own.",
         "messages": [_ref("channels", f"dlq.{subject}", "messages", "event")],
         **common,
         "x-stream": names.Stream.DLQ,
@@ -357,11 +358,11 @@ def _chat_channels() -> Json:
 
 
 def _chat_operations() -> Json:
-    def operation(action: str, user: User, channel: str, message: str, summary: str) -> Json:
+    def operation(action: str, user: User, channel: str, message: str, description: str) -> Json:
         return {
             "action": action,
             "channel": _ref("channels", channel),
-            "summary": summary,
+            "description": description,
             "messages": [_ref("channels", channel, "messages", message)],
             "tags": _tags(user),
             "x-service": user.value,

@@ -19,7 +19,7 @@ from morpheus_gateway.context import Context
 from morpheus_gateway.errors import install_error_handlers
 from morpheus_gateway.health import Health
 from morpheus_gateway.middleware import AddressLimits, BodyLimit, Cors, DirectRoutes, ErrorNet, Paths, RequestScope
-from morpheus_gateway.openapi import DESCRIPTION, NAME, document
+from morpheus_gateway.openapi import DESCRIPTION, NAME, served
 from morpheus_gateway.query import no_query_parameter_twice
 from morpheus_gateway.relay import RelayTimes
 from morpheus_gateway.routes import DIRECT_ROUTERS, ROUTERS
@@ -63,7 +63,7 @@ def create_app(settings: GatewaySettings, *, relay_times: RelayTimes | None = No
     )
     app.state.context = None
     app.state.health = health
-    app.state.document = document
+    app.state.document = served
     app.state.routes = _routes_of(ROUTERS)
     for router in ROUTERS:
         app.include_router(router)

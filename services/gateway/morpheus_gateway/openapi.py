@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import orjson
 from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
@@ -306,6 +307,12 @@ def _headers(operation: Json, status: int, codes: set[str], *, openai: bool, rep
         yield "Location"
     if replayable and status not in _NEVER_REPLAYED:
         yield "Idempotent-Replayed"
+
+
+@cache
+def served() -> bytes:
+    """Return the document as it is served."""
+    return orjson.dumps(document())
 
 
 def as_text(made: Json) -> str:

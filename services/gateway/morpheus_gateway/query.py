@@ -36,7 +36,9 @@ def _decimal(value: object) -> object:
 
 # bounds stand before the validator, else OpenAPI has them under names that are none of JSON Schema's
 
-PageSize = Annotated[int, Field(ge=1, le=100, examples=[20]), BeforeValidator(_decimal)]
+PageSize = Annotated[
+    int, Field(ge=1, le=100, description="how many rows to show at most", examples=[20]), BeforeValidator(_decimal)
+]
 """How many rows are asked for: decimal digits and nothing else, as `amount` is written."""
 
 Seconds = Annotated[int, Field(ge=300), BeforeValidator(_decimal)]

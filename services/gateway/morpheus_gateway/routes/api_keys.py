@@ -38,7 +38,7 @@ router = APIRouter(prefix="/api/v1/auth/keys", tags=["auth"])
 KeyName = Annotated[str, Field(max_length=100)]
 Scopes = Annotated[list[Scope], Field(min_length=1)]
 ModelNames = Annotated[list[Annotated[str, Field(max_length=256)]], Field(min_length=1, max_length=100)]
-KeyId = Annotated[str, Path(max_length=64, examples=[UUID])]
+KeyId = Annotated[str, Path(max_length=64, description="id of the key", examples=[UUID])]
 SESSION_LOOKUP_SECONDS = 1.0
 """A list of keys does not wait long for the one column that another service knows."""
 

@@ -88,8 +88,8 @@ async def store_delegation(body: NewDelegation, caller: TokenCaller, context: Co
 async def get_user_delegations(
     caller: TokenCaller,
     context: ContextOf,
-    skip: Annotated[int, Query(ge=0, le=MAX_SKIP, examples=[0])] = 0,
-    limit: Annotated[int, Query(ge=1, le=100, examples=[20])] = 100,
+    skip: Annotated[int, Query(ge=0, le=MAX_SKIP, description="how many of the newest to leave out", examples=[0])] = 0,
+    limit: Annotated[int, Query(ge=1, le=100, description="how many to show at most", examples=[20])] = 100,
 ) -> list[ShownDelegation]:
     """The user's delegations, newest first."""
     rows: list[DelegationRow] = []
@@ -112,7 +112,9 @@ async def get_active_user_delegation(caller: TokenCaller, context: ContextOf) ->
 
 @router.delete("/{delegation_id}", status_code=204, response_class=Response, responses=errors("delegation_not_found"))
 async def delete_delegation(
-    delegation_id: Annotated[str, Path(max_length=64, examples=[UUID])], caller: TokenCaller, context: ContextOf
+    delegation_id: Annotated[str, Path(max_length=64, description="id of the delegation", examples=[UUID])],
+    caller: TokenCaller,
+    context: ContextOf,
 ) -> None:
     """Forget a delegation. What it allows on chain is ended there, by its delegator."""
     question = DeleteDelegation(user_id=caller.user_id, delegation_id=delegation_id)

@@ -78,7 +78,10 @@ async def delete_user_account(request: Request, caller: RecentCaller, context: C
 
 @router.get("/deletions/{token}", responses=errors("deletion_not_found", "service_timeout"))
 async def get_account_deletion(
-    token: Annotated[str, Path(max_length=64, examples=["<deletion_token>"])], context: ContextOf
+    token: Annotated[
+        str, Path(max_length=64, description="what `status_url` ends with", examples=["<deletion_token>"])
+    ],
+    context: ContextOf,
 ) -> AccountDeletion:
     """How a deletion stands, for whoever has the address that its 202 named. Kept for 30 days once complete."""
     return await context.rpc.call(GET_DELETION, GetDeletion(token_sha256=_digest(token)))

@@ -63,7 +63,11 @@ async def list_all_models(request: Request, context: ContextOf) -> Response:
 
 @router.get("/api/v1/models/{model_id:path}", responses=_SHOWN | errors("model_not_found"), openapi_extra=_CONDITION)
 @router.get("/v1/models/{model_id:path}", include_in_schema=False)
-async def get_model(model_id: Annotated[str, Path(examples=[MODEL])], request: Request, context: ContextOf) -> Response:
+async def get_model(
+    model_id: Annotated[str, Path(description="name or chain id; slashes may be encoded", examples=[MODEL])],
+    request: Request,
+    context: ContextOf,
+) -> Response:
     """One model, by name or chain id."""
     models = context.catalogue.models
     return _answer(request, context, Listing.of(models.openai_object(models.find(model_id))))

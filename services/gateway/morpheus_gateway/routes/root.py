@@ -54,11 +54,11 @@ async def root(request: Request) -> GatewayShown:
 
 @router.get("/openapi.json", include_in_schema=False)
 @router.get("/api/v1/openapi.json", include_in_schema=False)
-async def get_openapi(request: Request) -> dict[str, Any]:
+async def get_openapi(request: Request) -> Response:
     """OpenAPI of all endpoints, beside them too."""
     # made once, in a few hundred milliseconds: streams go on meanwhile
-    document: dict[str, Any] = await asyncio.to_thread(request.app.state.document)
-    return document
+    document = await asyncio.to_thread(request.app.state.document)
+    return Response(document, headers={"Cache-Control": "public, max-age=60"}, media_type="application/json")
 
 
 @router.get("/.well-known/jwks.json", response_model=None, responses={200: {"model": SigningKeys}})

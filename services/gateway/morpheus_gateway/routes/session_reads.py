@@ -78,7 +78,11 @@ async def quote_session(
 
 @router.get("/operations/{operation_id}", responses=errors("operation_not_found"))
 async def get_operation(
-    caller: SessionsCaller, context: ContextOf, operation_id: Annotated[str, Path(max_length=64, examples=[UUID])]
+    caller: SessionsCaller,
+    context: ContextOf,
+    operation_id: Annotated[
+        str, Path(max_length=64, description="as an answer named it: `operation_id`, `Location`", examples=[UUID])
+    ],
 ) -> OperationRow:
     """How an operation of this key stands: an open, a close or an approve."""
     question = GetOperation(operation_id=operation_id, key_id=key_of(caller)[0])

@@ -81,7 +81,7 @@ async def create_bid_session(
     context: ContextOf,
     body: OpenBody,
     wish: Wish,
-    bid_id: Annotated[AnyCaseChainId, Query(examples=[BID_ID])],
+    bid_id: Annotated[AnyCaseChainId, Query(description="id of the bid on chain", examples=[BID_ID])],
 ) -> SessionShown:
     """Open a session on one bid."""
     check_bids_allowed(caller)

@@ -74,7 +74,7 @@ async def get_usage(
     end: Annotated[
         str | None, _time("to", "where to end (a day counts in full, a time does not); now if missing", "2026-11-27")
     ] = None,
-    group_by: Annotated[GroupBy, Query(examples=[GroupBy.MODEL])] = GroupBy.DAY,
+    group_by: Annotated[GroupBy, Query(description="what to add up by", examples=[GroupBy.MODEL])] = GroupBy.DAY,
 ) -> UsageShown:
     """Requests and tokens by day (UTC), model or API key, over at most 90 days. An access token is told of all of the
     user's keys; an API key, which needs the scope `usage`, of its own requests only.
