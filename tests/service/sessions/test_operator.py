@@ -419,6 +419,17 @@ async def test_a_foreign_session_is_refused_by_the_worker_too(house: House) -> N
     assert [item["Id"] for item in await house.simulator.open_sessions()] == [foreign]
 
 
+async def test_what_has_a_record_is_not_adopted_and_what_has_none_is_not_closed(house: House) -> None:
+    async with house.worker(**STILL), asking(house) as rpc:
+        known = str((await house.gateway.open("k1")).session_id)
+        lost = await forget(house, await house.gateway.open("k2"))
+        with pytest.raises(ApiError, match="session_known"):
+            await rpc.call(ADOPT_LOST, AdoptLost(session_id=known, key_id="k9", user_id="u9"))
+        with pytest.raises(ApiError, match="session_unrecorded"):
+            await rpc.call(CLOSE_OURS, CloseOurs(session_id=lost))
+    assert {item["Id"] for item in await house.simulator.open_sessions()} == {known, lost}
+
+
 # close
 
 
