@@ -1,6 +1,6 @@
 """In which order the documentation's examples are run, and what each takes from the answer of an earlier one.
 
-A new endpoint is a row here; without it `tests/unit/site/test_story.py` fails and says so.
+A new endpoint is a row here; without it `tests/unit/site_pages/test_snippets.py` fails and says so.
 """
 
 from collections.abc import Iterable, Mapping

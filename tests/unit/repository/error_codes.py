@@ -15,7 +15,9 @@ def expected(tree: ast.Module) -> set[str]:
     does not count.
     """
     places = [place for node in ast.walk(tree) for place in _places(node)]
-    tables = [node.value for node in tree.body if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None]
+    tables = [
+        node.value for node in tree.body if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None
+    ]
     return {word for place in [*places, *tables] for word in _words(place)}
 
 
