@@ -65,8 +65,7 @@ def test_python_can_be_compiled(snippet: Snippet) -> None:
 
 
 def test_values_are_written_as_each_language_has_them() -> None:
-    assert 'json={"password": os.environ["PASSWORD"],' in odd("Python").replace("\n        ", "").replace("\n    ", "")
-    assert repr(PRICE)[1:-1].replace("\\'", "'") in odd("Python").replace('\\"', '"')
+    assert f'json={{"password": os.environ["PASSWORD"], "price": {json.dumps(PRICE)}}}' in odd("Python")
     assert "password: process.env.PASSWORD" in odd("JavaScript")
     assert "${process.env.BASE_URL}/things/${process.env.KEY_ID}?mode=a%7Cb" in odd("JavaScript")
 
