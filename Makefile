@@ -43,16 +43,16 @@ test: install ## Run all tests, in four parts at once: they wait more than they 
 .test-rest:
 	@$(BIN)/python -m pytest tests $(addprefix --ignore ,$(SESSIONS_TESTS) $(UNIT_TESTS) $(CLIENTS_TESTS))
 
-test-clients: install ## OpenAI's Python SDK, LangChain and curl against a running stack
+test-clients: install ## OpenAI's Python SDK, LangChain, curl and the documentation's examples against a running stack
 	@command -v curl > /dev/null || { echo "make: $@ needs curl (Debian and Ubuntu: apt install curl)" >&2; exit 1; }
 	@$(BIN)/python requirements/install.py clients
-	@$(BIN)/python -m pytest $(CLIENTS_TESTS) --ignore $(CLIENTS_TESTS)/test_node.py
+	@$(BIN)/python -m pytest $(CLIENTS_TESTS) --ignore-glob '*_node.py'
 
-test-node: install ## OpenAI's Node SDK and the Vercel AI SDK against a running stack (needs Node 20 or newer, and npm)
+test-node: install ## OpenAI's Node SDK, the Vercel AI SDK and the documentation's examples against a running stack (needs Node 20 or newer, and npm)
 	@node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' && command -v npm > /dev/null || { \
 		echo "make: $@ needs Node 20 or newer, with npm, on PATH" >&2; exit 1; }
 	@npm ci --prefix $(CLIENTS_TESTS)/node --no-audit --no-fund --silent
-	@$(BIN)/python -m pytest $(CLIENTS_TESTS)/test_node.py
+	@$(BIN)/python -m pytest $(CLIENTS_TESTS)/test_node.py $(CLIENTS_TESTS)/test_snippets_node.py
 
 faults: install ## Kill, pause, cut off and deafen processes at every step of opening, closing and prompts (FAULTS=short: some)
 	@$(BIN)/python -m tests.faults --select $(or $(FAULTS),pairs) --stacks 3 --seed $(or $(SEED),1)

@@ -23,6 +23,7 @@ def each() -> pytest.MarkDecorator:
 
 
 def test_a_page_has_all_there_is_to_an_endpoint(request: pytest.FixtureRequest) -> None:
+    """Python orders its sets anew in every process: a page that depended on that would soon be another here."""
     made = endpoint_pages(documents.document())["api/auth/make-odd-thing.md"]
     if request.config.getoption("--update-golden"):
         GOLDEN.write_text(made, encoding="utf-8")
@@ -32,11 +33,11 @@ def test_a_page_has_all_there_is_to_an_endpoint(request: pytest.FixtureRequest) 
 def test_an_endpoint_that_takes_and_gives_nothing_has_a_page_without_empty_parts() -> None:
     made = endpoint_pages(documents.document())["api/auth/look.md"]
     assert [line for line in made.splitlines() if line.startswith("##")] == [
-        "## Answer",
         "## Examples",
         "### curl",
         "### Python",
         "### JavaScript",
+        "## Answer",
     ]
 
 

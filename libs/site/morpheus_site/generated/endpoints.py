@@ -29,14 +29,14 @@ SPENDS = {
     "create_chat_completion": "The prompt uses what the session has paid for. With automation on, it may open a session, which locks MOR.",
     "create_embeddings": "The request uses what the session has paid for. With automation on, it may open a session, which locks MOR.",
     "ping_session": "This runs a prompt of one token in the session, and closes a session that does not answer.",
-    "close_session": "Prompts that wait for this session fail. The stake of a session closed early stays on hold on chain for a while.",
+    "close_session": "The stake of a session closed early stays on hold on chain for a while.",
     "update_automation_settings": "With automation on, prompts open sessions by themselves, which lock MOR.",
 }
 """What a call costs, of those that cost something."""
 ENDS = {
     "delete_user_account": "This cannot be undone. All credentials stop working at once, and all sessions are closed on chain.",
     "delete_api_key": "The key is refused everywhere within a second, for good, and its sessions are closed on chain.",
-    "delete_private_key": "This cannot be undone: nobody has another copy.",
+    "delete_private_key": "This cannot be undone: there is no other copy here.",
     "delete_delegation": "This forgets the delegation here. On chain it stays what it is until its delegator disables it.",
     "rotate_api_key": "The secret in use stops working when the grace is over. The new one is shown here and never again.",
     "change_password": "All other logins of the account end.",
@@ -159,10 +159,10 @@ class Endpoint:
             self._careful(),
             self._parameters(),
             self._body(),
+            self._examples(),
             *self._answers(),
             self._headers(),
             self._errors(),
-            self._examples(),
         )
 
     def _credential(self) -> str:
@@ -240,7 +240,12 @@ class Endpoint:
             for name, header in answer.get("headers", {}).items():
                 where.setdefault(name, []).append(str(status))
                 meaning[name] = self._follow(header).get("description", "")
-        rows = [(code(name), ", ".join(where[name]), meaning[name]) for name in where if name not in EVERYWHERE]
+        failures = {str(status) for status in self.responses if status >= 400}
+        rows = [
+            (code(name), "every error" if set(found) == failures else ", ".join(found), meaning[name])
+            for name, found in where.items()
+            if name not in EVERYWHERE
+        ]
         return page("## Headers of answers", table(("Name", "With", "Meaning"), rows)) if rows else None
 
     def _errors(self) -> str | None:
@@ -334,14 +339,14 @@ export API_KEY=…       # of a new key: for sessions and prompts
 ```
 
 - `curl` 7.76 or newer. A body with variables in it is JSON: in a value of yours, `"` and `\\` need a `\\` in front of them.
-- Python 3.9 or newer with `pip install openai`: its SDK brings along `httpx2`, which the examples use where the SDK has no call.
+- Python 3.11 or newer with `pip install openai`: its SDK brings along `httpx2`, which the examples use where the SDK has no call.
 - Node 20 or newer: save an example as `example.mjs`. Where it imports `openai`, `npm install openai` first.
 
 A credential is presented as `Authorization: Bearer …`, once, and never in an address. Errors have \
 [one form](../errors.md)."""
 
 _ALL = """\
-These come with every answer:"""
+These headers are the same for every endpoint; `WWW-Authenticate` is there with 401:"""
 
 
 def _index(found: list[Endpoint], tags: list[str], about: dict[str, str], document: Json) -> str:
