@@ -19,6 +19,7 @@ from tests.state_machine.invariants import Violation, at_any_time, at_rest, is_o
 from tests.state_machine.ledger import BUDGET, PLENTY, Fate, Ledger
 from tests.state_machine.process import DURATION, USER, Auth, Process, Surroundings, shown
 from tests.state_machine.router import BIDS, MODELS, WALLET, LedgerRouter, Trouble
+from tests.unit.sessions.samples import MemoryNames
 
 KEYS: Final = ("k1", "k2", "k3", "k4")
 MORTAL: Final = KEYS[:2]
@@ -56,7 +57,7 @@ class World:
         await self.house.clear()
         self.house.listener.unexpected.clear()
         self.ledger.skew = ahead
-        catalogue = CatalogueCopy(self.router, seconds=30)
+        catalogue = CatalogueCopy(self.router, MemoryNames(), seconds=30)
         await catalogue.refresh()
         around = Surroundings(
             client=self.house.client,

@@ -1,55 +1,37 @@
 """The gateway's copy of the models on offer: names resolved, lists served from memory."""
 
 import asyncio
-import difflib
 import hashlib
-import re
+import math
 import time
-import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import orjson
 from morpheus_common.bus.rpc import RpcClient
-from morpheus_common.contracts.sessions import CATALOGUE, CatalogueModel, CatalogueQuestion
+from morpheus_common.contracts.sessions import CATALOGUE, Catalogue, CatalogueModel, CatalogueQuestion
 from morpheus_common.errors import ApiError
 from morpheus_common.ids import is_chain_id
 from morpheus_common.logs import get_logger
+from morpheus_common.model_names import MAX_NAME_LENGTH, normalise, slug_of
+
+from morpheus_gateway.near_names import NearNames
 
 log = get_logger(__name__)
 
-REFRESH_SECONDS = 5.0
-FIRST_RETRY_SECONDS = 0.5
-MAX_NAME_LENGTH = 128
-MAX_SUGGESTIONS = 5
-_RESERVED_NAMES = frozenset({"allmodels", "ratedbids"})
-"""Routes under `/models/`: a model of that name could not be asked for."""
-
-
-def normalise(name: str) -> str:
-    """Return the form in which names are compared: NFKC, case folded."""
-    return unicodedata.normalize("NFKC", name).casefold()
-
-
-def slug_of(name: str) -> str:
-    """Return the name as people would type it into a shell: letters and digits, joined by dashes."""
-    return re.sub(r"[^a-z0-9]+", "-", normalise(name)).strip("-")
-
-
-def _is_odd(name: str) -> bool:
-    if not name.strip() or len(name) > MAX_NAME_LENGTH or name != name.strip():
-        return True
-    folded = normalise(name)
-    if folded.startswith("0x") or folded in _RESERVED_NAMES:
-        return True
-    # control, format (invisible), surrogate, private use, unassigned; line and paragraph separators
-    return any(unicodedata.category(char)[0] == "C" or unicodedata.category(char) in {"Zl", "Zp"} for char in name)
+REFRESH_SECONDS: Final = 5.0
+FIRST_RETRY_SECONDS: Final = 0.5
+MAX_SUGGESTIONS: Final = 5
+ASKED_FOR_A_PART: Final = 30
+"""Any worker may answer, and each has a version of its own for a while after the market changed: so often is one part asked for
+until the worker answers that has it.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What is served: the bytes and their entity tag."""
+    """What is served: the bytes and their entity tag. Lists are made where `Models` is, off the event loop."""
 
     body: bytes
     etag: str
@@ -62,44 +44,55 @@ class Listing:
 
 
 class Models:
-    """One version of the catalogue."""
+    """One version of the catalogue. To be made in a thread if it is large: 10,000 models take a fifth of a second."""
 
-    def __init__(self, models: Iterable[CatalogueModel]) -> None:
-        # a name belongs to whom registered it first: names on chain are free text, and popular ones get imitated
+    def __init__(self, models: Iterable[CatalogueModel], withheld: Iterable[str] = ()) -> None:
         ordered = sorted(models, key=lambda model: (model.created_at, model.id))
         self._by_id = {model.id: model for model in ordered}
         self._by_name: dict[str, CatalogueModel] = {}
         self._by_slug: dict[str, CatalogueModel] = {}
-        self._shown: dict[str, str] = {}
+        self._withheld = frozenset(withheld)
         for model in ordered:
-            name = normalise(model.name)
-            if _is_odd(model.name) or name in self._by_name:
-                self._shown[model.id] = model.id
-                continue
-            self._by_name[name] = model
-            self._shown[model.id] = model.name
-            if slug := slug_of(model.name):
-                self._by_slug.setdefault(slug, model)
+            if model.holds_name:
+                self._by_name.setdefault(normalise(model.name), model)
+            if model.slug is not None:
+                self._by_slug.setdefault(model.slug, model)
+        self._near = NearNames(list(self._by_name))
         self.offered = _listing(self.openai_object(model) for model in ordered if model.has_bids)
         self.all = _listing(self.openai_object(model) for model in ordered)
+
+    def __len__(self) -> int:
+        """Return how many models there are."""
+        return len(self._by_id)
+
+    def with_id(self, model_id: str) -> CatalogueModel | None:
+        """Return a model by its id on chain."""
+        return self._by_id.get(model_id)
 
     def find(self, name: str, *, param: str = "model") -> CatalogueModel:
         """Resolve an exact id, then a name, then a slug. Raises `model_not_found` with near names, never guesses.
 
         `param`: where the caller named it.
         """
-        if is_chain_id(name.lower()):
-            model = self._by_id.get(name.lower())
-        else:
-            model = self._by_name.get(normalise(name)) or self._by_slug.get(slug_of(name))
+        model = self._by_id.get(name.lower()) if is_chain_id(name.lower()) else self._meant_by(name)
         if model is None:
             raise self._unknown(name, param)
+        return model
+
+    def _meant_by(self, name: str) -> CatalogueModel | None:
+        if len(name) > MAX_NAME_LENGTH:
+            return None
+        compared = normalise(name)
+        model = self._by_name.get(compared)
+        # the name of a model that was deleted means no other, not even one whose short form it is
+        if model is None and compared not in self._withheld:
+            return self._by_slug.get(slug_of(name))
         return model
 
     def openai_object(self, model: CatalogueModel) -> dict[str, Any]:
         """Return a model as OpenAI's API shows one, with our fields beside."""
         return {
-            "id": self._shown[model.id],
+            "id": model.name if model.holds_name else model.id,
             "object": "model",
             "created": model.created_at,
             "owned_by": model.owner,
@@ -111,8 +104,7 @@ class Models:
     def _unknown(self, name: str, param: str) -> ApiError:
         near: list[str] = []
         if len(name) <= MAX_NAME_LENGTH:
-            matches = difflib.get_close_matches(normalise(name), self._by_name, n=MAX_SUGGESTIONS, cutoff=0.5)
-            near = [self._by_name[match].name for match in matches]
+            near = [self._by_name[found].name for found in self._near.of(normalise(name), most=MAX_SUGGESTIONS)]
         return ApiError("model_not_found", param=param, details={"suggestions": near} if near else None)
 
 
@@ -128,7 +120,7 @@ class ModelCatalogue:
         self._clock = clock
         self._version: str | None = None
         self._models: Models | None = None
-        self._confirmed_at = 0.0
+        self._confirmed_at = -math.inf
         self._reachable = True
 
     @property
@@ -157,15 +149,44 @@ class ModelCatalogue:
     async def renew(self) -> None:
         """Ask once; keeps the old copy if there is no answer."""
         try:
-            answer = await self._rpc.call(CATALOGUE, CatalogueQuestion(have_version=self._version))
+            first = await self._rpc.call(CATALOGUE, CatalogueQuestion(have_version=self._version))
+            read_at = self._clock() - first.age
+            parts = None if first.models is None or self._is_older(read_at) else await self._parts(first)
         except ApiError as error:
             if self._reachable:
                 log.warning("the catalogue is not to be had; serving the last copy", code=error.code)
             self._reachable = False
             return
         self._reachable = True
-        if answer.models is not None:
-            self._models = Models(answer.models)
-            self._version = answer.version
-            log.info("catalogue renewed", models=len(answer.models))
-        self._confirmed_at = self._clock() - answer.age
+        if parts is not None:
+            # prompts and streams do not wait for it
+            self._models = await asyncio.to_thread(_put_together, parts)
+            self._version = first.version
+            log.info("catalogue renewed", models=len(self._models))
+        if self._version == first.version:
+            self._confirmed_at = max(self._confirmed_at, read_at)
+
+    def _is_older(self, read_at: float) -> bool:
+        """Tell whether another worker has read the market later, and we have what that one read."""
+        return self._models is not None and read_at <= self._confirmed_at
+
+    async def _parts(self, first: Catalogue) -> list[Catalogue] | None:
+        """Return all parts of a version; None if the one worker that has it does not come to the word."""
+        parts = [first]
+        left = first.parts * ASKED_FOR_A_PART
+        while len(parts) < first.parts:
+            if not left:
+                log.warning("a version of the catalogue was not to be had whole", parts=first.parts, got=len(parts))
+                return None
+            left -= 1
+            question = CatalogueQuestion(part=len(parts), of_version=first.version)
+            answer = await self._rpc.call(CATALOGUE, question)
+            if answer.version == first.version and answer.models is not None:
+                parts.append(answer)
+        return parts
+
+
+def _put_together(parts: Sequence[Catalogue]) -> Models:
+    return Models(
+        (model for part in parts for model in part.models or ()), (name for part in parts for name in part.withheld)
+    )

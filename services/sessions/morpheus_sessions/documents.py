@@ -524,6 +524,47 @@ class UsageSeriesDocument(Document):
         ]
 
 
+NAME_WITHHELD_SECONDS = 30 * 86_400
+"""So long nobody inherits the name of a model that was deleted: who asks for it gets no other in its place."""
+
+
+class NameDocument(Document):
+    """Which model a name means: the first that registered it. Its id is the name as names are compared.
+
+    `registered_at`: Unix seconds at which the model was registered. `gone_at`: since when the chain has no model with this id
+    and name any more (database time); the record goes with it after a while.
+    """
+
+    id: str  # type: ignore[assignment]  # a name
+    model_id: str
+    registered_at: int
+    gone_at: datetime | None = None
+
+    class Settings:
+        """Where and how it is stored."""
+
+        name = "names"
+        indexes: ClassVar[list[IndexModel]] = [
+            IndexModel([("gone_at", ASCENDING)], name="expiry", expireAfterSeconds=NAME_WITHHELD_SECONDS)
+        ]
+
+
+class TurnsDocument(Document):
+    """When calls of a kind to the routers may be made, by all workers together: the next at `next_at` (database time).
+
+    `wait`: for how many milliseconds whoever took the last turn has to wait for it.
+    """
+
+    id: str  # type: ignore[assignment]  # the kind
+    next_at: datetime
+    wait: float = 0
+
+    class Settings:
+        """Where it is stored."""
+
+        name = "turns"
+
+
 DOCUMENTS: tuple[type[Document], ...] = (
     SessionDocument,
     OperationDocument,
@@ -537,6 +578,8 @@ DOCUMENTS: tuple[type[Document], ...] = (
     FindingDocument,
     UsageDocument,
     UsageSeriesDocument,
+    NameDocument,
+    TurnsDocument,
     OutboxRow,
 )
 """Everything in this service's database that has an index."""

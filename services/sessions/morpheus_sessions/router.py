@@ -4,15 +4,22 @@ Nothing here repeats a call: who may repeat what is decided where the journal is
 Source of every path, field and text: proxy-router contract, sections 0 to 2.
 """
 
+import asyncio
 import functools
-from collections.abc import Awaitable, Callable
+import json
+import math
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, ParamSpec, TypeVar
 
 import aiohttp
 import httpx2
 import orjson
+from morpheus_common.contracts.rated_bids import RatedBid
+from morpheus_common.ids import is_chain_id
 from morpheus_common.logs import get_logger
+from morpheus_common.model_names import MAX_NAME_LENGTH
 from morpheus_common.request_context import request_id, traceparent
 
 from morpheus_sessions.settings import RouterSettings
@@ -20,6 +27,16 @@ from morpheus_sessions.settings import RouterSettings
 log = get_logger(__name__)
 
 PAGE: Final = 100
+LARGEST_PAGE: Final = 255
+"""As many rows as can be asked for at once: the number is one byte (proxy-router contract, section 0)."""
+MAX_ROWS: Final = 100_000
+"""So many models, providers or bids of one provider are read; the oldest come first."""
+ANSWER_BYTES: Final = 4 * 1024 * 1024
+"""A longer answer is read no further. One as long is parsed in 40 ms (measured), in which nothing else runs."""
+MAX_TAGS: Final = 32
+MAX_TAG_LENGTH: Final = 64
+MAX_ENDPOINT_LENGTH: Final = 300
+"""A host's name has 253 characters at most, a port five."""
 READ_BYTES: Final = 32 * 1024
 """Twice this of an answer may wait in a connection until it is read; then the router is made to wait."""
 CONNECT_SECONDS: Final = 3.0
@@ -46,6 +63,10 @@ class RouterRefused(Exception):
 
 class RouterUnclear(Exception):
     """The call went out and no usable answer came back: it may or may not have been done."""
+
+
+class RouterTooLong(RouterUnclear):
+    """The answer is longer than `ANSWER_BYTES`; what was asked is done or not, as with any that is not read."""
 
 
 ROUTER_ERRORS: Final = (RouterUnreachable, RouterRefused, RouterUnclear)
@@ -140,7 +161,8 @@ def _as_contract_says(read: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[
     async def reading(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return await read(*args, **kwargs)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+            # arithmetic: JSON's 1e999 is an infinity, which no integer is
             log.warning("router answers in an unknown form", reading=read.__name__, problem=repr(error)[:200])
             raise RouterUnclear("an answer of another form") from None
 
@@ -161,6 +183,8 @@ class Router:
         self.http = httpx2.AsyncClient(
             base_url=settings.url,
             auth=httpx2.BasicAuth(settings.user, settings.password.get_secret_value()),
+            # a few compressed bytes could be gigabytes
+            headers={"Accept-Encoding": "identity"},
             limits=httpx2.Limits(
                 max_connections=None, max_keepalive_connections=64, keepalive_expiry=IDLE_CONNECTION_SECONDS
             ),
@@ -256,50 +280,87 @@ class Router:
 
     @_as_contract_says
     async def models(self) -> list[ChainModel]:
-        """Return all models that are not deleted."""
+        """Return all models that are not deleted, the oldest first. Names and tags are cut to what is shown of them."""
         return [
             ChainModel(
-                id=str(item["Id"]).lower(),
-                name=str(item["Name"]),
-                owner=str(item["Owner"]).lower(),
-                tags=tuple(str(tag) for tag in item["Tags"] or ()),
+                id=_chain_id(item["Id"]),
+                # one character more: that it is too long must be seen
+                name=_text(item["Name"], MAX_NAME_LENGTH + 1),
+                owner=_address(item["Owner"]),
+                tags=tuple(_text(tag, MAX_TAG_LENGTH) for tag in (item["Tags"] or ())[:MAX_TAGS]),
                 type=str(item.get("ModelType") or "UNKNOWN"),
-                created_at=int(item["CreatedAt"]),
+                created_at=_unix_time(item["CreatedAt"]),
                 is_deleted=bool(item["IsDeleted"]),
             )
-            for item in (await self._get("/blockchain/models"))["models"]
+            async for item in self._rows("/blockchain/models", "models")
         ]
 
     @_as_contract_says
     async def providers(self) -> dict[str, Provider]:
         """Return all providers by address (lower case)."""
         found = {}
-        for item in (await self._get("/blockchain/providers"))["providers"]:
-            if not item["IsDeleted"]:
-                address = str(item["Address"]).lower()
-                found[address] = Provider(address, str(item["Endpoint"]))
+        async for item in self._rows("/blockchain/providers", "providers"):
+            endpoint = str(item["Endpoint"])
+            if not item["IsDeleted"] and len(endpoint) <= MAX_ENDPOINT_LENGTH:
+                address = _address(item["Address"])
+                found[address] = Provider(address, endpoint)
         return found
 
     @_as_contract_says
     async def active_bids_of(self, provider: str) -> list[Bid]:
         """Return all active bids of a provider, page by page."""
-        bids: list[Bid] = []
-        while True:
-            page = (
-                await self._get(
-                    f"/blockchain/providers/{provider}/bids/active",
-                    {"offset": len(bids), "limit": PAGE, "order": "ASC"},
-                )
-            )["bids"]
-            bids += [_bid(item) for item in page]
-            if len(page) < PAGE:
-                return bids
+        path = f"/blockchain/providers/{provider}/bids/active"
+        return [_bid(item) async for item in self._rows(path, "bids", page=LARGEST_PAGE)]
+
+    async def _rows(self, path: str, name: str, *, page: int = PAGE) -> AsyncIterator[Any]:
+        """Return the rows of a list, the oldest first, page by page.
+
+        Anybody can write texts of a hundred KB to the chain: a page that gets too long is asked for in smaller ones, and a row that
+        is too long by itself is left out.
+        """
+        offset, limit = 0, page
+        while offset < MAX_ROWS:
+            try:
+                rows = (await self._get(path, {"offset": offset, "limit": limit, "order": "ASC"}))[name]
+            except RouterTooLong:
+                if limit > 1:
+                    limit //= 2
+                    continue
+                log.warning("a row of the router's is too long; left out", rows=name)
+                offset += 1
+            else:
+                for row in rows:
+                    yield row
+                # fewer: the last page; more: a router that knows no pages has told everything
+                if len(rows) != limit:
+                    return
+                offset += limit
+            limit = min(page, 2 * limit)
 
     @_as_contract_says
     async def rated_bids(self, model_id: str) -> list[Bid]:
         """Return the active bids of a model, best first as the router rates them."""
         answer = await self._get(f"/blockchain/models/{model_id}/bids/rated")
         return [_bid(item["Bid"]) for item in answer["bids"]]
+
+    @_as_contract_says
+    async def ratings(self, model_id: str, *, most: int) -> list[RatedBid]:
+        """Return the best `most` of the active bids of a model with all that the router says of them, best first."""
+        answer = await self._get(f"/blockchain/models/{model_id}/bids/rated")
+        return [
+            RatedBid(
+                # the outer ID is never filled
+                id=_chain_id(item["Bid"]["Id"]),
+                provider=_address(item["Bid"]["Provider"]),
+                model_id=_chain_id(item["Bid"]["ModelAgentId"]),
+                price_per_second=str(_amount(item["Bid"]["PricePerSecond"])),
+                nonce=str(_amount(item["Bid"]["Nonce"])),
+                created_at=str(_amount(item["Bid"]["CreatedAt"])),
+                deleted_at=str(_amount(item["Bid"]["DeletedAt"])),
+                score=_score(item["Score"]),
+            )
+            for item in answer["bids"][:most]
+        ]
 
     @_as_contract_says
     async def bid(self, bid_id: str) -> Bid | None:
@@ -344,7 +405,7 @@ class Router:
         )
         try:
             return Approval(str(answer["approval"]), str(answer["approvalSig"]))
-        except KeyError:
+        except (KeyError, TypeError):
             raise RouterUnclear("no approval in the answer") from None
 
     async def open(self, approval: Approval, stake: int, *, timeout: float) -> str:
@@ -358,7 +419,7 @@ class Router:
         answer = await self._post("/blockchain/sessions", body, timeout)
         try:
             return str(answer["sessionID"]).lower()
-        except KeyError:
+        except (KeyError, TypeError):
             raise RouterUnclear("no session id in the answer") from None
 
     async def approve(self, spender: str, amount: int, *, timeout: float) -> str:
@@ -366,7 +427,7 @@ class Router:
         answer = await self._post(f"/blockchain/approve?spender={spender}&amount={amount}", None, timeout)
         try:
             return str(answer["tx"])
-        except KeyError:
+        except (KeyError, TypeError):
             raise RouterUnclear("no transaction in the answer") from None
 
     async def close(self, session_id: str, *, timeout: float) -> str | None:
@@ -379,25 +440,32 @@ class Router:
         return str(answer["tx"]) if isinstance(answer, dict) and "tx" in answer else None
 
     async def _get(self, path: str, params: dict[str, Any] | None = None, *, timeout: float | None = None) -> Any:
-        limit = httpx2.Timeout(timeout or self._read_timeout, connect=CONNECT_SECONDS)
+        seconds = timeout or self._read_timeout
         try:
-            answer = await self.http.get(path, params=params, headers=trace_headers(), timeout=limit)
+            async with asyncio.timeout(seconds):
+                return await self._exchange("GET", path, seconds, params=params)
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             raise RouterUnreachable(type(error).__name__) from None
-        except httpx2.HTTPError as error:
+        except (httpx2.HTTPError, TimeoutError) as error:
             raise RouterUnclear(type(error).__name__) from None
-        return _read(answer)
 
     async def _post(self, path: str, body: Any, timeout: float) -> Any:
         try:
-            answer = await self.http.post(
-                path, json=body, headers=trace_headers(), timeout=httpx2.Timeout(timeout, connect=CONNECT_SECONDS)
-            )
+            return await self._exchange("POST", path, timeout, json=body)
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
             raise RouterUnreachable(type(error).__name__) from None
         except httpx2.HTTPError as error:
             raise RouterUnclear(type(error).__name__) from None
-        return _read(answer)
+
+    async def _exchange(self, method: str, path: str, timeout: float, **more: Any) -> Any:
+        limit = httpx2.Timeout(timeout, connect=CONNECT_SECONDS)
+        async with self.http.stream(method, path, headers=trace_headers(), timeout=limit, **more) as answer:
+            body = bytearray()
+            async for piece in answer.aiter_raw():
+                body += piece
+                if len(body) > ANSWER_BYTES:
+                    raise RouterTooLong(f"an answer of more than {ANSWER_BYTES} bytes")
+        return _read(answer.status_code, bytes(body))
 
 
 def trace_headers() -> dict[str, str]:
@@ -421,22 +489,68 @@ def error_text(body: bytes) -> str:
     return body[:2000].decode("utf-8", "replace")
 
 
-def _read(answer: httpx2.Response) -> Any:
-    if answer.status_code != 200:
-        raise RouterRefused(answer.status_code, error_text(answer.content))
+def _read(status: int, body: bytes) -> Any:
+    if status != 200:
+        raise RouterRefused(status, error_text(body))
     try:
         # whole numbers may be far beyond 64 bits: the standard parser keeps them exact
-        return answer.json()
-    except ValueError:
-        raise RouterUnclear("an answer that is not JSON") from None
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise RouterUnclear("an answer that is not JSON, or nested too deep") from None
+
+
+_ADDRESS = re.compile(r"0x[0-9a-f]{40}")
+
+
+def _chain_id(value: Any) -> str:
+    text = value.lower()
+    if not is_chain_id(text):
+        raise ValueError("no id on chain")
+    return str(text)
+
+
+def _address(value: Any) -> str:
+    text = value.lower()
+    if not _ADDRESS.fullmatch(text):
+        raise ValueError("no address")
+    return str(text)
+
+
+def _amount(value: Any) -> int:
+    """Read a number that the router writes as a string, or bare."""
+    number = int(value)
+    if not 0 <= number < 1 << 256:
+        raise ValueError("no number of the chain's")
+    return number
+
+
+def _unix_time(value: Any) -> int:
+    time = _amount(value)
+    if time >= 1 << 53:
+        raise ValueError("no time")
+    return time
+
+
+def _score(value: Any) -> float:
+    score = float(value)
+    if not math.isfinite(score):
+        raise ValueError("no score")
+    return score
+
+
+def _text(value: Any, most: int) -> str:
+    if not isinstance(value, str):
+        raise TypeError("no text")
+    # half of a surrogate pair cannot be written as UTF-8
+    return value[:most].encode("utf-8", "replace").decode()
 
 
 def _bid(item: dict[str, Any]) -> Bid:
     return Bid(
-        id=str(item["Id"]).lower(),
-        provider=str(item["Provider"]).lower(),
-        model_id=str(item["ModelAgentId"]).lower(),
-        price=int(item["PricePerSecond"]),
+        id=_chain_id(item["Id"]),
+        provider=_address(item["Provider"]),
+        model_id=_chain_id(item["ModelAgentId"]),
+        price=_amount(item["PricePerSecond"]),
     )
 
 

@@ -3,6 +3,7 @@
 from typing import Annotated, Self
 
 from morpheus_common.bus.frames import SILENCE_SECONDS
+from morpheus_common.ids import CHAIN_ID_PATTERN
 from morpheus_common.settings import Environment, StoreSettings, WorkerName
 from pydantic import BaseModel, Field, Secret, SecretStr, StringConstraints, field_validator, model_validator
 
@@ -10,6 +11,9 @@ from morpheus_sessions.holds import HoldRule
 
 StakeLimit = Annotated[str, StringConstraints(pattern=r"^([1-9][0-9]{0,33}|[0-9]{1,3}(\.[0-9]{1,3})?%)$")]
 """An amount in wei, or a share of what the wallets hold: `10%`."""
+
+ModelId = Annotated[str, StringConstraints(pattern=CHAIN_ID_PATTERN, to_lower=True)]
+"""A model's id on chain. Names are no settings: they can come to mean another model."""
 
 STAKE_LIMITS = ("stake_limit_per_user", "stake_limit_in_all")
 """What production does not start without: how much of the operator's MOR may be at risk."""
@@ -49,7 +53,19 @@ class SessionsSettings(StoreSettings):
     deployment_number: int = Field(
         1, ge=1, le=999, description="tells our stakes from those of other deployments on the same wallet"
     )
-    catalogue_seconds: float = Field(30.0, gt=0, description="how often models and bids are read again")
+    catalogue_seconds: float = Field(
+        30.0,
+        gt=0,
+        description="models and bids are read again after this; after nine times as long as reading took, if that is more",
+    )
+    pinned_models: dict[str, ModelId] = Field(
+        default_factory=dict,
+        description='which model a contested name means, as JSON: {"name": "0x…"}; without its model the name means none',
+    )
+    default_model: ModelId | None = Field(
+        None,
+        description="id of the model of a prompt that names none and whose key has no session; none: it is refused",
+    )
     reconcile_seconds: float = Field(15.0, gt=0, description="how often our records are held beside the chain")
     handshake_timeout: float = Field(15.0, gt=0, description="limit of a provider's answer to a session request")
     chain_timeout: float = Field(240.0, gt=0, description="after this a chain call's outcome is unknown")

@@ -93,6 +93,7 @@ from morpheus_sessions.key_watch import KeyWatch
 from morpheus_sessions.left_behind import LeftBehind
 from morpheus_sessions.lifecycle import Lifecycle
 from morpheus_sessions.limits import Limits
+from morpheus_sessions.names import StoredNames
 from morpheus_sessions.operator import Operator
 from morpheus_sessions.operator_rpc import subscribe_operator
 from morpheus_sessions.ownership import Ownership
@@ -150,7 +151,7 @@ def subscribe_rpc(broker: NatsBroker, parts: Parts) -> None:
 
     @broker.subscriber(CATALOGUE.subject, queue=User.SESSIONS)
     async def catalogue(question: CatalogueQuestion) -> Catalogue:
-        return parts.catalogue.answer(question.have_version)
+        return parts.catalogue.answer(question.have_version, question.part, question.of_version)
 
     @broker.subscriber(OPEN_SESSION.subject, queue=User.SESSIONS, max_workers=RPC_WORKERS)
     async def open_session(command: OpenSession) -> OpenOutcome:
@@ -277,7 +278,12 @@ async def serve(settings: SessionsSettings) -> AsyncIterator[Parts]:
         heartbeat = Heartbeat(store.database, store.holder)
         holds = Holds(settings.hold_rule, timedelta(seconds=settings.abandoned_at_risk))
         journal = Journal(store.client, store.relay, holds=holds)
-        catalogue = CatalogueCopy(fleet.reader, seconds=settings.catalogue_seconds)
+        catalogue = CatalogueCopy(
+            fleet.reader,
+            StoredNames(store.database),
+            seconds=settings.catalogue_seconds,
+            pinned=settings.pinned_models,
+        )
         capital = Capital(list(routers.values()), purses)
         limits = Limits(settings, capital)
         lifecycle = Lifecycle(journal, Intake(store.client, journal, limits), catalogue, fleet.reader, limits)

@@ -89,6 +89,7 @@ from morpheus_common.contracts.delegations import (
     Verification,
 )
 from morpheus_common.contracts.health import PING, Health
+from morpheus_common.contracts.rated_bids import GET_RATED_BIDS, GetRatedBids, RatedBid, RatedBids
 from morpheus_common.contracts.sessions import (
     CATALOGUE,
     CLOSE_SESSION,
@@ -393,7 +394,7 @@ class FakeSessions(FakeService):
     def __init__(self, connection: Client) -> None:
         super().__init__(connection, User.SESSIONS)
         self.models = [
-            model(1, "Llama 3.3 70B"),
+            model(1, "Llama 3.3 70B", slug="llama-3-3-70b"),
             model(2, "mistral-small"),
             model(3, "nomic-embed", type=ModelType.EMBEDDING),
             model(4, "retired", has_bids=False),
@@ -403,6 +404,7 @@ class FakeSessions(FakeService):
     async def start(self) -> None:
         await self.answer_pings()
         await self.answer(CATALOGUE, self._catalogue)
+        await self.answer(GET_RATED_BIDS, self._rated_bids)
         await self.answer(OPEN_SESSION, self.open)
         await self.answer(CLOSE_SESSION, self._close)
         await self.answer(GET_SESSION, self._get)
@@ -410,6 +412,22 @@ class FakeSessions(FakeService):
     async def _catalogue(self, question: CatalogueQuestion) -> Catalogue:
         version = str(hash(tuple(entry.id for entry in self.models)))
         return Catalogue(version=version, age=2.0, models=None if question.have_version == version else self.models)
+
+    async def _rated_bids(self, question: GetRatedBids) -> RatedBids:
+        bids = [
+            RatedBid(
+                id=chain_id(number),
+                provider="0x" + "0b" * 20,
+                model_id=question.model_id,
+                price_per_second="10000000000000",
+                nonce="0",
+                created_at="1748000000",
+                deleted_at="0",
+                score=score,
+            )
+            for number, score in ((77, 12.5), (75, 12.5), (76, 0.25))
+        ]
+        return RatedBids(bids=bids, age=1.0)
 
     async def open(self, question: OpenSession) -> OpenOutcome:
         self.session = SessionRow(

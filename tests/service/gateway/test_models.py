@@ -1,9 +1,10 @@
 """What is on offer, from the gateway's own copy."""
 
-from morpheus_common.contracts.sessions import CATALOGUE, CatalogueQuestion
+import pytest
+from morpheus_common.contracts.sessions import CATALOGUE, Catalogue, CatalogueQuestion
 from morpheus_common.errors import ApiError
 
-from tests.service.gateway.conftest import House
+from tests.service.gateway.conftest import House, MakeHouse
 from tests.service.gateway.fakes import chain_id, model
 
 
@@ -50,6 +51,105 @@ async def test_what_the_client_has_is_not_sent_again(house: House) -> None:
     house.sessions.models.append(model(9, "new"))
     await house.gateway.context.catalogue.renew()
     assert (await house.http.get("/v1/models", headers={"If-None-Match": tag})).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("tags", "status"),
+    [
+        (["*"], 304),
+        (["W/{}"], 304),
+        (['"a"', '"b", {}'], 304),
+        (['"a"'], 200),
+        (["{}x"], 200),
+    ],
+)
+async def test_tags_are_compared_weakly_in_lists_and_in_several_headers(
+    house: House, tags: list[str], status: int
+) -> None:
+    for path in ("/v1/models", "/v1/models/allmodels", "/v1/models/mistral-small"):
+        tag = (await house.http.get(path)).headers["etag"]
+        asked = [("If-None-Match", text.format(tag)) for text in tags]
+        response = await house.http.get(path, headers=asked)
+        assert response.status_code == status
+        assert response.headers["etag"] == tag
+        assert response.headers["cache-control"] == "public, max-age=5"
+        assert int(response.headers["x-catalog-age"]) >= 2
+        head = await house.http.head(path, headers=asked)
+        assert (head.status_code, head.content) == (status, b"")
+        assert head.headers["etag"] == tag
+
+
+async def test_an_unknown_model_is_told_with_near_names(house: House) -> None:
+    """F26"""
+    for path in ("/api/v1/models/mistral-smal", "/v1/models/mistral-smal"):
+        response = await house.http.get(path)
+        assert response.status_code == 404
+        error = response.json()["error"]
+        assert (error["code"], error["param"]) == ("model_not_found", "model")
+        assert error["details"]["suggestions"] == ["mistral-small"]
+        assert response.headers["x-should-retry"] == "false"
+
+
+async def test_before_the_first_copy_models_are_not_to_be_had_yet(make_house: MakeHouse) -> None:
+    house = await make_house()
+    house.gateway.context.catalogue._models = None
+    for path in (
+        "/v1/models",
+        "/api/v1/models/allmodels",
+        "/v1/models/x",
+        f"/api/v1/models/ratedbids?model_id={chain_id(1)}",
+    ):
+        response = await house.http.get(path)
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "service_unavailable")
+        assert response.headers["retry-after"] == "1"
+
+
+async def test_a_catalogue_of_many_parts_is_fetched_whole_from_the_one_worker_that_has_it(house: House) -> None:
+    """Two workers answer in turn, and one of them has another version."""
+    rows = [model(number, f"m{number}") for number in range(1_000)]
+    served = 0
+
+    async def now_one_now_another(question: CatalogueQuestion) -> Catalogue:
+        nonlocal served
+        served += 1
+        if question.of_version is not None and served % 2:
+            return Catalogue(version="other", age=9.0, models=None)
+        piece = rows[question.part * 100 : (question.part + 1) * 100]
+        return Catalogue(version="whole", age=0.0, models=piece, withheld=[f"gone-{question.part}"], parts=10)
+
+    await house.sessions.answer(CATALOGUE, now_one_now_another)
+    catalogue = house.gateway.context.catalogue
+    await catalogue.renew()
+    assert len(catalogue.models) == 1_000
+    assert catalogue.models.find("m999").id == chain_id(999)
+    assert served > 10
+
+
+async def test_a_catalogue_whose_parts_are_not_to_be_had_leaves_the_last_copy(house: House) -> None:
+    async def never_the_rest(question: CatalogueQuestion) -> Catalogue:
+        if question.part:
+            return Catalogue(version="other", age=0.0, models=None)
+        return Catalogue(version="new", age=0.0, models=[model(1, "new")], parts=2)
+
+    await house.sessions.answer(CATALOGUE, never_the_rest)
+    catalogue = house.gateway.context.catalogue
+    await catalogue.renew()
+    assert len(catalogue.models) == 4
+    assert catalogue.models.find("mistral-small")
+
+
+async def test_what_a_worker_read_earlier_does_not_take_the_place_of_what_another_read_since(house: House) -> None:
+    async def reading(version: str, age: float, name: str) -> None:
+        async def answer(_: CatalogueQuestion) -> Catalogue:
+            return Catalogue(version=version, age=age, models=[model(1, name)])
+
+        await house.sessions.answer(CATALOGUE, answer)
+        await house.gateway.context.catalogue.renew()
+
+    await reading("late", 0.0, "new")
+    await reading("early", 60.0, "old")
+    assert house.gateway.context.catalogue.models.find("new")
+    assert house.gateway.context.catalogue.age < 60.0
 
 
 async def test_sessions_is_asked_with_the_version_we_have(house: House) -> None:

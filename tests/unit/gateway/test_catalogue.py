@@ -34,7 +34,7 @@ def unknown(models: Models, name: str) -> ApiError:
 
 
 def test_a_model_is_found_by_id_name_and_slug() -> None:
-    llama = model(1, "Llama 3.3 70B")
+    llama = model(1, "Llama 3.3 70B", slug="llama-3-3-70b")
     models = Models([llama])
     for name in (llama.id, llama.id.upper().replace("0X", "0x"), "Llama 3.3 70B", "LLAMA 3.3 70b", "llama-3-3-70b"):
         assert models.find(name) is llama
@@ -45,27 +45,34 @@ def test_names_are_compared_in_compatibility_form() -> None:
 
 
 def test_a_name_comes_before_a_slug() -> None:
-    spaced, dashed = model(1, "foo bar"), model(2, "foo-bar")
+    spaced, dashed = model(1, "foo bar", slug="foo-bar"), model(2, "foo-bar")
     models = Models([spaced, dashed])
     assert models.find("foo-bar") is dashed
     assert models.find("foo bar") is spaced
 
 
-def test_a_contested_name_belongs_to_the_first_that_registered_it() -> None:
-    late, first = model(1, "mistral", created_at=900), model(2, "Mistral", created_at=100)
+def test_a_model_that_does_not_hold_its_name_is_shown_and_found_by_its_id() -> None:
+    first, late = model(1, "mistral"), model(2, "Mistral", holds_name=False)
     models = Models([late, first])
-    assert models.find("mistral") is first
-    assert shown(models, first) == "Mistral"
+    assert models.find("MISTRAL") is first
+    assert shown(models, first) == "mistral"
     assert shown(models, late) == late.id
     assert models.find(late.id) is late
+    assert shown(Models([late]), late) == late.id
+    unknown(Models([late]), "mistral")
 
 
-@pytest.mark.parametrize("name", ["", " ", "a\nb", "a\u200bb", "0xabc", "allmodels", "x" * 129, " padded", "\u2028"])
-def test_odd_names_are_shown_by_id(name: str) -> None:
-    odd = model(1, name)
-    models = Models([odd])
-    assert shown(models, odd) == odd.id
-    unknown(models, name)
+def test_a_withheld_name_means_no_model_and_no_slug_of_another() -> None:
+    """F26"""
+    spaced = model(1, "foo bar", slug="foo-bar")
+    assert Models([spaced]).find("foo-bar") is spaced
+    models = Models([spaced], withheld=["foo-bar"])
+    assert models.find("Foo Bar") is spaced
+    assert "foo-bar" not in str(unknown(models, "FOO-bar").message)
+
+
+def test_a_name_too_long_for_any_model_is_unknown_at_once() -> None:
+    assert unknown(Models([model(1, "llama")]), "x" * 10_000).details is None
 
 
 def test_an_unknown_name_gets_near_ones_and_never_another_model() -> None:

@@ -42,13 +42,22 @@ class ModelType(StrEnum):
 
 
 class CatalogueQuestion(Message):
-    """Ask for the catalogue, unless it still is the version the asker has."""
+    """Ask for the catalogue, unless it still is the version the asker has.
+
+    It comes in parts, because a message on the bus has a largest size: `part` (from 0) of `of_version`, or of the newest.
+    """
 
     have_version: str | None = None
+    part: int = Field(0, ge=0)
+    of_version: str | None = None
 
 
 class CatalogueModel(Message):
-    """A model that is not deleted on chain. `created_at` is Unix seconds."""
+    """A model that is not deleted on chain. `created_at` is Unix seconds.
+
+    `holds_name`: it is the one that is meant by its name; others that claim the same are known by their ids alone. `slug`:
+    the short form of a name by which it is found as well, None if that is another's.
+    """
 
     id: ChainId
     name: str
@@ -57,16 +66,24 @@ class CatalogueModel(Message):
     type: ModelType
     created_at: int
     has_bids: bool
+    holds_name: bool = True
+    slug: str | None = None
 
 
 class Catalogue(Message):
     """`version` is a digest of the content: two workers with the same models say the same. `models` is None when the
-    asker's version is this one. `age` is the seconds since the router confirmed it.
+    asker's version is this one, or when it asked for a part of a version that this worker does not have. `age` is the
+    seconds since the router confirmed it.
+
+    `withheld`: names, as they are compared, that no model holds for now, not by their slug either. `parts`: in so many
+    parts do `models` and `withheld` come.
     """
 
     version: str
     age: float
     models: list[CatalogueModel] | None
+    withheld: list[str] = Field(default_factory=list)
+    parts: int = 1
 
 
 class Idempotency(Message):
