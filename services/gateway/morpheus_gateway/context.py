@@ -19,6 +19,7 @@ from morpheus_gateway.catalogue import ModelCatalogue
 from morpheus_gateway.health import Health
 from morpheus_gateway.limits import Limits
 from morpheus_gateway.public_keys import PublicKeys
+from morpheus_gateway.rated_bids import RatedBidsCopies
 from morpheus_gateway.relay import Relay, RelayTimes
 from morpheus_gateway.secrets_channel import SecretsChannel
 from morpheus_gateway.settings import GatewaySettings
@@ -37,6 +38,7 @@ class Context:
     tokens: TokenVerifier
     secrets: SecretsChannel
     catalogue: ModelCatalogue
+    rated_bids: RatedBidsCopies
     inbox: RelayInbox
     relay: Relay
     answer_times: AnswerTimes
@@ -66,6 +68,7 @@ class Context:
             tokens=TokenVerifier(public_keys, issuer=settings.token_issuer, audience=settings.token_audience),
             secrets=SecretsChannel(rpc, public_keys),
             catalogue=ModelCatalogue(rpc),
+            rated_bids=RatedBidsCopies(rpc),
             inbox=inbox,
             relay=Relay(connection, inbox, times),
             answer_times=AnswerTimes(commit=settings.stream_commit, keep_alive=settings.keep_alive),

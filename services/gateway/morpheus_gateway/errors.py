@@ -24,6 +24,8 @@ MAX_RETRY_AFTER_SECONDS = 60
 REPLAYED_HEADER = "Idempotent-Replayed"
 
 _OPENAI_ROUTE = re.compile(r"(?:/api)?/v1/(?:chat/completions|embeddings|models(?:/.+)?)")
+_OWN_ROUTE = re.compile(r"(?:/api)?/v1/models/ratedbids")
+"""Under OpenAI's paths and none of OpenAI's: what does not fit there is 422, as on all of our own routes."""
 _ABSENT = {
     "responses": "POST /api/v1/chat/completions",
     "completions": "POST /api/v1/chat/completions",
@@ -186,7 +188,8 @@ def _from_validation(error: RequestValidationError, request: Request) -> ApiErro
     # a location starts with where it is (body, query, path); messages name the rule, never what was sent
     fields = [".".join(str(part) for part in problem["loc"][1:]) or "body" for problem in problems]
     reasons = "; ".join(f"{field}: {problem['msg']}" for field, problem in zip(fields, problems, strict=True))
-    code = "invalid_value" if is_openai_route(request.url.path) else "validation_error"
+    path = request.url.path
+    code = "invalid_value" if is_openai_route(path) and not _OWN_ROUTE.fullmatch(path) else "validation_error"
     return ApiError(code, f"{reasons}.", param=fields[0], details={"fields": fields})
 
 

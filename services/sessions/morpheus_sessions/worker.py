@@ -26,6 +26,7 @@ from morpheus_common.contracts.deletion import (
     UserErased,
 )
 from morpheus_common.contracts.health import PING, Health
+from morpheus_common.contracts.rated_bids import GET_RATED_BIDS, GetRatedBids, RatedBids
 from morpheus_common.contracts.renewal import (
     GET_OPEN_FACTS,
     LIST_ENDING,
@@ -101,6 +102,7 @@ from morpheus_sessions.pinging import Pinging
 from morpheus_sessions.purse import PurseReader
 from morpheus_sessions.queueing import Till
 from morpheus_sessions.quotes import Quotes
+from morpheus_sessions.rated_bids import Ratings, StoredTurns
 from morpheus_sessions.release import Release
 from morpheus_sessions.renewing import Renewing
 from morpheus_sessions.router import Router
@@ -117,6 +119,8 @@ RPC_WORKERS = 128
 """Handlers that wait for the chain hold their place for up to 100 s."""
 
 
+RATINGS_AT_ONCE = 64
+"""Most of them wait for what another has asked the router for."""
 REPORTS_AT_ONCE = 4
 """Each may add up millions of records; what prompts need of the database comes first."""
 
@@ -134,6 +138,7 @@ class Parts:
     approvals: Approvals
     erasing: Erasing
     quotes: Quotes
+    ratings: Ratings
     chat: Chat
     release: Release
     journal: Journal
@@ -152,6 +157,10 @@ def subscribe_rpc(broker: NatsBroker, parts: Parts) -> None:
     @broker.subscriber(CATALOGUE.subject, queue=User.SESSIONS)
     async def catalogue(question: CatalogueQuestion) -> Catalogue:
         return parts.catalogue.answer(question.have_version, question.part, question.of_version)
+
+    @broker.subscriber(GET_RATED_BIDS.subject, queue=User.SESSIONS, max_workers=RATINGS_AT_ONCE)
+    async def get_rated_bids(question: GetRatedBids) -> RatedBids:
+        return await parts.ratings.of(question.model_id)
 
     @broker.subscriber(OPEN_SESSION.subject, queue=User.SESSIONS, max_workers=RPC_WORKERS)
     async def open_session(command: OpenSession) -> OpenOutcome:
@@ -318,6 +327,7 @@ async def serve(settings: SessionsSettings) -> AsyncIterator[Parts]:
             ),
             erasing=Erasing(store.client, journal),
             quotes=Quotes(fleet.reader, list(routers.values()), journal, catalogue),
+            ratings=Ratings(fleet.reader, catalogue, StoredTurns(store.database, "rated_bids")),
             chat=chat,
             release=release,
             journal=journal,

@@ -31,20 +31,26 @@ _CONDITION: dict[str, Any] = {
 }
 
 
-def _known(request: Request, listing: Listing) -> bool:
-    tags = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
+def answer(request: Request, listing: Listing, *, age: float, caching: str = "public, max-age=5") -> Response:
+    """Return a listing, or 304 if its client has it. `age`: seconds since the router said so. `caching`: its Cache-Control."""
+    headers = {
+        "ETag": listing.etag,
+        "Cache-Control": caching,
+        "X-Catalog-Age": str(int(age)),
+    }
+    if _has(request, listing):
+        return Response(status_code=304, headers=headers)
+    return Response(listing.body, headers=headers, media_type="application/json")
+
+
+def _has(request: Request, listing: Listing) -> bool:
+    # compared weakly, as for every GET: a proxy that packs a body makes its tag weak
+    tags = [tag.strip().removeprefix("W/") for tag in ",".join(request.headers.getlist("if-none-match")).split(",")]
     return listing.etag in tags or "*" in tags
 
 
 def _answer(request: Request, context: Context, listing: Listing) -> Response:
-    headers = {
-        "ETag": listing.etag,
-        "Cache-Control": "public, max-age=5",
-        "X-Catalog-Age": str(int(context.catalogue.age)),
-    }
-    if _known(request, listing):
-        return Response(status_code=304, headers=headers)
-    return Response(listing.body, headers=headers, media_type="application/json")
+    return answer(request, listing, age=context.catalogue.age)
 
 
 @router.get("/api/v1/models", responses=_LISTED, openapi_extra=_CONDITION)
