@@ -13,7 +13,7 @@ from typing import Any
 from morpheus_common.bus.frames import BEATS_A_SILENCE
 from morpheus_common.bus.rpc import RpcClient
 from morpheus_common.clock import utc_now
-from morpheus_common.contracts.automation import PLAN_CHAT, Decision, Plan, PlanChat
+from morpheus_common.contracts.automation import GET_SETTINGS, PLAN_CHAT, Decision, GetSettings, Plan, PlanChat
 from morpheus_common.contracts.chat import AcceptFrame, AnswerHead, OwnerFrame, PingAnswer, PingStatus, PromptHead
 from morpheus_common.contracts.sessions import AutomationWord, SessionState, Slot
 from morpheus_common.errors import ApiError
@@ -476,6 +476,22 @@ class Chat:
             await self._open_for(prompt, owned, line, avoided)
         raise ApiError("session_opening", retry_after=5)
 
+    def _default_for(self, head: PromptHead) -> str | None:
+        """Return the operator's choice for who names no model, if that can answer such a prompt."""
+        default = self._catalogue.copy.models.get(self._settings.default_model or "")
+        return default.id if default is not None and head.endpoint.takes(default.type) else None
+
+    async def _nothing_named(self, user_id: str) -> ApiError:
+        """Return what a prompt is told that names no model and whose key has no session to take one from."""
+        settings = await self._rpc.call(GET_SETTINGS, GetSettings(user_id=user_id))
+        if not settings.is_enabled:
+            return ApiError("no_active_session")
+        return ApiError(
+            "missing_required_parameter",
+            "This API key has no session: name a model, or open one with POST /api/v1/session/modelsession.",
+            param="model",
+        )
+
     def _check_model(self, head: PromptHead, owned: OwnedSession) -> None:
         """Raise `ApiError` if a session that the prompt insists on, or takes as it is, cannot answer it."""
         if head.model_id is None:
@@ -517,13 +533,9 @@ class Chat:
     async def _open_for(self, prompt: Prompt, owned: OwnedSession | None, line: Line, avoided: str) -> None:
         """Bring about a session for the prompt, as automation plans; returns when it is worth looking again."""
         head = prompt.head
-        model_id = head.model_id or (owned.model_id if owned is not None else None)
+        model_id = head.model_id or (owned.model_id if owned is not None else self._default_for(head))
         if model_id is None:
-            raise ApiError(
-                "missing_required_parameter",
-                "This API key has no session: name a model, or open one with POST /api/v1/session/modelsession.",
-                param="model",
-            )
+            raise await self._nothing_named(head.user_id)
         rests = owned is not None and owned.model_id == model_id
         parked = None if rests else await self._parked_for(head.key_id, model_id)
         question = PlanChat(

@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -22,7 +22,15 @@ from morpheus_common.bus.names import Header, User
 from morpheus_common.bus.rpc import RpcClient
 from morpheus_common.contracts.audit import RECORD_ACT, RecordAct
 from morpheus_common.contracts.auth import KEY_DEACTIVATED, KeyChanged
-from morpheus_common.contracts.automation import PLAN_CHAT, Decision, Plan, PlanChat
+from morpheus_common.contracts.automation import (
+    GET_SETTINGS,
+    PLAN_CHAT,
+    AutomationSettings,
+    Decision,
+    GetSettings,
+    Plan,
+    PlanChat,
+)
 from morpheus_common.contracts.chat import AcceptFrame, AnswerHead, ErrorFrame, OwnerFrame, PingAnswer, PromptHead
 from morpheus_common.contracts.sessions import (
     CATALOGUE,
@@ -225,6 +233,18 @@ class Automation:
         self.decision = Decision.OPEN
         self.refusal: dict[str, Any] = {}
         self.asked: list[PlanChat] = []
+        self.is_enabled = True
+
+    async def answer_settings(self, msg: Msg) -> None:
+        long_ago = datetime(2026, 1, 2, tzinfo=UTC)
+        settings = AutomationSettings(
+            user_id=GetSettings.model_validate_json(msg.data).user_id,
+            is_enabled=self.is_enabled,
+            session_duration=3600,
+            created_at=long_ago,
+            updated_at=long_ago,
+        )
+        await msg.respond(json.dumps({"ok": settings.model_dump(mode="json")}).encode())
 
     async def answer(self, msg: Msg) -> None:
         self.asked.append(PlanChat.model_validate_json(msg.data))
@@ -662,6 +682,7 @@ async def subscribe_acts(connection: Client, acts: list[RecordAct]) -> None:
 
 async def subscribe_plans(connection: Client, automation: Automation) -> None:
     await connection.subscribe(PLAN_CHAT.subject, queue=User.AUTOMATION, cb=automation.answer)
+    await connection.subscribe(GET_SETTINGS.subject, queue=User.AUTOMATION, cb=automation.answer_settings)
 
 
 @asynccontextmanager

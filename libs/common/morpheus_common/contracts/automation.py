@@ -147,7 +147,13 @@ class SettingsChanged(Message):
     session_duration: int
 
 
-GET_SETTINGS = REGISTRY.rpc(User.AUTOMATION, "get_settings", GetSettings, AutomationSettings, callers=GATEWAY_ONLY)
+GET_SETTINGS = REGISTRY.rpc(
+    User.AUTOMATION,
+    "get_settings",
+    GetSettings,
+    AutomationSettings,
+    callers=frozenset({User.GATEWAY, User.SESSIONS}),
+)
 PUT_SETTINGS = REGISTRY.rpc(User.AUTOMATION, "put_settings", PutSettings, AutomationSettings, callers=GATEWAY_ONLY)
 LIST_DECISIONS = REGISTRY.rpc(
     User.AUTOMATION, "list_decisions", ListDecisions, Decisions, callers=frozenset({User.GATEWAY, User.OPS})

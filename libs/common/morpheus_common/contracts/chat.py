@@ -24,9 +24,13 @@ class Endpoint(StrEnum):
         """The type of the models that answer here."""
         return ModelType.EMBEDDING if self is Endpoint.EMBEDDINGS else ModelType.LLM
 
+    def takes(self, model_type: ModelType) -> bool:
+        """Tell whether a model of this type may answer here: one of no known type is given a try."""
+        return model_type in {self.model_type, ModelType.UNKNOWN}
+
     def require(self, model_type: ModelType) -> None:
         """Raise `model_type_mismatch` (400) for a model that is known to be of another type."""
-        if model_type not in {self.model_type, ModelType.UNKNOWN}:
+        if not self.takes(model_type):
             raise ApiError(
                 "model_type_mismatch",
                 f"This model is of type {model_type}; name one of type {self.model_type} here (GET /api/v1/models).",
