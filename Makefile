@@ -1,7 +1,7 @@
 # `make` needs nothing but python3 (3.11, 3.12 or 3.13); it installs the rest into .venv.
 .DEFAULT_GOAL := help
 .PHONY: help install run test .test-sessions-1 .test-sessions-2 .test-units .test-rest test-clients test-node fleet faults faults-full relay-faults canary rolling \
-	leaks renewals state-machine bench lint format contracts lint-contracts lock lock-bench clean
+	leaks renewals catalogue state-machine bench lint format contracts lint-contracts lock lock-bench clean
 
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 # The first Python that fits, that of .venv if there is one; `make PYTHON=/path/to/python …` chooses another.
@@ -78,6 +78,9 @@ fleet: install ## Open 1,000 sessions of 1,000 keys over four routers, with two 
 
 renewals: install ## Kill and pause automation workers under prompts for long: make renewals ROUNDS=30
 	@RENEWAL_ROUNDS=$(or $(ROUNDS),30) $(BIN)/python -m pytest -q tests/service/sessions/test_automatic_renewal.py
+
+catalogue: install ## Read and serve a market of 10,000 models and 100,000 bids (MODELS=1000 BIDS=10000 PROVIDERS=20: seconds)
+	@$(BIN)/python -m tests.load.catalogue --models $(or $(MODELS),10000) --bids $(or $(BIDS),100000) --providers $(or $(PROVIDERS),200)
 
 relay-faults: install ## Every fault of a provider at every chunk of an answer, held against golden files: about 30 s
 	@$(BIN)/python -m pytest -q tests/service/relay --every-chunk $(GOLDEN)
