@@ -33,7 +33,7 @@ _INVALID = "invalid_request_error"
 _SERVER = "server_error"
 
 _KINDS = (
-    # 400, 404, 405, 409, 413, 415, 422: the request has to change
+    # 400, 404, 405, 408, 409, 413, 414, 415, 422, 426, 431: the request has to change
     ErrorKind(
         "malformed_request",
         400,
@@ -110,6 +110,40 @@ _KINDS = (
             "`BODY_LIMIT` of the gateway is the limit of a prompt; what stands in front of the gateway may have a "
             "lower one."
         ),
+    ),
+    ErrorKind(
+        "request_timeout",
+        408,
+        _INVALID,
+        True,
+        "The request did not arrive in time. Send it again, on a new connection, without pauses.",
+        advice="Send the whole request at once. What is built slowly is built before the connection is opened.",
+        operators="`HEADER_TIMEOUT`, `BODY_TIMEOUT` and `BODY_RATE` of the gateway say how long a request may take to arrive.",
+    ),
+    ErrorKind(
+        "address_too_long",
+        414,
+        _INVALID,
+        False,
+        "The address of the request is too long. Shorten its query.",
+        advice="Leave out query parameters that this endpoint does not know.",
+    ),
+    ErrorKind(
+        "headers_too_large",
+        431,
+        _INVALID,
+        False,
+        "The request has too many headers, or too large ones. Leave out those that this gateway need not see.",
+        advice="Cookies are the usual reason: this gateway needs none.",
+    ),
+    ErrorKind(
+        "https_required",
+        426,
+        _INVALID,
+        False,
+        "Use https. What you have sent went over the network in clear: replace any credential that was in it.",
+        advice="Begin the address with `https://`, and make a new API key in place of one that was sent in clear.",
+        operators="A trusted proxy said that the client came by http (`X-Forwarded-Proto`). `TRUSTED_PROXIES` says who is believed.",
     ),
     ErrorKind(
         "not_found",
@@ -608,6 +642,13 @@ _KINDS = (
             "`x-ratelimit-remaining-requests` shows how many are left."
         ),
         operators="The limits are settings: see [settings](settings.md).",
+    ),
+    ErrorKind(
+        "too_many_connections",
+        429,
+        "requests",
+        True,
+        "Your address has too many connections open. Close some, or send requests one after the other on those you have.",
     ),
     ErrorKind(
         "session_busy",

@@ -11,6 +11,7 @@ from morpheus_common.bus.connection import make_broker, raw_connection
 from morpheus_common.bus.frames import BEATS_A_SILENCE
 from morpheus_common.bus.names import User
 from morpheus_common.service import background, stop_broker, until_it_works
+from morpheus_common.settings import Environment
 from nats.errors import Error as NatsError
 from starlette.middleware import Middleware
 
@@ -18,7 +19,16 @@ import morpheus_gateway
 from morpheus_gateway.context import Context
 from morpheus_gateway.errors import install_error_handlers
 from morpheus_gateway.health import Health
-from morpheus_gateway.middleware import AddressLimits, BodyLimit, Cors, DirectRoutes, ErrorNet, Paths, RequestScope
+from morpheus_gateway.middleware import (
+    AddressLimits,
+    BodyLimit,
+    Cors,
+    DirectRoutes,
+    ErrorNet,
+    HttpsOnly,
+    Paths,
+    RequestScope,
+)
 from morpheus_gateway.openapi import DESCRIPTION, NAME, served
 from morpheus_gateway.query import no_query_parameter_twice
 from morpheus_gateway.relay import RelayTimes
@@ -54,6 +64,11 @@ def create_app(settings: GatewaySettings, *, relay_times: RelayTimes | None = No
         middleware=[
             Middleware(RequestScope),
             Middleware(Cors, public_origins=settings.public_cors_origins, origins=settings.cors_origins),
+            Middleware(
+                HttpsOnly,
+                trusted=settings.trusted_proxies,
+                enforced=settings.environment is Environment.PRODUCTION,
+            ),
             Middleware(ErrorNet),
             Middleware(AddressLimits),
             Middleware(BodyLimit, limit=settings.body_limit),

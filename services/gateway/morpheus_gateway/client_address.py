@@ -27,13 +27,13 @@ def client_address(request: Request) -> str:
     peer = request.client.host if request.client is not None else ""
     forwarded = request.headers.getlist("x-forwarded-for")
     if not forwarded:
-        return _address_of_peer(peer)
+        return address_of_peer(peer)
     return resolve_address(peer, forwarded, context_of(request).settings.trusted_proxies)
 
 
 @lru_cache(maxsize=4_096)
-def _address_of_peer(peer: str) -> str:
-    """Remembered, because most requests of a connection or a proxy have the same one."""
+def address_of_peer(peer: str) -> str:
+    """Return the address that a connection comes from. Remembered: most requests of a connection or a proxy have the same one."""
     return resolve_address(peer, (), ())
 
 
@@ -47,12 +47,22 @@ def resolve_address(peer: str, forwarded: Iterable[str], trusted: Iterable[Netwo
         return UNKNOWN
     hops = ",".join(forwarded).split(",")[-_MOST_HOPS:]
     networks = tuple(trusted)
-    while hops and any(address in network for network in networks):
+    while hops and _is_in(address, networks):
         before = _read_address(hops.pop())
         if before is None:
             break
         address = before
     return _counted(address)
+
+
+def is_trusted(peer: str, trusted: Iterable[Network]) -> bool:
+    """Tell whether a connection comes from a proxy that the operator trusts."""
+    address = _read_address(peer)
+    return address is not None and _is_in(address, trusted)
+
+
+def _is_in(address: Address, networks: Iterable[Network]) -> bool:
+    return any(address in network for network in networks)
 
 
 def _read_address(text: str) -> Address | None:

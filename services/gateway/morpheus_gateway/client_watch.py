@@ -1,10 +1,13 @@
 """Work that ends when its client hangs up. A plain endpoint would not notice (measured)."""
 
 import asyncio
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
 from starlette.types import Receive
+
+from morpheus_gateway.errors import BodyRefused
 
 
 class ClientGone(Exception):
@@ -55,6 +58,7 @@ class ClientWatch:
         self._watcher = asyncio.create_task(self._wait())
 
     async def _wait(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
+        with suppress(BodyRefused):  # a body that nobody reads went wrong: this connection ends as well
+            while (await self._receive())["type"] != "http.disconnect":
+                pass
         self.hang_up()

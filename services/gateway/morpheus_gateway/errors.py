@@ -72,6 +72,14 @@ class AnswerFailed(ApiError):
         self.should_retry = self.kind.retry if should_retry is None else should_retry
 
 
+class BodyRefused(HTTPException):
+    """A body that was not read to its end. FastAPI lets this kind of error through from where it reads a body."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(CATALOGUE[code].status)
+        self.code = code
+
+
 class OperationFailed(ApiError):
     """What became of an operation, or that it still goes on. `replayed`: an earlier request began it."""
 
@@ -168,12 +176,12 @@ def _absent_route(path: str) -> ApiError | None:
 
 
 def _from_http(error: HTTPException, path: str) -> ApiError:
+    if isinstance(error, BodyRefused):
+        return ApiError(error.code)
     if error.status_code == 404:
         return _absent_route(path) or ApiError("not_found")
     if error.status_code == 405:
         return ApiError("method_not_allowed")
-    if error.status_code == 413:
-        return ApiError("request_too_large")
     if error.status_code < 500:
         return ApiError("invalid_json")
     return ApiError("internal_error")

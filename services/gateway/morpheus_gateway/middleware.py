@@ -11,14 +11,13 @@ from morpheus_common.ids import uuid7
 from morpheus_common.logs import get_logger
 from morpheus_common.request_context import request_id
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from morpheus_gateway.client_address import client_address
+from morpheus_gateway.client_address import Network, client_address, is_trusted
 from morpheus_gateway.client_watch import ClientGone
 from morpheus_gateway.context import Context, context_of
-from morpheus_gateway.errors import error_response, is_openai_route
+from morpheus_gateway.errors import BodyRefused, error_response, is_openai_route
 from morpheus_gateway.limits import FailureLimit, Limit, Limits, Standing
 from morpheus_gateway.query import no_query_parameter_twice
 
@@ -29,6 +28,9 @@ _HEADER_NAME = re.compile(r"[a-z0-9-]{1,64}")
 _PROMPT_ROUTE = re.compile(r"(?:/api)?/v1/(?:chat/completions|embeddings)")
 SMALL_BODY_BYTES = 64 * 1024
 """Limit of every body but a prompt's."""
+_PROBES = frozenset({"/live", "/ready", "/health"})
+"""Asked from inside, past any proxy."""
+_HSTS_SECONDS = 365 * 24 * 3600
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 _EXPOSED = ", ".join(
     [
@@ -39,11 +41,24 @@ _EXPOSED = ", ".join(
         "etag",
         "x-catalog-age",
         "www-authenticate",
+        # of 202 and 504: where to ask what became of it
+        "location",
     ]
 )
 
 
-_ON_EVERY_ANSWER = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
+ON_EVERY_ANSWER = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    # for what pages of other origins take in without asking (images, scripts): what they ask for is CORS's affair
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+CONTENT_SECURITY_POLICY = (
+    "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
+)
+"""Of every answer that is HTML and has no policy of its own."""
+BODY_PROBLEM = "body_problem"
+"""Where the server puts, into a request's state, the code of what became of a body that will not come to its end."""
 
 LIMITED_ROUTES: Mapping[str, Callable[[Limits], Limit | FailureLimit]] = {
     "/api/v1/auth/register": lambda limits: limits.registrations,
@@ -78,10 +93,12 @@ class RequestScope:
                 headers = MutableHeaders(scope=message)
                 # no route sets these: they need not be looked for
                 headers.raw.append((b"x-request-id", ours.encode()))
-                headers.raw.extend(_ON_EVERY_ANSWER)
+                headers.raw.extend(ON_EVERY_ANSWER)
                 if theirs is not None:
                     headers.raw.append((b"x-client-request-id", theirs.encode()))
                 headers.setdefault("Cache-Control", "no-store")
+                if headers.get("content-type", "").startswith("text/html"):
+                    headers.setdefault("Content-Security-Policy", CONTENT_SECURITY_POLICY)
                 if scope["app"].state.health.draining:
                     headers["Connection"] = "close"
                 standing = scope["state"].get("standing")
@@ -178,6 +195,53 @@ async def _preflight(asked: Headers, granted: str | None, send: Send) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
+class HttpsOnly:
+    """In production, refuses what came over plain http; what came over https is told to stay there.
+
+    It came over plain http if a trusted proxy says so, or if it came around the trusted proxies. A trusted peer that says
+    nothing is a neighbour in the operator's own network. Where no proxy is trusted nobody's word counts and TLS is someone's
+    who says nothing (a balancer of TCP): nothing is refused, and the log says so once.
+    """
+
+    def __init__(self, app: ASGIApp, *, trusted: Iterable[Network], enforced: bool) -> None:
+        self._app = app
+        self._trusted = tuple(trusted)
+        self._enforced = enforced
+        if enforced and not self._trusted:
+            log.warning("TRUSTED_PROXIES is empty: requests over plain http are not recognised, and none is refused")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http" or not self._trusted:
+            await self._app(scope, receive, send)
+            return
+        secure = self._is_secure(scope)
+        if secure is False and self._enforced and _without_slash(scope["path"]) not in _PROBES:
+            answer = error_response(ApiError("https_required"), scope["path"])
+            answer.headers["Upgrade"] = "TLS/1.2, HTTP/1.1"
+            answer.headers["Connection"] = "Upgrade"
+            await answer(scope, receive, send)
+            return
+
+        async def send_with_hsts(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).append("Strict-Transport-Security", f"max-age={_HSTS_SECONDS}")
+            await send(message)
+
+        await self._app(scope, receive, send_with_hsts if secure else send)
+
+    def _is_secure(self, scope: Scope) -> bool | None:
+        """Tell whether the client spoke https, None if nobody knows."""
+        peer = scope["client"]
+        if peer is None or not is_trusted(peer[0], self._trusted):
+            return False
+        said = [
+            word.strip() for value in Headers(scope=scope).getlist("x-forwarded-proto") for word in value.split(",")
+        ]
+        # proxies in a row may add theirs: every part of the way has to be safe
+        return all(word.lower() == "https" for word in said) if said else None
+
+
 class ErrorNet:
     """Catches what nobody else did, so that even a bug answers in OpenAI's form."""
 
@@ -254,10 +318,11 @@ class BodyLimit:
         async def receive_counting() -> Message:
             nonlocal received
             message = await receive()
+            if BODY_PROBLEM in scope["state"]:
+                raise BodyRefused(scope["state"][BODY_PROBLEM])
             received += len(message.get("body", b""))
             if received > limit:
-                # FastAPI lets this kind through from where it reads a body
-                raise HTTPException(413)
+                raise BodyRefused("request_too_large")
             return message
 
         await self._app(scope, receive_counting, send)
@@ -314,8 +379,8 @@ class DirectRoutes:
         try:
             await no_query_parameter_twice(request)
             response = await route.endpoint(request, context_of(request))
-        except HTTPException:
-            raise ApiError("request_too_large") from None
+        except BodyRefused as error:
+            raise ApiError(error.code) from None
         await response(scope, receive, send)
 
 

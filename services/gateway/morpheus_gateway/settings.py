@@ -16,6 +16,21 @@ class GatewaySettings(CommonSettings):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65_535, description="port to listen on; 0 takes a free one and logs it")
     body_limit: int = Field(16 * 1024 * 1024, gt=0, description="largest body of a prompt, in bytes")
+    header_timeout: float = Field(
+        10.0,
+        gt=0,
+        description="a request's headers have to be there after so long, from the connection's begin or their first byte",
+    )
+    body_grace: float = Field(
+        30.0,
+        gt=0,
+        description="a request's body has to be there after so long, and a second more for each `body_rate` bytes",
+    )
+    body_rate: int = Field(8_192, gt=0, description="slowest body that is taken, in bytes a second")
+    connection_limit: int = Field(4_096, ge=1, description="open connections in all; more are told 503 and closed")
+    connections_per_address: int = Field(
+        256, ge=1, description="open connections of one address that is no trusted proxy; more are told 429 and closed"
+    )
     token_issuer: str = Field("morpheus-auth", description="`iss` that access tokens must carry")
     token_audience: str = Field("morpheus-gateway", description="`aud` that access tokens must carry")
     public_cors_origins: tuple[str, ...] = Field(
@@ -42,7 +57,7 @@ class GatewaySettings(CommonSettings):
     session_duration: int = Field(3_600, ge=300, description="duration of a session that names none")
     session_duration_limit: int = Field(86_400, ge=300, description="longest session a user may ask for")
     trusted_proxies: tuple[IPvAnyNetwork, ...] = Field(
-        (), description='networks whose X-Forwarded-For is believed, as JSON: ["10.0.0.0/8"]'
+        (), description='networks whose X-Forwarded-For and -Proto are believed, as JSON: ["10.0.0.0/8"]'
     )
     limits_url: SecretStr | None = Field(
         None, description="redis:// or valkey:// store in which several gateways count together; none: each for itself"

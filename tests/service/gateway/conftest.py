@@ -16,9 +16,8 @@ from morpheus_devstack.waiting import poll
 from morpheus_gateway.app import create_app
 from morpheus_gateway.context import Context
 from morpheus_gateway.health import Health
-from morpheus_gateway.http_protocol import HttpProtocol
 from morpheus_gateway.relay import RelayTimes
-from morpheus_gateway.server import Server
+from morpheus_gateway.server import Server, configured
 from morpheus_gateway.settings import GatewaySettings
 from nats.aio.client import Client
 from openai import AsyncOpenAI
@@ -88,10 +87,7 @@ async def running_gateway(
         **{"worker_id": "gw-test", "drain_notice": 0.0, **more},
     )
     app = create_app(settings, relay_times=times)
-    config = uvicorn.Config(
-        app, port=0, http=HttpProtocol, ws="none", lifespan="on", log_config=None, access_log=False, proxy_headers=False
-    )
-    config.server_header = False
+    config = configured(app, settings)
     config.timeout_graceful_shutdown = 2
     server = _Server(config, app.state.health, notice=settings.drain_notice)
     serving = asyncio.create_task(server.serve())

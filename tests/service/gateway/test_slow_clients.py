@@ -1,0 +1,343 @@
+"""Clients that take their time, or take too much: what they hold of ours is bounded, and only they notice."""
+
+import asyncio
+import json
+import logging
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from ipaddress import ip_network
+
+import pytest
+from morpheus_devstack.waiting import poll
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import Receive, Scope, Send
+from structlog.testing import capture_logs
+
+from tests.service.gateway.conftest import House, MakeHouse
+from tests.service.gateway.wire import IMPATIENT, LOOPBACK, PATIENT, Wire, exchange, ours, statuses, wire
+
+GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
+LAST = b"GET /last HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+POST = b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"
+
+
+def told(answer: bytes) -> str:
+    """Return the code of the error in an answer."""
+    code: str = json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"]
+    return code
+
+
+async def dribbled(server: Wire, first: bytes, drop: bytes) -> bytes:
+    """Send `first`, then `drop` again and again; return all that the server says until it closes."""
+    reader, writer = await asyncio.open_connection(LOOPBACK, server.port)
+    writer.write(first)
+
+    async def drip() -> None:
+        while True:
+            writer.write(drop)
+            await asyncio.sleep(0.02)
+
+    dripping = asyncio.create_task(drip())
+    try:
+        async with asyncio.timeout(10):
+            return await reader.read()
+    finally:
+        dripping.cancel()
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    "first", [b"GET /a HTTP/1.1\r\nHost: x\r\n", b"G", GET + b"G"], ids=["header", "line", "second"]
+)
+async def test_headers_that_come_a_piece_at_a_time_are_cut_off(first: bytes) -> None:
+    """C17, C21."""
+    async with wire(ours(patience=IMPATIENT)) as server:
+        answer = await dribbled(server, first, b"X-A: a\r\n" if first.endswith(b"\n") else b"E")
+    assert statuses(answer) in ([408], [400], [200, 408], [200, 400])
+
+
+async def test_who_is_too_late_with_its_headers_is_told_and_its_connection_closed() -> None:
+    """C21."""
+    async with wire(ours(patience=IMPATIENT)) as server:
+        started = time.monotonic()
+        answer = await server.tell(b"GET /a HTTP/1.1\r\nHost: x\r\n")
+    assert IMPATIENT.header <= time.monotonic() - started < 10 * IMPATIENT.header
+    assert (statuses(answer), told(answer)) == ([408], "request_timeout")
+    assert b"\r\nconnection: close\r\n" in answer.lower()
+
+
+async def test_who_says_nothing_is_told_nothing() -> None:
+    """An answer to nothing would be taken for the one to the next request."""
+    async with wire(ours(patience=IMPATIENT)) as server:
+        assert await server.tell(b"") == b""
+        assert await server.tell(b"\r\n\r\n") == b""
+
+
+async def test_the_time_for_headers_begins_anew_with_each_request() -> None:
+    async with wire(ours(patience=replace(PATIENT, header=0.5))) as server:
+        reader, writer = await asyncio.open_connection(LOOPBACK, server.port)
+        for _ in range(3):
+            await asyncio.sleep(0.3)
+            writer.write(GET)
+            assert b"200 OK" in await asyncio.wait_for(reader.readuntil(b"ok"), 10)
+        writer.close()
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_body_that_comes_slower_than_it_must_is_cut_off_and_its_sender_told(chunked: bool) -> None:
+    """C17, C21."""
+    lengths = b"Transfer-Encoding: chunked\r\n\r\n" if chunked else b"Content-Length: 50000\r\n\r\n"
+    drop = b"1\r\nx\r\n" if chunked else b"x"
+    async with wire(ours(patience=replace(PATIENT, body=0.3, rate=1_000_000))) as server:
+        answer = await dribbled(server, b"POST /a HTTP/1.1\r\nHost: x\r\n" + lengths, drop)
+    assert (statuses(answer), told(answer)) == ([408], "request_timeout")
+    assert server.seen == []
+
+
+async def test_a_body_that_comes_fast_enough_may_take_longer_than_the_first_grace() -> None:
+    async with wire(ours(patience=replace(PATIENT, body=0.2, rate=1_000))) as server:
+        reader, writer = await asyncio.open_connection(LOOPBACK, server.port)
+        writer.write(b"POST /a HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 5000\r\n\r\n")
+        for _ in range(10):
+            writer.write(b"x" * 500)
+            await asyncio.sleep(0.1)
+        assert statuses(await asyncio.wait_for(reader.read(), 10)) == [200]
+        writer.close()
+
+
+async def test_a_body_that_goes_on_after_its_answer_is_not_waited_for_long() -> None:
+    async def answer_at_once(scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse("ok")(scope, receive, send)
+
+    async with wire(ours(patience=replace(PATIENT, header=0.3)), answer_at_once) as server:
+        answer = await dribbled(server, b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 50000\r\n\r\n", b"x")
+    assert statuses(answer) == [200]
+
+
+async def test_who_sends_its_body_after_an_early_answer_keeps_the_connection() -> None:
+    async def answer_at_once(scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse("ok")(scope, receive, send)
+
+    async with wire(ours(), answer_at_once) as server:
+        reader, writer = await asyncio.open_connection(LOOPBACK, server.port)
+        writer.write(POST)
+        await asyncio.wait_for(reader.readuntil(b"ok"), 10)
+        writer.write(b"hello" + LAST)
+        assert statuses(await asyncio.wait_for(reader.read(), 10)) == [200]
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "code"),
+    [
+        (b"GET /" + b"a" * 9_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414, "address_too_long"),
+        (b"GET /" + b"a" * 9_000, 414, "address_too_long"),
+        (b"GET /a HTTP/1.1\r\nHost: x\r\nX-A: " + b"a" * 33_000 + b"\r\n\r\n", 431, "headers_too_large"),
+        (b"GET /a HTTP/1.1\r\nHost: x\r\n" + b"X-A: a\r\n" * 100 + b"\r\n", 431, "headers_too_large"),
+        (b"GET /a HTTP/1.1\r\nHost: x\r\n" + b"X-A: a\r\n" * 110, 431, "headers_too_large"),
+    ],
+    ids=["target", "target without end", "size", "number", "number without end"],
+)
+async def test_heads_have_a_size(sent: bytes, status: int, code: str) -> None:
+    """C16."""
+    async with wire(ours()) as server:
+        answer = await server.tell(sent)
+    assert (statuses(answer), told(answer)) == ([status], code)
+    assert server.seen == []
+
+
+@pytest.mark.parametrize("line", [b"X-A: a", b"X"], ids=["value", "name"])
+async def test_a_header_without_end_is_refused_while_it_comes(line: bytes) -> None:
+    """C16: the parser keeps all of it until its line ends."""
+    async with wire(ours()) as server:
+        reader, writer = await asyncio.open_connection(LOOPBACK, server.port)
+        writer.write(b"GET /a HTTP/1.1\r\nHost: x\r\n" + line)
+        sent = 0
+        while not reader.at_eof() and sent < 10_000_000:
+            writer.write(b"a" * 10_000)
+            sent += 10_000
+            try:
+                await asyncio.wait_for(reader.read(65_536), 0.01)
+            except TimeoutError:
+                continue
+            break
+        assert sent < 1_000_000
+        writer.close()
+
+
+async def test_requests_in_a_row_on_one_connection_are_bounded() -> None:
+    """One read holds thousands, and each costs more than its bytes."""
+    async with wire(ours()) as server:
+        answers = await server.tell(GET * 2_000)
+    # the first runs, so many wait, and the rest is not read
+    assert statuses(answers) == [200] * 17
+
+
+@pytest.mark.parametrize("closing", [False, True])
+async def test_a_reader_that_takes_nothing_is_cut_off(closing: bool) -> None:
+    """C17: also of what has no prompt behind it, and after the connection was closed on our side."""
+
+    async def long(scope: Scope, receive: Receive, send: Send) -> None:
+        await Response(b"x" * 20_000_000)(scope, receive, send)
+
+    async with wire(ours(patience=replace(PATIENT, unread=0.3)), long) as server:
+        with deaf(server.port) as client:
+            client.sendall(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n") if closing else GET)
+            assert await poll(lambda: is_true(len(server.state.connections) == 1), seconds=10)
+            assert await poll(lambda: is_true(not server.state.connections), seconds=10)
+
+
+async def test_a_reader_that_takes_its_time_but_takes_it_gets_everything() -> None:
+    size = 8_000_000
+
+    async def long(scope: Scope, receive: Receive, send: Send) -> None:
+        await Response(b"x" * size)(scope, receive, send)
+
+    async with wire(ours(patience=replace(PATIENT, unread=0.3)), long) as server:
+        with deaf(server.port, room=256 * 1024) as client:
+            client.sendall(GET)
+            client.setblocking(False)
+            received = 0
+            while received < size:
+                piece = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(client, 200_000), 10)
+                assert piece
+                received += len(piece)
+                await asyncio.sleep(0.02)
+
+
+async def is_true(condition: bool) -> bool:
+    return condition
+
+
+def deaf(port: int, *, room: int = 4_096) -> socket.socket:
+    """Connect as a client with little room for what it does not read."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
+    client.connect((LOOPBACK, port))
+    return client
+
+
+@asynccontextmanager
+async def idle(port: int, count: int) -> AsyncIterator[None]:
+    """Hold connections that were taken."""
+    made = [await asyncio.open_connection(LOOPBACK, port) for _ in range(count)]
+    try:
+        for reader, writer in made:
+            writer.write(GET)
+            await asyncio.wait_for(reader.readuntil(b"ok"), 10)
+        yield
+    finally:
+        for _, writer in made:
+            writer.close()
+
+
+async def test_an_address_has_so_many_connections_and_no_more_until_it_closes_one() -> None:
+    """C17."""
+    async with wire(ours(per_address=3)) as server:
+        async with idle(server.port, 3):
+            answer = await server.tell(b"")
+            assert (statuses(answer), told(answer)) == ([429], "too_many_connections")
+            assert b"\r\nretry-after: 1\r\n" in answer.lower()
+        assert await poll(lambda: is_true(not server.state.connections), seconds=10)
+        async with idle(server.port, 3):
+            pass
+
+
+async def test_a_trusted_proxy_has_as_many_connections_as_there_are_and_no_more() -> None:
+    """C17."""
+    async with wire(ours(per_address=1, limit=3, trusted=[ip_network("127.0.0.0/8")])) as server, idle(server.port, 3):
+        answer = await server.tell(b"")
+        assert (statuses(answer), told(answer)) == ([503], "overloaded")
+
+
+async def test_a_browser_may_read_that_its_body_came_too_late(make_house: MakeHouse) -> None:
+    """C54: like every answer, with its line in the log."""
+    house = await make_house(body_grace=0.3, body_rate=1_000_000)
+    origin = "https://app.example.com"
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: gateway\r\nOrigin: {origin}\r\n"
+        f"Authorization: Bearer {house.key}\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
+    )
+    with capture_logs() as logs:
+        answer = await exchange(house.gateway.port, head.encode() + b'{"messages"')
+    assert (statuses(answer), told(answer)) == ([408], "request_timeout")
+    for header in (b"access-control-allow-origin: *", b"x-should-retry: true", b"connection: close"):
+        assert b"\r\n" + header + b"\r\n" in answer.lower()
+    (line,) = (entry for entry in logs if entry["event"] == "request")
+    assert (line["status"], line["route"]) == (408, "/v1/chat/completions")
+
+
+async def test_what_reaches_no_route_has_a_line_in_the_log_without_a_byte_of_what_came(
+    make_house: MakeHouse, caplog: pytest.LogCaptureFixture
+) -> None:
+    """C16, C54: secrets are sent to wrong places, and by broken clients."""
+    planted = "hunter2-hunter2"
+    house = await make_house(header_timeout=0.3, log_level="DEBUG")
+    sent = {
+        "malformed_request": f"GET /{planted} HTTP/1.1\r\n{planted}\r\n\r\n",
+        "request_timeout": f"GET /v1/models HTTP/1.1\r\nAuthorization: Bearer {planted}\r\n",
+        "address_too_long": f"GET /v1/models?{planted}={planted * 1_000} HTTP/1.1\r\n\r\n",
+        "headers_too_large": f"GET /v1/models HTTP/1.1\r\nX-A: {planted * 10_000}\r\n\r\n",
+    }
+    caplog.set_level(logging.DEBUG)
+    for code, request in sent.items():
+        with capture_logs() as logs:
+            answer = await exchange(house.gateway.port, request.encode())
+        assert told(answer) == code
+        (line,) = (entry for entry in logs if entry["event"] == "request")
+        assert (line["code"], line["route"], line["status"]) == (code, "none", statuses(answer)[0])
+        assert line["request_id"].encode() in answer
+        assert planted not in str(logs) + caplog.text + answer.decode()
+
+
+PLANTED = "hunter2-hunter2"
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        (f"/{PLANTED}", {}),
+        (f"/v1/models/{PLANTED}", {}),
+        (f"/v1/models?key={PLANTED}", {}),
+        ("/api/v1/session", {"Authorization": f"Bearer {PLANTED}"}),
+        ("/api/v1/session", {"X-Request-Id": f"{PLANTED} ", "Cookie": PLANTED, "X-Forwarded-For": PLANTED}),
+    ],
+)
+async def test_what_stands_in_a_request_is_not_in_the_log(
+    make_house: MakeHouse, caplog: pytest.LogCaptureFixture, path: str, headers: dict[str, str]
+) -> None:
+    house = await make_house(log_level="DEBUG")
+    caplog.set_level(logging.DEBUG)
+    with capture_logs() as logs:
+        await exchange(
+            house.gateway.port,
+            (
+                f"GET {path} HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n"
+                + "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+                + "\r\n"
+            ).encode(),
+        )
+    assert [entry["event"] for entry in logs].count("request") == 1
+    ours_only = [record.getMessage() for record in caplog.records if not record.name.startswith(("httpx", "httpcore"))]
+    assert PLANTED not in str(logs) + str(ours_only)
+
+
+async def test_a_drain_is_not_held_longer_than_its_bound_by_slow_clients(house: House) -> None:
+    """C17: one that says nothing, one in its headers, one in its body, and one that reads nothing."""
+    server = house.gateway.server
+    streams = [await asyncio.open_connection(LOOPBACK, house.gateway.port) for _ in range(3)]
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {house.key}\r\nContent-Length: 9\r\n\r\n"
+    with deaf(house.gateway.port) as reader:
+        reader.sendall(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n")
+        for (_, writer), begun in zip(streams, (b"", b"GET /v1/mod", head.encode()), strict=True):
+            writer.write(begun)
+        assert await poll(lambda: is_true(len(server.server_state.tasks) == 1), seconds=10)
+        started = time.monotonic()
+        server.stop()
+        assert await poll(lambda: is_true(not server.server_state.tasks), seconds=10)
+        assert time.monotonic() - started < 2 * (server.config.timeout_graceful_shutdown or 0)
+    for _, writer in streams:
+        writer.close()
