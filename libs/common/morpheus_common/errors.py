@@ -118,7 +118,7 @@ _KINDS = (
         True,
         "The request did not arrive in time. Send it again, on a new connection, without pauses.",
         advice="Send the whole request at once. What is built slowly is built before the connection is opened.",
-        operators="`HEADER_TIMEOUT`, `BODY_TIMEOUT` and `BODY_RATE` of the gateway say how long a request may take to arrive.",
+        operators="`HEADER_TIMEOUT`, `BODY_GRACE` and `BODY_RATE` of the gateway say how long a request may take to arrive.",
     ),
     ErrorKind(
         "address_too_long",

@@ -5,7 +5,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import orjson
@@ -16,6 +16,7 @@ from morpheus_common.ids import is_chain_id
 from morpheus_common.logs import get_logger
 from morpheus_common.model_names import MAX_NAME_LENGTH, normalise, slug_of
 
+from morpheus_gateway.compression import packed
 from morpheus_gateway.near_names import NearNames
 
 log = get_logger(__name__)
@@ -35,6 +36,8 @@ class Listing:
 
     body: bytes
     etag: str
+    packed: bytes | None = None
+    """The body as gzip has it, of lists that are worth it."""
 
     @classmethod
     def of(cls, content: dict[str, Any]) -> "Listing":
@@ -109,7 +112,8 @@ class Models:
 
 
 def _listing(objects: Iterable[dict[str, Any]]) -> Listing:
-    return Listing.of({"object": "list", "data": list(objects)})
+    listing = Listing.of({"object": "list", "data": list(objects)})
+    return replace(listing, packed=packed(listing.body))
 
 
 class ModelCatalogue:

@@ -170,3 +170,27 @@ async def test_the_last_copy_is_served_while_sessions_is_away(house: House) -> N
     response = await house.http.get("/v1/models")
     assert response.status_code == 200
     assert int(response.headers["x-catalog-age"]) >= 90
+
+
+async def test_a_long_list_is_packed_for_who_asks_and_each_form_has_its_tag(house: House) -> None:
+    """Many clients, one list: packed once a version. What is made for one caller is never packed (BREACH)."""
+    house.sessions.models.extend(model(number, f"model-{number}") for number in range(10, 60))
+    await house.gateway.context.catalogue.renew()
+    plain = await house.http.get("/v1/models", headers={"Accept-Encoding": "identity"})
+    packed = await house.http.get("/v1/models", headers={"Accept-Encoding": "br, gzip"})
+    assert "content-encoding" not in plain.headers
+    assert packed.headers["content-encoding"] == "gzip"
+    assert int(packed.headers["content-length"]) < int(plain.headers["content-length"]) / 3
+    assert packed.json() == plain.json()
+    assert packed.headers["etag"] != plain.headers["etag"]
+    for first, accepted in ((packed, "gzip"), (plain, "gzip"), (packed, "identity")):
+        asked = {"If-None-Match": first.headers["etag"], "Accept-Encoding": accepted}
+        again = await house.http.get("/v1/models", headers=asked)
+        assert (again.status_code, "content-encoding" in again.headers) == (304, False)
+        assert again.headers["etag"] == (packed if accepted == "gzip" else plain).headers["etag"]
+        assert "Accept-Encoding" in again.headers["vary"]
+    for path in ("/v1/models/model-10", "/health", "/api/v1/session", "/nothing"):
+        response = await house.http.get(path, headers=house.by_key | {"Accept-Encoding": "gzip"})
+        assert "content-encoding" not in response.headers, path
+    chat = await house.chat("one " * 1_000, headers={"Accept-Encoding": "gzip"})
+    assert "content-encoding" not in chat.headers

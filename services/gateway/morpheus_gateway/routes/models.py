@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request, Response
 
 from morpheus_gateway.catalogue import Listing
+from morpheus_gateway.compression import accepts_gzip, packed_tag, unpacked_tag
 from morpheus_gateway.context import Context, ContextOf
 from morpheus_gateway.examples import MODEL
 from morpheus_gateway.openapi_parts import errors, header
@@ -37,15 +38,22 @@ def answer(request: Request, listing: Listing, *, age: float, caching: str = "pu
         "ETag": listing.etag,
         "Cache-Control": caching,
         "X-Catalog-Age": str(int(age)),
+        "Vary": "Accept-Encoding",
     }
+    body = listing.body
+    if listing.packed is not None and accepts_gzip(request.headers.get("accept-encoding", "")):
+        body = listing.packed
+        headers |= {"ETag": packed_tag(listing.etag), "Content-Encoding": "gzip"}
     if _has(request, listing):
+        headers.pop("Content-Encoding", None)
         return Response(status_code=304, headers=headers)
-    return Response(listing.body, headers=headers, media_type="application/json")
+    return Response(body, headers=headers, media_type="application/json")
 
 
 def _has(request: Request, listing: Listing) -> bool:
     # compared weakly, as for every GET: a proxy that packs a body makes its tag weak
-    tags = [tag.strip().removeprefix("W/") for tag in ",".join(request.headers.getlist("if-none-match")).split(",")]
+    named = ",".join(request.headers.getlist("if-none-match")).split(",")
+    tags = [unpacked_tag(tag.strip().removeprefix("W/")) for tag in named]
     return listing.etag in tags or "*" in tags
 
 
