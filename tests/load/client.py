@@ -141,19 +141,26 @@ class Client:
         """Requests that were made again because a kept connection had been ended."""
         self._wire: _Wire | None = None
 
+    async def get(self, path: str) -> Answer:
+        """Ask for what is public. Raises `Unreachable`."""
+        return await self._exchange(f"GET {path} HTTP/1.1\r\nHost: {LOOPBACK}:{self.port}\r\n\r\n".encode(), PATIENT)
+
     async def post(self, path: str, key: str, body: bytes, *, manner: Manner = PATIENT) -> Answer:
         """Ask, and return what came. Raises `Unreachable`."""
         head = (
             f"POST {path} HTTP/1.1\r\nHost: {LOOPBACK}:{self.port}\r\nAuthorization: Bearer {key}\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         )
+        return await self._exchange(head.encode() + body, manner)
+
+    async def _exchange(self, request: bytes, manner: Manner) -> Answer:
         kept = self._wire
         wire = await self._connected()
-        answer = await self._ask(wire, head.encode() + body, manner)
+        answer = await self._ask(wire, request, manner)
         if wire is kept and not answer.status and not answer.left:
             # the server ended a connection it had kept, just as we asked on it: whoever keeps connections tries that again
             self.again += 1
-            answer = await self._ask(await self._connected(), head.encode() + body, manner)
+            answer = await self._ask(await self._connected(), request, manner)
         return answer
 
     async def _ask(self, wire: _Wire, request: bytes, manner: Manner) -> Answer:

@@ -26,6 +26,8 @@ DEVELOPMENT: Mapping[User, Mapping[str, str]] = {
         "FAILED_LOGINS_PER_TEN_MINUTES": "1000",
         "REFRESHES_PER_MINUTE": "10000",
         "REFUSED_CREDENTIALS_PER_MINUTE": "10000",
+        # the same of their connections
+        "CONNECTIONS_PER_ADDRESS": "4096",
         # no balancer stands before it
         "DRAIN_NOTICE": "0",
     },

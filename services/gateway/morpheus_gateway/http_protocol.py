@@ -6,6 +6,8 @@ trailers. What is refused before there is a request is answered here; while a bo
 """
 
 import asyncio
+import socket
+import struct
 from typing import Any
 
 from morpheus_common.errors import ApiError
@@ -35,6 +37,9 @@ _FRAMING_SHARE = 16
 """A body's chunks may be wrapped in so many bytes each of theirs, and `_MAX_FRAMING_BYTES`: a chunk of one byte needs five."""
 _TAKEN_AT_LEAST = 32 * 1024
 """Bytes that a reader takes of what lies ready for it in the time that it has (`slow_client`)."""
+
+_AT_ONCE = struct.pack("ii", 1, 0)
+"""Lingering is on, for no second: a close drops what was not sent."""
 
 
 class _Refused(Exception):
@@ -284,6 +289,8 @@ class HttpProtocol(HttpToolsProtocol):
             self._watch_reader()
         else:
             log.info("client took too little of its answer")
+            # else the kernel goes on for minutes with what it has taken in for this client, megabytes perhaps
+            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
             self.transport.abort()
 
     def _stop_watching(self) -> None:

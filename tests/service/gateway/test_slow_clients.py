@@ -21,6 +21,7 @@ from tests.service.gateway.wire import IMPATIENT, LOOPBACK, PATIENT, Wire, excha
 
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
 LAST = b"GET /last HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+TCP_CLOSED = 7
 POST = b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"
 
 
@@ -188,6 +189,9 @@ async def test_a_reader_that_takes_nothing_is_cut_off(closing: bool) -> None:
             client.sendall(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n") if closing else GET)
             assert await poll(lambda: is_true(len(server.state.connections) == 1), seconds=10)
             assert await poll(lambda: is_true(not server.state.connections), seconds=10)
+            # nor does the kernel hold what it had taken in
+            state: int = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+            assert state == TCP_CLOSED
 
 
 async def test_a_reader_that_takes_its_time_but_takes_it_gets_everything() -> None:
