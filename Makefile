@@ -1,7 +1,7 @@
 # `make` needs nothing but python3 (3.11, 3.12 or 3.13); it installs the rest into .venv.
 .DEFAULT_GOAL := help
 .PHONY: help install run test .test-sessions-1 .test-sessions-2 .test-units .test-rest test-clients test-node fleet faults faults-full relay-faults canary rolling \
-	leaks renewals catalogue state-machine bench lint format contracts lint-contracts lock lock-bench clean
+	slow-clients leaks renewals catalogue state-machine bench lint format contracts lint-contracts lock lock-bench clean
 
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 # The first Python that fits, that of .venv if there is one; `make PYTHON=/path/to/python …` chooses another.
@@ -67,6 +67,9 @@ canary: install ## Send 100,000 prompts of 64 keys while parts fail: make canary
 
 rolling: install ## Restart all gateways and session workers, one by one, under 200 streams (STREAMS=40: in a minute); none is cut
 	@$(BIN)/python -m tests.load.rolling --streams $(or $(STREAMS),200) --seed $(or $(SEED),1)
+
+slow-clients: install ## Attack a gateway with slow headers, bodies and readers; others must not notice: ten minutes (SHORT=1: under one)
+	@$(BIN)/python -m tests.load.slow_clients $(if $(SHORT),--short)
 
 leaks: install ## Have 100 clients leave at each place a prompt can be, in both modes; nothing stays
 	@DISCONNECTS=100 $(BIN)/python -m pytest -q --timeout 600 tests/service/leaving/test_disconnects.py

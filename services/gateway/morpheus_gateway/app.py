@@ -71,7 +71,7 @@ def create_app(settings: GatewaySettings, *, relay_times: RelayTimes | None = No
             ),
             Middleware(ErrorNet),
             Middleware(AddressLimits),
-            Middleware(BodyLimit, limit=settings.body_limit),
+            Middleware(BodyLimit, limit=settings.body_limit, memory=settings.body_memory),
             Middleware(Paths),
             Middleware(DirectRoutes, routes=_routes_of(DIRECT_ROUTERS)),
         ],

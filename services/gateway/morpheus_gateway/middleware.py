@@ -14,6 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from morpheus_gateway.body_memory import BodyMemory
 from morpheus_gateway.client_address import Network, client_address, is_trusted
 from morpheus_gateway.client_watch import ClientGone
 from morpheus_gateway.context import Context, context_of
@@ -296,12 +297,14 @@ class AddressLimits:
 class BodyLimit:
     """Refuses bodies over the limit: by their announced length at once, others as soon as they pass it.
 
-    `limit` is for prompts; everything else is small, and read before anyone knows who sends it.
+    `limit` is for prompts; everything else is small, and read before anyone knows who sends it. `memory`: bytes that all the
+    bodies together may take that are not small, until they are answered.
     """
 
-    def __init__(self, app: ASGIApp, *, limit: int) -> None:
+    def __init__(self, app: ASGIApp, *, limit: int, memory: int) -> None:
         self._app = app
         self._limit = limit
+        self._memory = BodyMemory(memory)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -313,19 +316,29 @@ class BodyLimit:
         length = Headers(scope=scope).get("content-length", "0")
         if not length.isdecimal() or int(length) > limit:
             raise ApiError("request_too_large", f"The body is larger than {limit} bytes.")
-        received = 0
+        address = ""
+        received = held = 0
 
         async def receive_counting() -> Message:
-            nonlocal received
+            nonlocal address, received, held
             message = await receive()
             if BODY_PROBLEM in scope["state"]:
                 raise BodyRefused(scope["state"][BODY_PROBLEM])
             received += len(message.get("body", b""))
             if received > limit:
                 raise BodyRefused("request_too_large")
+            if received > SMALL_BODY_BYTES and received > held:
+                address = address or client_address(Request(scope))
+                if not self._memory.take(address, received - held):
+                    raise BodyRefused("overloaded")
+                held = received
             return message
 
-        await self._app(scope, receive_counting, send)
+        try:
+            await self._app(scope, receive_counting, send)
+        finally:
+            if held:
+                self._memory.give_back(address, held)
 
 
 class Paths:

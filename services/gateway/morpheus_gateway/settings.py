@@ -16,6 +16,11 @@ class GatewaySettings(CommonSettings):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65_535, description="port to listen on; 0 takes a free one and logs it")
     body_limit: int = Field(16 * 1024 * 1024, gt=0, description="largest body of a prompt, in bytes")
+    body_memory: int = Field(
+        512 * 1024 * 1024,
+        gt=0,
+        description="all bodies over 64 KiB that are not answered yet, in bytes; one address has half; more are told 503",
+    )
     header_timeout: float = Field(
         10.0,
         gt=0,

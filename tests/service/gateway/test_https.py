@@ -124,19 +124,19 @@ async def test_every_route_answers_a_preflight_without_authentication(house: Hou
             assert (response.status_code, "access-control-allow-origin" in response.headers) == (204, public), path
 
 
-@pytest.mark.parametrize("status", [200, 304, 404, 413, 426])
-async def test_pages_can_read_every_kind_of_answer(make_house: MakeHouse, status: int) -> None:
+async def test_pages_can_read_every_kind_of_answer(make_house: MakeHouse) -> None:
     house = await make_house(**PRODUCTION)
     etag = (await house.http.get("/v1/models")).headers["etag"]
-    method, path, content, headers = {
-        200: ("GET", "/v1/models", b"", {}),
-        304: ("GET", "/v1/models", b"", {"If-None-Match": etag}),
-        404: ("GET", "/v1/models/none-such", b"", {}),
-        413: ("POST", "/v1/models", b"x" * 70_000, {}),
-        426: ("GET", "/v1/models", b"", BY_HTTP),
-    }[status]
-    answer = await house.http.request(method, path, content=content, headers={"Origin": "https://a.example", **headers})
-    assert answer.status_code == status
-    assert answer.headers["access-control-allow-origin"] == "*"
-    assert {"location", "etag", "retry-after"} <= set(answer.headers["access-control-expose-headers"].split(", "))
-    assert "origin" in answer.headers["vary"].lower()
+    for status, method, path, content, headers in (
+        (200, "GET", "/v1/models", b"", {}),
+        (304, "GET", "/v1/models", b"", {"If-None-Match": etag}),
+        (404, "GET", "/v1/models/none-such", b"", {}),
+        (413, "POST", "/v1/models", b"x" * 70_000, {}),
+        (426, "GET", "/v1/models", b"", BY_HTTP),
+    ):
+        asked = {"Origin": "https://a.example", **headers}
+        answer = await house.http.request(method, path, content=content, headers=asked)
+        assert answer.status_code == status
+        assert answer.headers["access-control-allow-origin"] == "*"
+        assert {"location", "etag", "retry-after"} <= set(answer.headers["access-control-expose-headers"].split(", "))
+        assert "origin" in answer.headers["vary"].lower()

@@ -73,7 +73,11 @@ async def wire(
         await PlainTextResponse("ok")(scope, receive, send)
 
     config = uvicorn.Config(
-        ErrorNet(BodyLimit(app or note, limit=1_000_000)), lifespan="off", log_config=None, ws="none", access_log=False
+        ErrorNet(BodyLimit(app or note, limit=1_000_000, memory=1_000_000)),
+        lifespan="off",
+        log_config=None,
+        ws="none",
+        access_log=False,
     )
     config.load()
     state = ServerState()
