@@ -20,10 +20,12 @@ READY = "all attack"
 DRIP_SECONDS = 0.5
 LOOK_SECONDS = 0.1
 STALLED_SECONDS = 0.5
+AGAIN_SECONDS = 1.0
 SMALL_SEGMENT = 536
 """With large ones, as on the loopback, the kernel takes in megabytes for a client that reads nothing."""
-_TCP_CLOSED = 7
+_TCP_ESTABLISHED = 1
 _LATE = b"HTTP/1.1 408 "
+_GOOD = b"HTTP/1.1 200 "
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +42,11 @@ class Orders:
 @dataclass(slots=True)
 class Fate:
     """What became of the attackers of one kind. `longest`: seconds that one lasted. `odd`: cut off with other words than that
-    it was late.
+    it was late. `refused`: those that got no stream to begin with, and tried again.
     """
 
     cut: int = 0
+    refused: int = 0
     longest: float = 0.0
     odd: int = 0
 
@@ -125,14 +128,20 @@ class Attack:
                 await asyncio.get_running_loop().sock_sendall(client, request)
                 began = changed = time.monotonic()
                 lies_there = 0
-                while _is_open(client):
+                is_refused = False
+                while _is_open(client) and not is_refused:
                     await asyncio.sleep(LOOK_SECONDS)
+                    is_refused = _is_refused(client)
                     now = time.monotonic()
                     if (size := _unread(client)) != lies_there:
                         lies_there, changed = size, now
                     elif lies_there and not is_placed and now - changed > STALLED_SECONDS:
                         is_placed = True
                         self._place()
+            if is_refused:
+                self.fates["readers"].refused += 1
+                await asyncio.sleep(AGAIN_SECONDS)
+            else:
                 # from the moment on in which it could take no more
                 took_nothing_for = time.monotonic() - (changed if lies_there else began)
                 self.fates["readers"].note(took_nothing_for, is_odd=not lies_there)
@@ -152,8 +161,16 @@ def _prompt(key: str, body: bytes, *, length: int | None = None) -> bytes:
 
 def _is_open(client: socket.socket) -> bool:
     """Tell whether the other side still holds the connection; reading would be the way to learn of it."""
-    state: int = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
-    return state != _TCP_CLOSED
+    return client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_ESTABLISHED
+
+
+def _is_refused(client: socket.socket) -> bool:
+    """Tell whether what lies there is an error, which is too short to be stuck."""
+    try:
+        begun = client.recv(len(_GOOD), socket.MSG_PEEK)
+    except (BlockingIOError, ConnectionError):
+        return False
+    return not _GOOD.startswith(begun[: len(_GOOD)]) if begun else False
 
 
 def _unread(client: socket.socket) -> int:

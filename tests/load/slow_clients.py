@@ -27,6 +27,8 @@ from tests.load.judging import Question
 from tests.load.tenants import callers
 from tests.run_folder import add_folder, in_folder
 
+PATIENT = {"RELAY_SILENCE": 15.0, "ROUTER_READ_TIMEOUT": 15.0}
+"""Waits of production behind the gateway, where the stack of the fault sweeps has short ones."""
 LISTERS = 4
 PROMPTERS = 4
 PAUSE_SECONDS = 0.01
@@ -222,7 +224,7 @@ def report(rounds: Sequence[Round], form: Form, console: Console) -> list[str]:
 
 async def run(form: Form, console: Console, folder: Path) -> bool:
     """Return whether only the attackers noticed."""
-    plan = Plan(settings={"SLOW_CLIENT": 60.0, "RELAY_SILENCE": 15.0, **form.settings}, struck=False)
+    plan = Plan(settings={**PATIENT, **form.settings}, struck=False)
     async with fault_stack(folder / "stack", seed=1, plan=plan) as stack:
         made = await callers(stack, form.attackers + PROMPTERS)
         wrong, rounds = await _take_turns(stack, made, form, console)
@@ -255,7 +257,10 @@ async def _take_turns(
         alone.kib = _resident_kib(pid)
         problems, fates = await attacked(orders, under, others, form, pid)
         for kind, fate in fates.items():
-            console.print(f"{kind}: {fate['cut']:.0f} cut off, the last after {fate['longest']:.1f} s", highlight=False)
+            console.print(
+                f"{kind}: {fate['cut']:.0f} cut off, the last after {fate['longest']:.1f} s; {fate['refused']:.0f} refused",
+                highlight=False,
+            )
         wrong += problems
         rounds += [alone, under]
     if stack.parts[GATEWAY].pid != pid or not stack.parts[GATEWAY].runs:

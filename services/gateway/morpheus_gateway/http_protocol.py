@@ -38,12 +38,14 @@ _FRAMING_SHARE = 16
 _TAKEN_AT_LEAST = 32 * 1024
 """Bytes that a reader takes of what lies ready for it in the time that it has (`slow_client`)."""
 
+_VERSIONS = frozenset({"1.1", "1.0"})
+_TARGETS = (b"/", b"http://", b"https://")
 _AT_ONCE = struct.pack("ii", 1, 0)
 """Lingering is on, for no second: a close drops what was not sent."""
 
 
 class _Refused(Exception):
-    """Raised out of the parser, which hands it to `send_400_response`."""
+    """Raised out of the parser, after which `send_400_response` is called."""
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -71,7 +73,6 @@ class HttpProtocol(HttpToolsProtocol):
         self._borders = 0
         """Beginnings and ends of heads and bodies that were read."""
         self._since_border = 0
-        self._header_bytes = 0
         self._body_bytes = 0
         self._body_since = 0.0
         self._waiting: asyncio.TimerHandle | None = None
@@ -108,12 +109,16 @@ class HttpProtocol(HttpToolsProtocol):
         super().data_received(data)
         if self._deaf:
             return
-        if self._borders != borders:
-            # how much of it belongs to what begins after the last border is not known, and at most one read
-            self._since_border = 0
-        else:
+        crossed = self._borders - borders
+        if crossed == 0:
             self._since_border += len(data)
             self._check_size()
+        elif crossed == 1 and self._in_head:
+            self._since_border = len(data)
+            self._check_size()
+        else:
+            # how much of it belongs to what begins after the last border is not known, and at most one read
+            self._since_border = 0
         if self._deaf or self._waiting is not None:
             return
         if self._in_body:
@@ -127,7 +132,7 @@ class HttpProtocol(HttpToolsProtocol):
             if self._since_border > _MAX_FRAMING_BYTES + _FRAMING_SHARE * self._body_bytes:
                 self._refuse("malformed_request")
         elif self._since_border > _MAX_HEAD_BYTES:
-            self._refuse("headers_too_large")
+            self._refuse("headers_too_large" if len(self.url) <= MAX_TARGET_BYTES else "address_too_long")
 
     # the parser's side
 
@@ -138,24 +143,6 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._borders += 1
         self._in_head = True
-        self._header_bytes = 0
-
-    def on_url(self, url: bytes) -> None:
-        """Take a piece of the request's target."""
-        super().on_url(url)
-        if len(self.url) > MAX_TARGET_BYTES:
-            self._refusal = "address_too_long"
-            raise _Refused
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header. Trailers are dropped: who has read the headers must not find others there later."""
-        if self._in_body:
-            return
-        super().on_header(name, value)
-        self._header_bytes += len(name) + len(value)
-        if self._header_bytes > MAX_HEADER_BYTES or len(self.headers) > MAX_HEADERS:
-            self._refusal = "headers_too_large"
-            raise _Refused
 
     def on_headers_complete(self) -> None:
         """Begin to answer a request."""
@@ -163,6 +150,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._check_head(upgrade=upgrade)
         super().on_headers_complete()
         self._stop_waiting()
+        # trailers come as headers do: who has read the headers must not find others there later
+        self.headers = []
         self._borders += 1
         self._in_head, self._in_body = False, True
         self._body_bytes = 0
@@ -174,11 +163,15 @@ class HttpProtocol(HttpToolsProtocol):
             _end_with_the_connection(self.cycle)
 
     def _check_head(self, *, upgrade: bool) -> None:
-        """Refuse what another server on the way may read as another request, or as more than one."""
+        """Refuse what is too large, and what another server on the way may read as another request or as more than one."""
         version = self.parser.get_http_version()
-        hosts = 0
+        target = self.url
+        if len(target) > MAX_TARGET_BYTES:
+            raise self._refused("address_too_long")
+        size = hosts = 0
         has_body = False
         for name, value in self.headers:
+            size += len(name) + len(value)
             if name == b"host":
                 hosts += 1
             elif name == b"transfer-encoding":
@@ -187,15 +180,14 @@ class HttpProtocol(HttpToolsProtocol):
                     raise _Refused
             elif name == b"content-length":
                 has_body = has_body or value.strip(b" \t0") != b""
-        if version not in {"1.1", "1.0"} or hosts > 1 or (hosts == 0 and version == "1.1"):
+        if size > MAX_HEADER_BYTES or len(self.headers) > MAX_HEADERS:
+            raise self._refused("headers_too_large")
+        if hosts != 1 and (hosts or version == "1.1"):
             raise _Refused
-        if upgrade and has_body:
-            # httptools takes such a body for the other protocol's
+        if version not in _VERSIONS or (upgrade and has_body):
+            # httptools takes the body of a request for another protocol for that protocol's
             raise _Refused
-        target = self.url
-        if not target.startswith((b"/", b"http://", b"https://")) and target != b"*":
-            raise _Refused
-        if b"#" in target:
+        if b"#" in target or not (target.startswith(_TARGETS) or target == b"*"):
             raise _Refused
 
     def on_body(self, body: bytes) -> None:
@@ -303,6 +295,10 @@ class HttpProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's words, which it has logged already
         """Refuse what the parser, or a callback of it, did not take."""
         self._refuse(self._refusal)
+
+    def _refused(self, code: str) -> _Refused:
+        self._refusal = code
+        return _Refused()
 
     def _refuse(self, code: str) -> None:
         """Read nothing more. An error is only written where it cannot be taken for the answer to an earlier request."""
