@@ -56,7 +56,8 @@ LIFE = (
     # models
     Step("list_models"),
     Step("list_all_models"),
-    Step("get_model"),
+    Step("get_model", keeps={"MODEL_ID": "blockchainID"}),
+    Step("list_rated_bids"),
     # sessions and prompts
     Step("get_automation_settings"),
     Step("update_automation_settings", _ONE),

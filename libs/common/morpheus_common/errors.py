@@ -649,6 +649,8 @@ _KINDS = (
         "requests",
         True,
         "Your address has too many connections open. Close some, or send requests one after the other on those you have.",
+        advice="Use one client for all requests: it keeps its connections and uses them again. Close what is not read.",
+        operators="`CONNECTIONS_PER_ADDRESS` of the gateway; a proxy in `TRUSTED_PROXIES` is not counted.",
     ),
     ErrorKind(
         "session_busy",

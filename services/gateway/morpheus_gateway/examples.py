@@ -6,6 +6,7 @@ from pydantic import ConfigDict
 
 MODEL = "llama-3.3-70b"
 EMBEDDING_MODEL = "text-embedding-bge-m3"
+MODEL_ID = "0x6731516f0e1c569e8b1ad59860a857b2d950d62e2feece6363ab68fff0aafae5"
 BID_ID = "0xa040203a3280c61deee991ff743d7cfe46865158ff01feb97bcc5311b7190a25"
 UUID = "019a7c1e-8f00-7abc-8def-0123456789ab"
 EMAIL = "ada@example.com"

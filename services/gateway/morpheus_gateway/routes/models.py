@@ -13,13 +13,13 @@ from morpheus_gateway.prompt_shapes import ModelList, ModelObject
 
 router = APIRouter(tags=["models"])
 
-_OF_A_COPY = header("ETag", "X-Catalog-Age")
-_UNCHANGED: dict[int | str, dict[str, Any]] = {
-    304: {"description": "The copy that `If-None-Match` names is still the right one.", "headers": _OF_A_COPY}
+OF_A_COPY = header("ETag", "X-Catalog-Age")
+UNCHANGED: dict[int | str, dict[str, Any]] = {
+    304: {"description": "The copy that `If-None-Match` names is still the right one.", "headers": OF_A_COPY}
 }
-_LISTED = _UNCHANGED | {200: {"model": ModelList, "headers": _OF_A_COPY}}
-_SHOWN = _UNCHANGED | {200: {"model": ModelObject, "headers": _OF_A_COPY}}
-_CONDITION: dict[str, Any] = {
+_LISTED = UNCHANGED | {200: {"model": ModelList, "headers": OF_A_COPY}}
+_SHOWN = UNCHANGED | {200: {"model": ModelObject, "headers": OF_A_COPY}}
+CONDITION: dict[str, Any] = {
     "parameters": [
         {
             "name": "If-None-Match",
@@ -61,21 +61,21 @@ def _answer(request: Request, context: Context, listing: Listing) -> Response:
     return answer(request, listing, age=context.catalogue.age)
 
 
-@router.get("/api/v1/models", responses=_LISTED, openapi_extra=_CONDITION)
+@router.get("/api/v1/models", responses=_LISTED, openapi_extra=CONDITION)
 @router.get("/v1/models", include_in_schema=False)
 async def list_models(request: Request, context: ContextOf) -> Response:
     """Models that are not deleted and have at least one active bid."""
     return _answer(request, context, context.catalogue.models.offered)
 
 
-@router.get("/api/v1/models/allmodels", responses=_LISTED, openapi_extra=_CONDITION)
+@router.get("/api/v1/models/allmodels", responses=_LISTED, openapi_extra=CONDITION)
 @router.get("/v1/models/allmodels", include_in_schema=False)
 async def list_all_models(request: Request, context: ContextOf) -> Response:
     """All models that are not deleted."""
     return _answer(request, context, context.catalogue.models.all)
 
 
-@router.get("/api/v1/models/{model_id:path}", responses=_SHOWN | errors("model_not_found"), openapi_extra=_CONDITION)
+@router.get("/api/v1/models/{model_id:path}", responses=_SHOWN | errors("model_not_found"), openapi_extra=CONDITION)
 @router.get("/v1/models/{model_id:path}", include_in_schema=False)
 async def get_model(
     model_id: Annotated[str, Path(description="name or chain id; slashes may be encoded", examples=[MODEL])],

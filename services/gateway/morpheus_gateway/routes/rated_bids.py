@@ -1,10 +1,14 @@
 """The bids of a model as the router rates them. Public."""
 
-from fastapi import APIRouter, Request, Response
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from morpheus_gateway.context import ContextOf
-from morpheus_gateway.routes.models import answer
+from morpheus_gateway.examples import MODEL_ID
+from morpheus_gateway.openapi_parts import errors
+from morpheus_gateway.routes.models import CONDITION, OF_A_COPY, UNCHANGED, answer
 from morpheus_gateway.session_shapes import AnyCaseChainId
 
 router = APIRouter(tags=["models"])
@@ -37,9 +41,17 @@ class RatedBidsShown(BaseModel):
 
 
 # before the route of one model, which would take this for a name
-@router.get("/api/v1/models/ratedbids", response_model=RatedBidsShown)
+@router.get(
+    "/api/v1/models/ratedbids",
+    responses=UNCHANGED | {200: {"model": RatedBidsShown, "headers": OF_A_COPY}} | errors("model_not_found"),
+    openapi_extra=CONDITION,
+)
 @router.get("/v1/models/ratedbids", include_in_schema=False)
-async def list_rated_bids(request: Request, context: ContextOf, model_id: AnyCaseChainId) -> Response:
+async def list_rated_bids(
+    request: Request,
+    context: ContextOf,
+    model_id: Annotated[AnyCaseChainId, Query(description="id of the model on chain", examples=[MODEL_ID])],
+) -> Response:
     """Active bids of a model (chain id: `blockchainID` of the lists), best first, at most a minute old."""
     model = context.catalogue.models.find(model_id, param="model_id")
     rated = await context.rated_bids.of(model.id)
