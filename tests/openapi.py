@@ -31,7 +31,18 @@ OF_HTTP = frozenset(
 )
 """Headers that no operation has to tell of. Those of CORS begin with `access-control-`."""
 OF_NO_OPERATION = frozenset(
-    {"malformed_request", "not_found", "method_not_allowed", "endpoint_not_supported", "request_too_large"}
+    {
+        "address_too_long",
+        "endpoint_not_supported",
+        "headers_too_large",
+        "https_required",
+        "malformed_request",
+        "method_not_allowed",
+        "not_found",
+        "request_timeout",
+        "request_too_large",
+        "too_many_connections",
+    }
 )
 """Codes of requests that reach no operation."""
 EVENT_STREAM = "text/event-stream"

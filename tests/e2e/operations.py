@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 from morpheus_auth.settings import DEVELOPMENT_DELEGATE
+from morpheus_gateway.examples import MODEL_ID
 
 Json = dict[str, Any]
 
@@ -154,6 +155,7 @@ ROWS: dict[str, Row] = {
     "GET /ready": _PUBLIC,
     "GET /api/v1/models": _PUBLIC,
     "GET /api/v1/models/allmodels": _PUBLIC,
+    "GET /api/v1/models/ratedbids": Row(Access.PUBLIC, query=lambda _: {"model_id": MODEL_ID}),
     "GET /api/v1/models/{model_id}": _PUBLIC,
     "POST /api/v1/auth/register": Row(Access.PUBLIC, body=_registration),
     "POST /api/v1/auth/login": Row(Access.PUBLIC, body=_login),

@@ -14,7 +14,8 @@ EDGE_FILES = {"worker.py", "app.py", "context.py", "middleware.py", "operator_rp
 EDGE_FOLDERS = {"routes"}
 HTTP_EDGE = Path("services/gateway/morpheus_gateway")
 HTTP_EDGE_FILES = {
-    HTTP_EDGE / name for name in ("principal.py", "errors.py", "idempotency.py", "commands.py", "openapi.py")
+    HTTP_EDGE / name
+    for name in ("principal.py", "errors.py", "idempotency.py", "commands.py", "openapi.py", "server.py")
 }
 """Who asks, whether it was asked before, whether the asker is still there, and what a refusal looks like are questions
 of HTTP: FastAPI's dependencies and error handlers.
