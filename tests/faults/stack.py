@@ -32,6 +32,7 @@ from pymongo import AsyncMongoClient
 from tests.faults.chain import Chain
 from tests.faults.controller import Controller
 from tests.faults.wires import BusWire, MongoWire
+from tests.openapi import CheckedClient
 
 START_SECONDS = 60.0
 END_SECONDS = 5.0
@@ -188,7 +189,7 @@ class FaultStack:
         )
         self.seed = seed
         self.chain = Chain(self.places.router.url, ROUTER_USER, secrets.router_password)
-        self.http = httpx2.AsyncClient(base_url=self.places.base_url + "/", timeout=20.0)
+        self.http = CheckedClient(base_url=self.places.base_url + "/", timeout=20.0)
         self._mongo: AsyncMongoClient[dict[str, Any]] | None = None
         self._bus: Client | None = None
 
