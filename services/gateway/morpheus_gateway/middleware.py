@@ -61,7 +61,7 @@ CONTENT_SECURITY_POLICY = (
 BODY_PROBLEM = "body_problem"
 """Where the server puts, into a request's state, the code of what became of a body that will not come to its end."""
 
-LIMITED_ROUTES: Mapping[str, Callable[[Limits], Limit | FailureLimit]] = {
+_LIMITED_ROUTES: Mapping[str, Callable[[Limits], Limit | FailureLimit]] = {
     "/api/v1/auth/register": lambda limits: limits.registrations,
     "/api/v1/auth/login": lambda limits: limits.failed_logins,
     "/api/v1/auth/password": lambda limits: limits.failed_logins,
@@ -288,7 +288,7 @@ class AddressLimits:
         """Serve one request. Raises `RateLimited`."""
         if scope["type"] == "http" and scope["method"] == "POST":
             context: Context | None = scope["app"].state.context
-            limit_of = LIMITED_ROUTES.get(_without_slash(scope["path"]))
+            limit_of = _LIMITED_ROUTES.get(_without_slash(scope["path"]))
             if limit_of is not None and context is not None:
                 scope["state"]["standing"] = await limit_of(context.limits).look(client_address(Request(scope)))
         await self._app(scope, receive, send)

@@ -8,8 +8,7 @@ from typing import Any
 import jsonschema_rs
 import pytest
 from morpheus_common.errors import CATALOGUE
-from morpheus_gateway import openapi
-from morpheus_gateway.middleware import LIMITED_ROUTES
+from morpheus_gateway import middleware, openapi
 from morpheus_gateway.principal import ACCESS_TOKEN, API_KEY
 
 from tests.openapi import OF_NO_OPERATION
@@ -121,7 +120,7 @@ def test_a_route_that_limits_by_address_is_told_of_as_one_that_counts() -> None:
             if status < "300"
         )
     }
-    assert {f"POST {path}" for path in LIMITED_ROUTES} <= counted
+    assert {f"POST {path}" for path in middleware._LIMITED_ROUTES} <= counted
 
 
 def test_references_lead_somewhere_and_nothing_is_left_that_none_leads_to() -> None:
