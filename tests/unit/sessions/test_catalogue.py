@@ -187,23 +187,26 @@ def test_the_longer_a_reading_takes_the_rarer_it_is() -> None:
 
 
 async def test_a_market_of_ten_thousand_models_holds_up_no_prompt() -> None:
-    """What is reckoned over all of it is not reckoned on the event loop: a heartbeat beats on meanwhile."""
-    providers = 50
+    """What is reckoned over all of it is not reckoned on the event loop: no turn of that takes long. Counted in its own CPU, which
+    others on the machine take none of.
+    """
     models = [model(number, f"model-{number}-instruct") for number in range(10_000)]
-    bids = [bid(n, n % providers, n % 10_000, 10**10 + n) for n in range(20_000)]
+    bids = [bid(n, n % 50, n % 10_000, 10**10 + n) for n in range(20_000)]
     catalogue = CatalogueCopy(Market(models, bids), MemoryNames(), seconds=30)
-    beats = 0
+    longest = 0.0
 
     async def beat() -> None:
-        nonlocal beats
+        nonlocal longest
         while True:
-            await asyncio.sleep(0.001)
-            beats += 1
+            begun = time.thread_time()
+            await asyncio.sleep(0)
+            longest = max(longest, time.thread_time() - begun)
 
     beating = asyncio.create_task(beat())
-    started = time.perf_counter()
     await catalogue.refresh()
-    took = time.perf_counter() - started
+    # the turn that ended it counts too
+    await asyncio.sleep(0)
     beating.cancel()
     assert len(told_by(catalogue)) == 10_000
-    assert beats > took / 0.05, f"{beats} beats in {took:.2f} s"
+    # on the loop itself it would be 0.2 s
+    assert longest < 0.08
