@@ -17,6 +17,7 @@ from starlette.middleware import Middleware
 
 import morpheus_gateway
 from morpheus_gateway.context import Context
+from morpheus_gateway.documentation import documentation
 from morpheus_gateway.errors import install_error_handlers
 from morpheus_gateway.health import Health
 from morpheus_gateway.middleware import (
@@ -82,6 +83,8 @@ def create_app(settings: GatewaySettings, *, relay_times: RelayTimes | None = No
     app.state.routes = _routes_of(ROUTERS)
     for router in ROUTERS:
         app.include_router(router)
+    app.state.documentation = documentation()
+    app.state.docs_try_it = settings.docs_try_it
     install_error_handlers(app)
     return app
 

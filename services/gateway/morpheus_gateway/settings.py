@@ -75,6 +75,9 @@ class GatewaySettings(CommonSettings):
         60, ge=1, description="wrong API keys and access tokens from one address in a minute"
     )
     pings_per_minute: int = Field(6, ge=1, description="pings of one API key in a minute")
+    docs_try_it: bool = Field(
+        True, description="the API reference in the documentation has a console that sends requests"
+    )
     json_answer_limit: int = Field(64 * 1024 * 1024, gt=0, description="largest answer in JSON mode")
 
     @field_validator("limits_url")

@@ -8,6 +8,7 @@ from morpheus_gateway.routes import (
     chat,
     delegations,
     deletion,
+    docs,
     embeddings,
     health,
     models,
@@ -23,6 +24,7 @@ from morpheus_gateway.routes import (
 
 ROUTERS = (
     root.router,
+    docs.router,
     health.router,
     auth.router,
     api_keys.router,

@@ -48,7 +48,16 @@ async def root(request: Request) -> GatewayShown:
         name=request.app.title,
         version=request.app.version,
         description=request.app.description,
-        documentation={"openapi": "/openapi.json", "models": "/api/v1/models", "health": "/health"},
+        documentation={
+            "docs": "/docs",
+            "reference": "/docs/reference",
+            "llms": "/llms.txt",
+            "llms_full": "/llms-full.txt",
+            "openapi": "/openapi.json",
+            "asyncapi": "/docs/asyncapi.json",
+            "models": "/api/v1/models",
+            "health": "/health",
+        },
     )
 
 
