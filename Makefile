@@ -1,7 +1,7 @@
 # `make` needs nothing but python3 (3.11, 3.12 or 3.13); it installs the rest into .venv.
 .DEFAULT_GOAL := help
-.PHONY: help install run test .test-sessions-1 .test-sessions-2 .test-units .test-rest test-clients test-node fleet faults faults-full relay-faults canary rolling \
-	slow-clients leaks renewals catalogue state-machine bench lint format contracts lint-contracts lock lock-bench clean
+.PHONY: help install docs run test .test-sessions-1 .test-sessions-2 .test-units .test-rest test-clients test-node test-browser fleet faults faults-full \
+	relay-faults canary rolling slow-clients leaks renewals catalogue state-machine bench lint format contracts lint-contracts lock lock-bench clean
 
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 # The first Python that fits, that of .venv if there is one; `make PYTHON=/path/to/python …` chooses another.
@@ -17,6 +17,11 @@ UV_COMPILE = $(BIN)/uv pip compile --quiet --no-config --universal --python-vers
 LOCAL_PACKAGES := $(foreach name,proxy-router-sim morpheus-common morpheus-devstack morpheus-gateway morpheus-auth \
 	morpheus-sessions morpheus-automation morpheus-site,--no-emit-package $(name))
 
+SITE := services/gateway/morpheus_gateway/site/manifest.json
+# What the pages are made of. Folders are named for what is taken out of them.
+SITE_SOURCES := $(shell find docs/.; find libs/site -type f -not -name '*.pyc'; ls CHANGELOG.md CONTRIBUTING.md \
+	services/*/morpheus_*/settings.py libs/common/morpheus_common/settings.py libs/common/morpheus_common/errors.py)
+
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
@@ -25,10 +30,15 @@ install: ## Make .venv as the lock files say (nothing to do: well under a second
 	test -n "$$python" || { echo "make: Python 3.11, 3.12 or 3.13 is needed and none was found as python3, python3.13, python3.12 or python3.11; make PYTHON=/path/to/python $@" >&2; exit 1; }; \
 	"$$python" requirements/install.py
 
-run: install ## Start the whole system on this machine and show one streamed answer (Ctrl-C stops it)
+docs: install $(SITE) ## Build the documentation that the gateway serves at /docs (nothing to do: well under a second)
+
+$(SITE): $(SITE_SOURCES) | install
+	@$(BIN)/python -m morpheus_site $(if $(PARTIAL),--partial)
+
+run: install docs ## Start the whole system on this machine and show one streamed answer (Ctrl-C stops it)
 	@$(BIN)/morpheus up
 
-test: install ## Run all tests, in four parts at once: they wait more than they reckon
+test: install docs ## Run all tests, in four parts at once: they wait more than they reckon
 	@$(MAKE) --no-print-directory -j4 .test-sessions-1 .test-sessions-2 .test-units .test-rest
 
 .test-sessions-1:
@@ -132,6 +142,7 @@ lock-bench: install ## Write the locks of what `make bench` measures us against
 	npm install --prefix benchmarks --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts --no-audit --no-fund
 
 clean: ## Remove .venv and all caches (the data in .data stays)
-	rm -rf .venv .venv-clients tests/clients/node/node_modules tools/contracts/node_modules benchmarks/node_modules benchmarks/.work/litellm
+	rm -rf .venv .venv-clients tests/clients/node/node_modules tests/browser/node/node_modules tools/contracts/node_modules benchmarks/node_modules benchmarks/.work/litellm
+	rm -rf .site services/gateway/morpheus_gateway/site
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find libs services tests examples benchmarks requirements -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -9,7 +9,7 @@ from morpheus_site.build import build
 from morpheus_site.markdown import BrokenLink
 from morpheus_site.navigation import PageMissing
 from morpheus_site.old_links import NoSuccessor
-from morpheus_site.sources import NotPlain
+from morpheus_site.sources import NotPlain, PageTwice
 from morpheus_site.sphinx_build import SphinxFailed
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -28,7 +28,7 @@ def main() -> None:
         count = build(root, generated.pages(), root / ".site", destination, partial=arguments.partial)
     except SphinxFailed:
         sys.exit("docs: not built; Sphinx has said above what is wrong")
-    except (BrokenLink, NoSuccessor, NotPlain, PageMissing) as problem:
+    except (BrokenLink, NoSuccessor, NotPlain, PageMissing, PageTwice) as problem:
         sys.exit(f"docs: not built: {problem}")
     print(f"docs: {count} pages", flush=True)  # noqa: T201 - a command's output
 

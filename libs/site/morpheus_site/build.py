@@ -36,6 +36,8 @@ def build(root: Path, generated: Mapping[str, str], work: Path, destination: Pat
     `partial`: what is not there yet is left out, published addresses included. Raises `PageMissing`, `BrokenLink`,
     `NotPlain`, `NoSuccessor`, `SphinxFailed`.
     """
+    if partial and not (root / "docs" / "index.md").exists():
+        generated = {"index.md": f"# {TITLE}\n", **generated}
     sources = collect(root, generated)
     names = [page.name for page in sources.pages]
     navigation = navigate(names, partial=partial)

@@ -16,6 +16,10 @@ class NotPlain(Exception):
     """A page uses what only Sphinx understands."""
 
 
+class PageTwice(Exception):
+    """A page is in `docs/` and made from the code too."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sources:
     """All pages in the order in which they were found, and what their links can lead to."""
@@ -33,7 +37,7 @@ class Sources:
 def collect(root: Path, generated: Mapping[str, str]) -> Sources:
     """Read the pages of the repository at `root`. `generated` are those made from the code: Markdown by path in `docs/`.
 
-    Raises `NotPlain` for a page that would not read well elsewhere.
+    Raises `NotPlain` for a page that would not read well elsewhere, and `PageTwice`.
     """
     docs = root / "docs"
     found = {
@@ -41,7 +45,10 @@ def collect(root: Path, generated: Mapping[str, str]) -> Sources:
         for path in (*sorted(docs.rglob("*.md")), *(root / text for text in ROOT_TEXTS))
         if path.is_file()
     }
-    found |= {f"docs/{path}": text for path, text in {**generated, reference.SOURCE: reference.TEXT}.items()}
+    made = {f"docs/{path}": text for path, text in {**generated, reference.SOURCE: reference.TEXT}.items()}
+    if twice := found.keys() & made.keys():
+        raise PageTwice(f"written by hand and made from the code: {', '.join(sorted(twice))}")
+    found |= made
     pages = {file: Page(_name(file), file.rpartition("/")[0], text) for file, text in found.items()}
     for file, page in pages.items():
         if uses_directives(page.text):

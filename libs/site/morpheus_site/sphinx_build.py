@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sphinx.application import Sphinx
+from sphinx.util.docutils import docutils_namespace
 
 from morpheus_site.markdown import rewrite_links
 from morpheus_site.navigation import INDEX, Navigation
@@ -73,18 +74,20 @@ def write_sources(sources: Sources, navigation: Navigation, folder: Path) -> Non
 
 def run_sphinx(sources: Path, html: Path, doctrees: Path) -> None:
     """Build HTML. Raises `SphinxFailed`: a warning is an error."""
-    app = Sphinx(
-        srcdir=sources,
-        confdir=None,
-        outdir=html,
-        doctreedir=doctrees,
-        buildername="dirhtml",
-        confoverrides=CONFIGURATION,
-        status=None,
-        warningiserror=True,
-        freshenv=True,
-    )
-    app.build(force_all=True)
+    # Sphinx registers what it knows with docutils, for the whole process
+    with docutils_namespace():
+        app = Sphinx(
+            srcdir=sources,
+            confdir=None,
+            outdir=html,
+            doctreedir=doctrees,
+            buildername="dirhtml",
+            confoverrides=CONFIGURATION,
+            status=None,
+            warningiserror=True,
+            freshenv=True,
+        )
+        app.build(force_all=True)
     if app.statuscode != 0:
         raise SphinxFailed
 

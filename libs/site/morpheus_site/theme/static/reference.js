@@ -21,16 +21,23 @@
     return harmless.some((matches) => matches(request, url)) ? null : "It changes something on the server.";
   };
 
+  // thrown here it would leave Swagger UI without a request to show; as an answer it is shown
+  const unsent = (request, why) => Object.assign(request, { userFetch: () => Promise.reject(new Error(why)) });
+
   const send = (request) => {
     const url = new URL(request.url, location.href);
-    if (url.origin !== location.origin) throw new Error("Not sent: this console speaks to its own gateway only.");
     request.credentials = "omit";
-    if (request.loadSpec) return request;
-    const question = questionFor(request, url);
-    if (question && !confirm(`${request.method.toUpperCase()} ${url.pathname}\n\n${question}\n\nSend it?`)) {
-      throw new Error("Not sent.");
+    if (url.origin !== location.origin) return unsent(request, "Not sent: this console speaks to its own gateway only.");
+    const question = request.loadSpec ? null : questionFor(request, url);
+    const words = `${request.method} ${url.pathname}\n\n${question}\n\nSend it?`;
+    return question === null || confirm(words) ? request : unsent(request, "Not sent.");
+  };
+
+  const withoutHeaderExamples = (document) => {
+    for (const operation of Object.values(document.paths ?? {}).flatMap(Object.values)) {
+      for (const parameter of operation.parameters ?? []) if (parameter.in === "header") delete parameter.example;
     }
-    return request;
+    return document;
   };
 
   const page = ({ React }) => {
@@ -49,6 +56,14 @@
     };
     return {
       components: { Page },
+      statePlugins: {
+        spec: {
+          wrapActions: {
+            // examples fill in the form, and the same Idempotency-Key for everything would make a repeat of all that follows
+            updateJsonSpec: (original) => (document) => original(withoutHeaderExamples(document)),
+          },
+        },
+      },
       wrapComponents: {
         // a link within the button that opens an operation: two things to press, one in the other
         DeepLink: () => ({ text }) => element("span", null, text),
