@@ -64,5 +64,5 @@ def test_what_is_wrong_in_a_page_stops_the_build_and_leaves_the_old_site(
 
 
 def test_a_page_is_written_by_hand_or_made_from_the_code_and_not_both(root: Path) -> None:
-    with pytest.raises(PageTwice, match="docs/events.md"):
+    with pytest.raises(PageTwice, match=r"docs/events\.md"):
         built(root, generated={"events.md": "# Events\n"})
