@@ -10,6 +10,18 @@ from morpheus_gateway.context import ContextOf
 
 router = APIRouter(tags=["root"])
 
+DOCUMENTATION = {
+    "docs": "/docs",
+    "reference": "/docs/reference",
+    "llms": "/llms.txt",
+    "llms_full": "/llms-full.txt",
+    "openapi": "/openapi.json",
+    "asyncapi": "/docs/asyncapi.json",
+    "models": "/api/v1/models",
+    "health": "/health",
+}
+"""Where to read on, by what is found there."""
+
 
 class GatewayShown(BaseModel):
     """What this is. `documentation`: where to read on, by what is found there."""
@@ -48,16 +60,7 @@ async def root(request: Request) -> GatewayShown:
         name=request.app.title,
         version=request.app.version,
         description=request.app.description,
-        documentation={
-            "docs": "/docs",
-            "reference": "/docs/reference",
-            "llms": "/llms.txt",
-            "llms_full": "/llms-full.txt",
-            "openapi": "/openapi.json",
-            "asyncapi": "/docs/asyncapi.json",
-            "models": "/api/v1/models",
-            "health": "/health",
-        },
+        documentation=DOCUMENTATION,
     )
 
 
