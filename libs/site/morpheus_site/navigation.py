@@ -20,11 +20,11 @@ class Group:
 INDEX = "index"
 NAVIGATION = (
     Group("Start", ("getting-started", "sessions-and-stake", "faq")),
-    Group("Guides", ("clients", "privacy")),
+    Group("Guides", ("clients", "streaming-and-errors", "privacy")),
     Group("API", ("api/index", "reference", "api/*/index", "errors")),
-    Group("Events", ("events",)),
-    Group("Operators", ("operations", "settings")),
-    Group("Project", ("architecture", "decisions/index", "benchmarks", "changelog", "contributing")),
+    Group("Events", ("events", "events-reference")),
+    Group("Operators", ("operations", "settings", "commands")),
+    Group("Project", ("architecture", "security", "decisions/index", "benchmarks", "changelog", "contributing")),
 )
 """Every page stands here, or below the index of its folder: `decisions/index` brings along all of `decisions/`."""
 
