@@ -1,6 +1,7 @@
 """What a page of HTML has in it, as a browser would find it."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from html.parser import HTMLParser
 
 _VOID = frozenset({"area", "br", "col", "hr", "img", "input", "link", "meta", "source", "wbr"})
@@ -20,7 +21,7 @@ class Parsed:
     def all(self, tag: str) -> list[Element]:
         return [element for element in self.elements if element.tag == tag]
 
-    @property
+    @cached_property
     def ids(self) -> set[str]:
         return {element.attributes["id"] for element in self.elements if "id" in element.attributes}
 
@@ -39,12 +40,9 @@ class Parsed:
         """What a browser fetches without being asked to."""
         tags = {"script", "img", "link", "iframe", "source", "video", "audio", "object", "embed"}
         found = [element for element in self.elements if element.tag in tags]
-        return [
-            element.attributes[name]
-            for element in found
-            for name in ("src", "href", "data")
-            if name in element.attributes
-        ]
+        named = [element.attributes.get(name, "#") for element in found for name in ("src", "href", "data")]
+        # the page itself, as its own neighbour
+        return [address for address in named if address != "#"]
 
 
 class _Parser(HTMLParser):
