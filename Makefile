@@ -18,9 +18,10 @@ LOCAL_PACKAGES := $(foreach name,proxy-router-sim morpheus-common morpheus-devst
 	morpheus-sessions morpheus-automation morpheus-site,--no-emit-package $(name))
 
 SITE := services/gateway/morpheus_gateway/site/manifest.json
-# What the pages are made of. Folders are named for what is taken out of them.
+# What the pages are made of; docs/openapi.json stands for the routes. Folders are named for what is taken out of them.
 SITE_SOURCES := $(shell find docs/.; find libs/site -type f -not -name '*.pyc'; ls CHANGELOG.md CONTRIBUTING.md \
-	services/*/morpheus_*/settings.py libs/common/morpheus_common/settings.py libs/common/morpheus_common/errors.py)
+	services/*/morpheus_*/settings.py libs/common/morpheus_common/settings.py libs/common/morpheus_common/errors.py \
+	libs/common/morpheus_common/contracts/*.py libs/common/morpheus_common/bus/names.py libs/devstack/morpheus_devstack/*.py)
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))

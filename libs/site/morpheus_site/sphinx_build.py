@@ -8,7 +8,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import docutils_namespace
 
 from morpheus_site.markdown import rewrite_links
-from morpheus_site.navigation import INDEX, Navigation
+from morpheus_site.navigation import INDEX, Group, Navigation
 from morpheus_site.sources import PICTURES, Sources
 
 TITLE = "Morpheus API Gateway"
@@ -58,9 +58,9 @@ def write_sources(sources: Sources, navigation: Navigation, folder: Path) -> Non
 
         text = rewrite_links(page.text, rewritten)
         if page.name == INDEX:
-            text += "".join(_toctree(group.pages, caption=group.title) for group in navigation.groups)
+            text += "".join(_toctree(_entries(sources, group), caption=group.title) for group in navigation.groups)
         elif children := navigation.children.get(page.name):
-            text += _toctree(children)
+            text += _toctree([f"/{child}" for child in children])
         target = folder / f"{page.name}.md"
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text)
@@ -98,6 +98,16 @@ def _source_address(address: str) -> str:
     return f"site:{address}"
 
 
-def _toctree(pages: tuple[str, ...], caption: str = "") -> str:
+def _entries(sources: Sources, group: Group) -> list[str]:
+    """Return the pages of a group; a title that begins with the group's (`API: auth`) is shown without it."""
+    entries = []
+    for name in group.pages:
+        begin, separator, rest = sources.page(name).title.partition(": ")
+        is_shortened = separator and begin == group.title
+        entries.append(f"{rest.capitalize()} </{name}>" if is_shortened else f"/{name}")
+    return entries
+
+
+def _toctree(entries: list[str], caption: str = "") -> str:
     said = f":caption: {caption}\n" if caption else ""
-    return "\n\n```{toctree}\n:hidden:\n" + said + "\n" + "".join(f"/{page}\n" for page in pages) + "```\n"
+    return "\n\n```{toctree}\n:hidden:\n" + said + "\n" + "".join(f"{entry}\n" for entry in entries) + "```\n"

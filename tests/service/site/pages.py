@@ -4,11 +4,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from html.parser import HTMLParser
 
+_READ = frozenset({"title", "h1"})
 _VOID = frozenset({"area", "br", "col", "hr", "img", "input", "link", "meta", "source", "wbr"})
 
 
 @dataclass
 class Element:
+    """`text` of those that are read: titles and first headings."""
+
     tag: str
     attributes: dict[str, str]
     text: str = ""
@@ -66,7 +69,8 @@ class _Parser(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         for element in self._open:
-            element.text += data
+            if element.tag in _READ:
+                element.text += data
 
 
 def parse(text: str) -> Parsed:
