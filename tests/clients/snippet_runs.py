@@ -33,7 +33,7 @@ SNIPPETS: dict[str, Snippet] = {one.key: one for endpoint in ENDPOINTS.values() 
 
 @dataclass(frozen=True)
 class Ran:
-    """What became of a program. `body`: the answer as text, null where the program showed only a part of it."""
+    """What became of a program. `body`: the answer's JSON; None where the program showed only a part of it, or there is none."""
 
     status: int | None
     body: Any
@@ -68,6 +68,7 @@ class Curl:
 
     def run(self, text: str, folder: Path, environment: Mapping[str, str]) -> Ran:
         head, script = folder / "head", folder / "example.sh"
+        head.touch()
         (folder / ".curlrc").write_text(f'dump-header = "{head}"\nmax-time = {SECONDS}\n')
         script.write_text(text)
         done = _finish(["bash", "-euo", "pipefail", str(script)], folder, {**environment, "CURL_HOME": str(folder)})
