@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from morpheus_devstack.ports import LOOPBACK
 from morpheus_devstack.servers import TRANSACTION_SECONDS, MongoServer
 from pymongo import MongoClient
+from redis.asyncio import Redis
 
 from tests import servers
 from tests.faults.controller import Controller
@@ -81,6 +83,21 @@ def short_transactions(_mongo_client: MongoClient[dict[str, object]]) -> Iterato
     _mongo_client.admin.command("setParameter", 1, transactionLifetimeLimitSeconds=5)
     yield
     _mongo_client.admin.command("setParameter", 1, transactionLifetimeLimitSeconds=TRANSACTION_SECONDS)
+
+
+@pytest.fixture(scope="session")
+def _valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    with servers.valkey(tmp_path_factory.mktemp("valkey")) as port:
+        yield port
+
+
+@pytest.fixture
+async def valkey_url(_valkey: int) -> str:
+    """The run's valkey-server, with nothing in it."""
+    url = f"valkey://{LOOPBACK}:{_valkey}"
+    async with Redis(port=_valkey, protocol=2) as client:
+        await client.flushall()
+    return url
 
 
 @pytest.fixture

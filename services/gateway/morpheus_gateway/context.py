@@ -89,6 +89,7 @@ class Context:
                 yield
         finally:
             await self.inbox.stop()
+            await self.limits.close()
 
 
 def context_of(request: Request) -> Context:

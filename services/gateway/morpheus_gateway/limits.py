@@ -1,40 +1,34 @@
 """How often an address or a key may do what costs, over windows that move.
 
 Counted in this process: several gateways allow as many times more, unless they share a store (`LIMITS_URL`). While that
-is away every gateway counts for itself: nobody is locked out by a store, and no limit is off.
+is away every gateway counts for itself: nobody is locked out by a store, and no limit is off. What is money (stakes, opens,
+approvals) is not counted here, but by sessions in the transaction that records it.
 """
 
 import asyncio
 import math
 import time
-from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Self, TypeVar
+from typing import Self
 
-from limits.aio.storage import MemoryStorage, MovingWindowSupport
-from limits.errors import StorageError
-from limits.storage import storage_from_string
 from morpheus_common.errors import ApiError
 from morpheus_common.logs import get_logger
 
+from morpheus_gateway.limit_store import SharedStore, StoreAway
 from morpheus_gateway.settings import GatewaySettings
+from morpheus_gateway.windows import Counted, Window, WindowMemory
 
 log = get_logger(__name__)
 
-MAX_CALLERS = 100_000
-"""So many callers are remembered by a limit; the one that did not count for longest is forgotten."""
 MAX_PROVEN = 50_000
 PROVEN_SECONDS = 300.0
 """So long a credential that was good is let past the limit of those that are not. Whether it is still good is asked anew."""
-STORE_SECONDS = 0.25
-"""Longest wait for the shared store. Without it a store that hangs would stall every request."""
-STORE_AWAY_SECONDS = 5.0
-"""So long a store that failed is left alone."""
-
-T = TypeVar("T")
+MAX_REFUSED = 10_000
+REFUSED_SECONDS = 1.0
+"""So long who was refused by the shared store is refused without it: what is over its limit costs one question a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,97 +49,21 @@ class Standing:
 
 
 class RateLimited(ApiError):
-    """The caller has to wait."""
+    """The caller has to wait so many seconds."""
 
     def __init__(self, standing: Standing, wait: float) -> None:
         super().__init__("rate_limit_exceeded", retry_after=math.ceil(wait))
         self.standing = standing
+        self.wait = wait
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
-    """At most `limit` in any `seconds`."""
+class Reservation:
+    """What was counted of a caller and may be given back. `stamp` is of the store that it was counted in."""
 
-    limit: int
-    seconds: int
-
-
-class BoundedMemory(MemoryStorage):
-    """The memory of one limit: what counts of each caller, oldest first. Nothing here waits, so that no two can meet.
-
-    `limits` has one of its own, which has no bound and looks through all callers with each request, a thread for each:
-    0.2 s of a CPU when it remembers 5,000 of them (measured).
-    """
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        super().__init__()
-        self._clock = clock
-        self._taken: OrderedDict[str, list[float]] = OrderedDict()
-
-    async def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
-        """Count, unless that would be more than `limit` in `expiry` seconds."""
-        taken = self._counting(key, expiry)
-        if len(taken) + amount > limit:
-            return False
-        taken.extend([self._clock()] * amount)
-        self._taken[key] = taken
-        self._taken.move_to_end(key)
-        if len(self._taken) > MAX_CALLERS:
-            self._taken.popitem(last=False)
-        return True
-
-    async def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
-        """Return when the oldest of the last `limit` that count was counted, and how many those are."""
-        taken = self._counting(key, expiry)[-limit:]
-        return (taken[0], len(taken)) if taken else (self._clock(), 0)
-
-    def _counting(self, key: str, expiry: int) -> list[float]:
-        taken = self._taken.get(key, [])
-        del taken[: bisect_right(taken, self._clock() - expiry)]
-        return taken
-
-
-class StoreAway(Exception):
-    """The shared store cannot be asked now."""
-
-
-class SharedStore:
-    """A store that several gateways count in. One that fails is left alone for a while, and that is logged once."""
-
-    def __init__(self, storage: MovingWindowSupport, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._storage = storage
-        self._clock = clock
-        self._asked_again_at = -math.inf
-        self._is_away = False
-
-    @classmethod
-    def at(cls, url: str) -> Self:
-        """Return the store at this address of Redis or Valkey."""
-        options = {"implementation": "redispy"} if url.startswith("redis") else {}
-        storage = storage_from_string(f"async+{url}", wrap_exceptions=True, **options)
-        if not isinstance(storage, MovingWindowSupport):
-            msg = "LIMITS_URL names a store without moving windows"
-            raise TypeError(msg)
-        return cls(storage)
-
-    async def ask(self, question: Callable[[MovingWindowSupport], Awaitable[T]]) -> T:
-        """Ask the store. Raises `StoreAway`, after `STORE_SECONDS` at the latest."""
-        if self._clock() < self._asked_again_at:
-            raise StoreAway
-        try:
-            async with asyncio.timeout(STORE_SECONDS):
-                answer = await question(self._storage)
-        except (StorageError, OSError) as error:
-            # a TimeoutError is an OSError
-            self._asked_again_at = self._clock() + STORE_AWAY_SECONDS
-            if not self._is_away:
-                log.warning("the store of limits is away; counting in memory", problem=type(error).__name__)
-            self._is_away = True
-            raise StoreAway from None
-        if self._is_away:
-            log.info("the store of limits is back")
-        self._is_away = False
-        return answer
+    caller: str
+    stamp: float
+    is_shared: bool
 
 
 class Limit:
@@ -156,67 +74,93 @@ class Limit:
         name: str,
         *windows: Window,
         shared: SharedStore | None = None,
-        # the stamps in a shared store are times of day, so all are
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name = name
         self._windows = windows
         self._shared = shared
         self._clock = clock
-        self._memory = BoundedMemory(clock)
+        self._memory = WindowMemory(windows, clock)
+        self._refused: OrderedDict[str, tuple[float, RateLimited]] = OrderedDict()
 
     async def take(self, caller: str) -> Standing:
         """Count what a caller does. Raises `RateLimited`, and then does not count it."""
-        return await self._ask(lambda storage: self._take(storage, caller))
+        counted, _ = await self._count(caller, take=True)
+        return self._standing(counted)
 
     async def look(self, caller: str) -> Standing:
         """Return how a caller stands and count nothing. Raises `RateLimited` if the next would be one too many."""
-        return await self._ask(lambda storage: self._look(storage, caller))
+        counted, _ = await self._count(caller, take=False)
+        return self._standing(counted)
 
-    async def _ask(self, question: Callable[[MovingWindowSupport], Awaitable[Standing]]) -> Standing:
+    async def reserve(self, caller: str) -> Reservation:
+        """Count what may turn out not to count. Raises `RateLimited`."""
+        counted, is_shared = await self._count(caller, take=True)
+        return Reservation(caller, counted.stamp or 0.0, is_shared)
+
+    def give_back(self, reservation: Reservation) -> None:
+        """Make uncounted what did not count."""
+        self._refused.pop(reservation.caller, None)
+        if reservation.is_shared and self._shared is not None:
+            self._shared.give_back(self._name, reservation.caller, reservation.stamp)
+        else:
+            self._memory.give_back(reservation.caller, reservation.stamp)
+
+    async def _count(self, caller: str, *, take: bool) -> tuple[Counted, bool]:
+        """Return what was found and whether the shared store found it. Raises `RateLimited`."""
+        is_shared = self._shared is not None
         if self._shared is not None:
+            self._refuse_at_once(caller)
             try:
-                return await self._shared.ask(question)
+                counted = await self._shared.count(self._name, self._windows, caller, take=take)
             except StoreAway:
                 # the policy for a store that is away: each gateway counts for itself
-                return await question(self._memory)
-        return await question(self._memory)
+                is_shared = False
+                counted = self._memory.count(caller, take=take)
+        else:
+            counted = self._memory.count(caller, take=take)
+        if any(count.wait for count in counted.counts):
+            refusal = self._refusal(counted)
+            if is_shared:
+                self._remember(caller, refusal)
+            raise refusal
+        return counted, is_shared
 
-    async def _take(self, storage: MovingWindowSupport, caller: str) -> Standing:
-        # what a longer window refuses must not count in a shorter one
-        await self._look(storage, caller)
-        for window in self._windows:
-            if not await storage.acquire_entry(self._key(window, caller), window.limit, window.seconds):
-                # another was faster between the look and this
-                await self._look(storage, caller)
-        return min((await self._standings(storage, caller)), key=lambda found: found[0].remaining)[0]
+    def _refuse_at_once(self, caller: str) -> None:
+        """Spare the store who was refused a moment ago: until the wait that it told is over, it would say the same."""
+        refused = self._refused.get(caller)
+        if refused is None:
+            return
+        refused_at, refusal = refused
+        since = self._clock() - refused_at
+        if since >= min(refusal.wait, REFUSED_SECONDS):
+            del self._refused[caller]
+            return
+        standing = refusal.standing
+        raise RateLimited(Standing(standing.limit, 0, standing.reset - since), refusal.wait - since)
 
-    async def _look(self, storage: MovingWindowSupport, caller: str) -> Standing:
-        standing, wait = min(await self._standings(storage, caller), key=lambda found: (found[0].remaining, -found[1]))
-        if standing.remaining <= 0:
-            raise RateLimited(standing, wait)
-        return standing
+    def _remember(self, caller: str, refusal: RateLimited) -> None:
+        self._refused[caller] = (self._clock(), refusal)
+        if len(self._refused) > MAX_REFUSED:
+            self._refused.popitem(last=False)
 
-    async def _standings(self, storage: MovingWindowSupport, caller: str) -> list[tuple[Standing, float]]:
-        """Return for each window how the caller stands, and in how many seconds the oldest leaves it."""
-        found = []
-        for window in self._windows:
-            key = self._key(window, caller)
-            oldest, count = await storage.get_moving_window(key, window.limit, window.seconds)
-            if not count:
-                found.append((Standing(window.limit, window.limit, 0.0), 0.0))
-                continue
-            newest = oldest if count == 1 else (await storage.get_moving_window(key, 1, window.seconds))[0]
-            until = window.seconds - self._clock()
-            found.append((Standing(window.limit, window.limit - count, newest + until), oldest + until))
-        return found
+    def _refusal(self, counted: Counted) -> RateLimited:
+        window, count = max(zip(self._windows, counted.counts, strict=True), key=lambda found: found[1].wait)
+        return RateLimited(Standing(window.limit, 0, count.reset), count.wait)
 
-    def _key(self, window: Window, caller: str) -> str:
-        return f"{self._name}/{window.seconds}/{caller}"
+    def _standing(self, counted: Counted) -> Standing:
+        return min(
+            (
+                Standing(window.limit, window.limit - count.used, count.reset)
+                for window, count in zip(self._windows, counted.counts, strict=True)
+            ),
+            key=lambda standing: standing.remaining,
+        )
 
 
 class FailureLimit:
-    """A limit on what fails: tries count when they have failed, by one of `codes`, and no more run at once than may fail.
+    """A limit on what fails, by one of `codes`: each try counts from its beginning, and no longer once it did not fail, so
+    that no more run at once than may fail, at whatever gateways.
 
     A credential that was good within the last five minutes is let through whatever its neighbours do: many people can
     have one address, and one of them must not lock out the others.
@@ -231,7 +175,10 @@ class FailureLimit:
 
     async def look(self, caller: str) -> Standing:
         """Return how a caller stands. Raises `RateLimited`."""
-        return await self._limit.look(caller)
+        try:
+            return await self._limit.look(caller)
+        except RateLimited as refusal:
+            raise self._as_it_is(caller, refusal) from None
 
     @asynccontextmanager
     async def attempt(self, caller: str, credential: str | None = None) -> AsyncIterator[None]:
@@ -240,7 +187,7 @@ class FailureLimit:
         `credential` is a digest of what is tried, if it is something that can be good for long.
         """
         tried: Hashable = object() if credential is None else credential
-        has_place = await self._take_place(caller, tried)
+        reservation = await self._reserve(caller, tried)
         failed = False
         try:
             yield
@@ -248,43 +195,49 @@ class FailureLimit:
             failed = error.code in self._codes
             if failed:
                 self._proven.pop(tried, None)
-                await self._count_failure(caller)
+                if reservation is None:
+                    await self._count_failure(caller)
             raise
         else:
             if credential is not None:
                 self._prove(credential)
         finally:
-            if has_place:
-                self._leave_place(caller, tried, failed=failed)
+            if reservation is not None:
+                if not failed:
+                    self._limit.give_back(reservation)
+                self._leave(caller, tried, failed=failed)
 
-    async def _take_place(self, caller: str, tried: Hashable) -> bool:
-        """Wait for those who try the same, and be one of those who may still fail. False: no place is needed."""
+    async def _reserve(self, caller: str, tried: Hashable) -> Reservation | None:
+        """Wait for those who try the same, and count as one who failed, until that is known. None: nothing is counted."""
         while True:
             if self._is_proven(tried):
-                return False
+                return None
             others = self._tried.setdefault(caller, {})
             if tried not in others:
                 break
             if not await asyncio.shield(others[tried]):
                 # it did not fail, or for a reason that says nothing of what was tried
-                return False
-        before = len(others)
+                return None
         others[tried] = asyncio.get_running_loop().create_future()
         try:
-            standing = await self._limit.look(caller)
-            if before >= standing.remaining:
-                # those before are decided in a moment
-                raise RateLimited(Standing(standing.limit, 0, max(1.0, standing.reset)), 1.0)
-        except BaseException:
-            self._leave_place(caller, tried, failed=True)
+            return await self._limit.reserve(caller)
+        except BaseException as error:
+            self._leave(caller, tried, failed=True)
+            if isinstance(error, RateLimited):
+                raise self._as_it_is(caller, error) from None
             raise
-        return True
 
-    def _leave_place(self, caller: str, tried: Hashable, *, failed: bool) -> None:
+    def _leave(self, caller: str, tried: Hashable, *, failed: bool) -> None:
         others = self._tried[caller]
         others.pop(tried).set_result(failed)
         if not others:
             del self._tried[caller]
+
+    def _as_it_is(self, caller: str, refusal: RateLimited) -> RateLimited:
+        """Return what a caller is told who may have to wait for no failure, but for tries that are decided in a moment."""
+        if caller not in self._tried:
+            return refusal
+        return RateLimited(Standing(refusal.standing.limit, 0, max(1.0, refusal.standing.reset)), 1.0)
 
     async def _count_failure(self, caller: str) -> None:
         try:
@@ -306,13 +259,16 @@ class FailureLimit:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """All that is limited. Pings by API key, everything else by the client's address."""
+    """All that is limited. Prompts and pings by API key, everything else by the client's address."""
 
+    chats: Limit
+    public_gets: Limit
     registrations: Limit
     failed_logins: FailureLimit
     refreshes: Limit
     refused_credentials: FailureLimit
     pings: Limit
+    shared: SharedStore | None
 
     @classmethod
     def build(cls, settings: GatewaySettings) -> Self:
@@ -324,6 +280,8 @@ class Limits:
             return Limit(name, *windows, shared=shared)
 
         return cls(
+            chats=limit("chats", Window(settings.chats_per_minute, 60)),
+            public_gets=limit("public_gets", Window(settings.public_gets_per_minute, 60)),
             registrations=limit(
                 "registrations",
                 Window(settings.registrations_per_hour, 3_600),
@@ -340,7 +298,13 @@ class Limits:
                 frozenset({"invalid_api_key", "invalid_token"}),
             ),
             pings=limit("pings", Window(settings.pings_per_minute, 60)),
+            shared=shared,
         )
+
+    async def close(self) -> None:
+        """Leave the store, if there is one."""
+        if self.shared is not None:
+            await self.shared.close()
 
 
 def go_duration(seconds: float) -> str:

@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 
 from fastapi.routing import APIRoute
 from morpheus_common.contracts.auth import Caller
@@ -19,7 +20,8 @@ from morpheus_gateway.client_address import Network, client_address, is_trusted
 from morpheus_gateway.client_watch import ClientGone
 from morpheus_gateway.context import Context, context_of
 from morpheus_gateway.errors import BodyRefused, error_response, is_openai_route
-from morpheus_gateway.limits import FailureLimit, Limit, Limits, Standing
+from morpheus_gateway.limits import FailureLimit, Limit, Limits, RateLimited, Standing
+from morpheus_gateway.principal import judge_key, key_of
 from morpheus_gateway.query import no_query_parameter_twice
 
 log = get_logger(__name__)
@@ -67,6 +69,14 @@ _LIMITED_ROUTES: Mapping[str, Callable[[Limits], Limit | FailureLimit]] = {
     "/api/v1/auth/password": lambda limits: limits.failed_logins,
     "/api/v1/auth/refresh": lambda limits: limits.refreshes,
 }
+_NO_PUBLIC_GET = re.compile(r"/(?:health|live|ready)|/api/v1/(?:session|automation|usage|auth/(?!deletions/)).*")
+"""Probes are never limited, and what needs a credential has limits of its own. All else is public: models, documentation,
+keys of tokens, states of deletions, and what does not exist.
+"""
+
+
+_BEFORE_A_KEY = frozenset({400, 413, 422})
+"""With these a prompt is refused before its key is judged: its body is announced too large, or a parameter stands twice."""
 
 
 class RequestScope:
@@ -278,7 +288,8 @@ class ErrorNet:
 class AddressLimits:
     """Looks how the client's address stands before anything is read of a request to a route that is limited by it.
 
-    What counts is counted by the route. Here every answer of it is given its headers, those to a broken body included.
+    What counts is counted by the route, but public GETs, which are many routes: these count here. Every answer of a limited
+    route is given its headers, those to a broken body included.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -286,12 +297,35 @@ class AddressLimits:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request. Raises `RateLimited`."""
-        if scope["type"] == "http" and scope["method"] == "POST":
-            context: Context | None = scope["app"].state.context
-            limit_of = _LIMITED_ROUTES.get(_without_slash(scope["path"]))
-            if limit_of is not None and context is not None:
-                scope["state"]["standing"] = await limit_of(context.limits).look(client_address(Request(scope)))
-        await self._app(scope, receive, send)
+        context: Context | None = scope["app"].state.context if scope["type"] == "http" else None
+        if context is None:
+            await self._app(scope, receive, send)
+            return
+        path = _without_slash(scope["path"])
+        if scope["method"] in {"GET", "HEAD"}:
+            if _NO_PUBLIC_GET.fullmatch(path) is None:
+                address = client_address(Request(scope))
+                scope["state"]["standing"] = await context.limits.public_gets.take(address)
+        elif scope["method"] == "POST" and (limit_of := _LIMITED_ROUTES.get(path)) is not None:
+            scope["state"]["standing"] = await limit_of(context.limits).look(client_address(Request(scope)))
+        try:
+            await self._app(scope, receive, send)
+        except ApiError as error:
+            if error.kind.status in _BEFORE_A_KEY and scope["method"] == "POST" and _PROMPT_ROUTE.fullmatch(path):
+                await _look_at_key(Request(scope), context)
+            raise
+
+
+async def _look_at_key(request: Request, context: Context) -> None:
+    """Find out how the key of a prompt stands, if it was refused before that was known."""
+    if "standing" in request.scope["state"]:
+        return
+    with suppress(ApiError):
+        _, caller = await judge_key(request, context, context.keys.recognise)
+        try:
+            request.state.standing = await context.limits.chats.look(key_of(caller)[0])
+        except RateLimited as refusal:
+            request.state.standing = refusal.standing
 
 
 class BodyLimit:

@@ -1,13 +1,12 @@
 """Settings of the gateway."""
 
-from importlib.util import find_spec
+from urllib.parse import urlsplit
 
 from morpheus_common.bus.frames import SILENCE_SECONDS
 from morpheus_common.settings import CommonSettings
 from pydantic import Field, IPvAnyNetwork, SecretStr, field_validator
 
-_STORE_CLIENTS = {"redis": "redis", "rediss": "redis", "valkey": "valkey", "valkeys": "valkey"}
-"""The package that speaks to a store, by the scheme of its URL."""
+_STORE_SCHEMES = ("redis://", "rediss://", "valkey://", "valkeys://")
 
 
 class GatewaySettings(CommonSettings):
@@ -65,7 +64,13 @@ class GatewaySettings(CommonSettings):
         (), description='networks whose X-Forwarded-For and -Proto are believed, as JSON: ["10.0.0.0/8"]'
     )
     limits_url: SecretStr | None = Field(
-        None, description="redis:// or valkey:// store in which several gateways count together; none: each for itself"
+        None,
+        description="Redis or Valkey in which several gateways count together (redis://, valkey://; with TLS rediss://, "
+        "valkeys://); none: each for itself",
+    )
+    chats_per_minute: int = Field(60, ge=1, description="prompts (chat and embeddings) of one API key in a minute")
+    public_gets_per_minute: int = Field(
+        600, ge=1, description="GETs from one address in a minute of what needs no credential; health is never limited"
     )
     registrations_per_hour: int = Field(5, ge=1, description="registrations from one address in an hour")
     registrations_per_day: int = Field(20, ge=1, description="registrations from one address in a day")
@@ -85,9 +90,12 @@ class GatewaySettings(CommonSettings):
     def _is_usable(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None:
             return None
-        client = _STORE_CLIENTS.get(value.get_secret_value().partition("://")[0])
-        if client is None:
-            raise ValueError(f"LIMITS_URL begins with one of {', '.join(f'{name}://' for name in _STORE_CLIENTS)}")
-        if find_spec(client) is None:
-            raise ValueError(f"LIMITS_URL needs the Python package '{client}', which is not installed")
+        url = value.get_secret_value()
+        if not url.startswith(_STORE_SCHEMES):
+            raise ValueError(f"LIMITS_URL begins with one of {', '.join(_STORE_SCHEMES)}")
+        try:
+            _ = urlsplit(url).port
+        except ValueError:
+            # its message quotes what stands there, which can be a password
+            raise ValueError("LIMITS_URL is no URL: write it as valkey://user:password@host:port") from None
         return value

@@ -1,29 +1,15 @@
 """Counting what costs."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import random
 
 import pytest
-from limits.aio.storage import MovingWindowSupport
-from limits.errors import StorageError
 from morpheus_common.errors import ApiError
-from morpheus_gateway import limits
-from morpheus_gateway.limits import (
-    MAX_CALLERS,
-    PROVEN_SECONDS,
-    STORE_AWAY_SECONDS,
-    BoundedMemory,
-    FailureLimit,
-    Limit,
-    RateLimited,
-    SharedStore,
-    Standing,
-    Window,
-    go_duration,
-)
+from morpheus_gateway import limits, windows
+from morpheus_gateway.limits import PROVEN_SECONDS, FailureLimit, Limit, RateLimited, Standing, go_duration
 from morpheus_gateway.settings import GatewaySettings
+from morpheus_gateway.windows import MAX_CALLERS, Window, WindowMemory
 from pydantic import SecretStr, ValidationError
-from structlog.testing import capture_logs
 
 
 class Clock:
@@ -38,8 +24,8 @@ def clock() -> Clock:
     return Clock()
 
 
-def a_minute(limit: int, clock: Clock, shared: SharedStore | None = None) -> Limit:
-    return Limit("test", Window(limit, 60), shared=shared, clock=clock)
+def a_minute(limit: int, clock: Clock) -> Limit:
+    return Limit("test", Window(limit, 60), clock=clock)
 
 
 async def test_so_many_in_any_minute_and_no_more(clock: Clock) -> None:
@@ -127,86 +113,84 @@ async def test_callers_do_not_count_for_each_other(clock: Clock) -> None:
     assert (await limit.take("b")).remaining == 0
 
 
+def memory(clock: Clock, *windows: Window) -> WindowMemory:
+    return WindowMemory(windows, clock)
+
+
+def is_taken(memory: WindowMemory, caller: str = "a") -> bool:
+    return memory.count(caller, take=True).stamp is not None
+
+
+@pytest.mark.parametrize("limit", [1, 60, 600])
+def test_no_window_wherever_it_begins_holds_more_than_the_limit(clock: Clock, limit: int) -> None:
+    chance, counted = random.Random(limit), memory(clock, Window(limit, 60))
+    taken = []
+    for _ in range(20 * limit):
+        clock.now += chance.expovariate(limit / 20)
+        if is_taken(counted):
+            taken.append(clock.now)
+    assert len(taken) > 3 * limit
+    assert all(later - first >= 60 for first, later in zip(taken, taken[limit:], strict=False))
+    # and none was refused that had room: as soon as one leaves, the next is let in
+    clock.now = taken[-limit] + 60
+    assert is_taken(counted)
+
+
+def test_what_has_left_is_not_kept(clock: Clock) -> None:
+    counted = memory(clock, Window(600, 60))
+    for _ in range(50_000):
+        clock.now += 0.2
+        assert is_taken(counted)
+    assert counted._size == len(counted._callers["a"].times) <= 2 * 300 + 2
+    clock.now += 61
+    assert counted.count("a", take=False).counts == [(0, 0.0, 0.0)]
+
+
+def test_callers_whose_windows_have_passed_are_forgotten_as_others_come(clock: Clock) -> None:
+    counted = memory(clock, Window(5, 60))
+    for number in range(1_000):
+        assert is_taken(counted, f"early {number}")
+    clock.now += 61
+    for number in range(600):
+        assert is_taken(counted, f"late {number}")
+    assert len(counted._callers) == counted._size == 600
+
+
 async def test_the_caller_that_did_not_count_for_longest_is_forgotten_in_the_end(clock: Clock) -> None:
     limit = a_minute(2, clock)
     for caller in ("often", "once", "often", *map(str, range(MAX_CALLERS - 1))):
         await limit.take(caller)
-    assert len(limit._memory._taken) == MAX_CALLERS
+    assert len(limit._memory._callers) == MAX_CALLERS
     assert (await limit.look("once")).remaining == 2
     with pytest.raises(RateLimited):
         await limit.look("often")
 
 
-class Store(BoundedMemory):
-    """A store that can fail or hang."""
-
-    def __init__(self, clock: Clock) -> None:
-        super().__init__(clock)
-        self.failure: Callable[[], Awaitable[None]] | None = None
-        self.asked = 0
-
-    async def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
-        self.asked += 1
-        if self.failure is not None:
-            await self.failure()
-        return await super().get_moving_window(key, limit, expiry)
+def test_what_is_remembered_of_all_callers_has_an_end(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windows, "MAX_STAMPS", 100)
+    counted = memory(clock, Window(30, 60))
+    for caller in "abcd":
+        for _ in range(30):
+            assert is_taken(counted, caller)
+    assert counted._size == 90
+    assert list(counted._callers) == ["b", "c", "d"]
 
 
-async def broken() -> None:
-    raise StorageError(ConnectionError("redis://user:secret@store is away"))
-
-
-async def refused() -> None:
-    raise ConnectionRefusedError
-
-
-async def hanging() -> None:
-    await asyncio.Event().wait()
-
-
-async def test_gateways_with_one_store_count_together(clock: Clock) -> None:
-    shared = SharedStore(Store(clock), clock=clock)
-    one, other = a_minute(3, clock, shared), a_minute(3, clock, shared)
-    await one.take("a")
-    await other.take("a")
-    assert (await one.take("a")).remaining == 0
-    with pytest.raises(RateLimited):
-        await other.take("a")
-
-
-@pytest.mark.parametrize("failure", [broken, refused, hanging])
-async def test_while_the_store_is_away_each_gateway_counts_for_itself(
-    clock: Clock, failure: Callable[[], Awaitable[None]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """C20, F37"""
-    monkeypatch.setattr(limits, "STORE_SECONDS", 0.05)
-    store = Store(clock)
-    limit = a_minute(2, clock, SharedStore(store, clock=clock))
-    await limit.take("a")
-    store.failure = failure
-    with capture_logs() as logs:
-        for remaining in (1, 0):
-            assert (await limit.take("a")).remaining == remaining
-        with pytest.raises(RateLimited):
-            await limit.take("a")
-        asked = store.asked
-        clock.now += STORE_AWAY_SECONDS - 0.1
-        with pytest.raises(RateLimited):
-            await limit.look("a")
-        assert store.asked == asked
-        clock.now += 0.1
-        with pytest.raises(RateLimited):
-            await limit.look("a")
-        assert store.asked == asked + 1
-    assert [line["log_level"] for line in logs] == ["warning"]
-    assert "secret" not in str(logs)
-
-    store.failure = None
-    clock.now += STORE_AWAY_SECONDS
-    with capture_logs() as logs:
-        assert (await limit.look("a")).remaining == 1
-        await limit.look("a")
-    assert [line["log_level"] for line in logs] == ["info"]
+def test_what_is_given_back_does_not_count(clock: Clock) -> None:
+    counted = memory(clock, Window(2, 60))
+    stamps = []
+    for _ in range(2):
+        clock.now += 1
+        stamps.append(counted.count("a", take=True).stamp)
+    assert not is_taken(counted)
+    counted.give_back("a", stamps[0] or 0.0)
+    assert counted.count("a", take=False).counts == [(1, 0.0, 60.0)]
+    for stamp in (stamps[0], 5.0):
+        # given back already, and never counted
+        counted.give_back("a", stamp or 0.0)
+    assert counted._size == 1
+    assert is_taken(counted)
+    assert not is_taken(counted)
 
 
 def failures(limit: int, clock: Clock) -> FailureLimit:
@@ -295,18 +279,19 @@ async def test_what_is_remembered_of_good_credentials_has_an_end(clock: Clock, m
     assert list(tries._proven) == ["first", "third"]
 
 
-def test_the_memory_is_a_store_like_any_other() -> None:
-    assert isinstance(BoundedMemory(Clock()), MovingWindowSupport)
-
-
-@pytest.mark.parametrize("url", ["memcached://store", "redis.example", "redis://user:secret@store:6379"])
-def test_a_store_that_cannot_be_used_is_refused_at_the_start_without_its_password(
-    url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("morpheus_gateway.settings.find_spec", lambda _: None)
+@pytest.mark.parametrize(
+    "url", ["memcached://store", "redis.example", "unix:///run/redis", "redis://user:se/cret@host"]
+)
+def test_a_store_that_cannot_be_used_is_refused_at_the_start_without_its_password(url: str) -> None:
     with pytest.raises(ValidationError, match="LIMITS_URL") as caught:
         GatewaySettings(nats_seed=SecretStr("SU"), limits_url=SecretStr(url))
-    assert "secret" not in str(caught.value)
+    assert "se/cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss", "valkey", "valkeys"])
+def test_a_store_is_named_as_redis_or_valkey_with_tls_or_without(scheme: str) -> None:
+    url = SecretStr(f"{scheme}://user:password@store:6379/0")
+    assert GatewaySettings(nats_seed=SecretStr("SU"), limits_url=url).limits_url == url
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,8 @@ async def run_prompt(
     """Return the answer to a prompt, still to be run; `read` is given its body and Accept header. Raises `ApiError`."""
     # by memory if possible: auth is asked again while a worker makes ready, and `admit` waits for that answer
     digest, caller = await judge_key(request, context, context.keys.recognise)
+    # before the body is read: a key over its limit costs no more than this
+    request.state.standing = await context.limits.chats.take(key_of(caller)[0])
     raw = await request.body()
     if raw and not is_json(request.headers.get("content-type")):
         raise ApiError("unsupported_media_type")
