@@ -94,10 +94,10 @@ def _valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 @pytest.fixture
 async def valkey_url(_valkey: int) -> str:
     """The run's valkey-server, with nothing in it."""
-    url = f"valkey://{LOOPBACK}:{_valkey}"
     async with Redis(port=_valkey, protocol=2) as client:
         await client.flushall()
-    return url
+        await client.config_resetstat()
+    return f"valkey://{LOOPBACK}:{_valkey}"
 
 
 @pytest.fixture

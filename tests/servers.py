@@ -110,12 +110,17 @@ def mongo(folder: Path) -> Iterator[MongoServer]:
         yield server
 
 
+def valkey_command(folder: Path, port: int) -> Command:
+    """Return how a valkey-server is started that keeps nothing on disk."""
+    argv = (str(get_binary_path()), "--port", str(port), "--bind", LOOPBACK, "--dir", str(folder), "--save", "")
+    return Command("valkey-server", argv, folder / "valkey-server.log")
+
+
 @contextmanager
-def valkey(folder: Path, port: int | None = None) -> Iterator[int]:
-    """Run a valkey-server that keeps nothing on disk; yield its port."""
-    port = port or free_ports(1)[0]
-    argv = [str(get_binary_path()), "--port", str(port), "--bind", LOOPBACK, "--dir", str(folder), "--save", ""]
-    command = Command("valkey-server", tuple(argv), folder / "valkey-server.log")
+def valkey(folder: Path) -> Iterator[int]:
+    """Run a valkey-server; yield its port."""
+    port = free_ports(1)[0]
+    command = valkey_command(folder, port)
     with running(command):
         _require(asyncio.run(poll(lambda: accepts_connections(port), seconds=READY_SECONDS)), command)
         yield port

@@ -28,6 +28,9 @@ DEVELOPMENT: Mapping[User, Mapping[str, str]] = {
         "REFUSED_CREDENTIALS_PER_MINUTE": "10000",
         # the same of their connections
         "CONNECTIONS_PER_ADDRESS": "4096",
+        "PUBLIC_GETS_PER_MINUTE": "100000",
+        # and they send as many prompts as the machine can bear
+        "CHATS_PER_MINUTE": "1000000",
         # no balancer stands before it
         "DRAIN_NOTICE": "0",
     },

@@ -80,6 +80,7 @@ class Context:
         """Listen to the relay's frames and keep all copies fresh."""
         await self.inbox.start()
         try:
+            await self.limits.open()
             async with background(
                 self.public_keys.keep_fresh(),
                 self.catalogue.keep_fresh(),

@@ -5,7 +5,7 @@ import hashlib
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -15,12 +15,16 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from morpheus_gateway.windows import Count, Counted, Window
+from morpheus_gateway.windows import Count, Counted, Window, with_one_more
 
 log = get_logger(__name__)
 
 STORE_SECONDS = 0.25
-"""Longest wait for the shared store. Without it a store that hangs would stall every request."""
+"""Longest wait of a request for the shared store: for the call that is under way, and for its own."""
+CALL_SECONDS = STORE_SECONDS / 2
+CALL_STEPS = 5
+CONNECT_SECONDS = 2.0
+"""Longest wait for a store when no request waits: at the start, and when it was away."""
 STORE_AWAY_SECONDS = 5.0
 """So long a store that failed is left alone; then one question is put to it, for which no request waits."""
 MAX_TOGETHER = 64
@@ -93,14 +97,11 @@ class StoreAway(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """`arguments`: a verb, how many more there are, and these. `size`: how many numbers answer it. `asked_at`: of the event
-    loop's clock.
-    """
+    """`arguments`: a verb, how many more there are, and these. `size`: how many numbers answer it."""
 
     key: str
     arguments: tuple[str | int, ...]
     size: int
-    asked_at: float
     answer: asyncio.Future[list[int]] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -119,7 +120,8 @@ class SharedStore:
         self._waiting: deque[_Question] = deque()
         self._asking: asyncio.Task[None] | None = None
         self._away_until = -math.inf
-        self._is_away = False
+        self._is_away = True
+        self._is_told = False
 
     @classmethod
     def at(cls, url: str) -> Self:
@@ -129,17 +131,26 @@ class SharedStore:
         client = Redis.from_url(
             known,
             protocol=2,
-            socket_timeout=STORE_SECONDS,
-            socket_connect_timeout=STORE_SECONDS,
+            socket_timeout=CONNECT_SECONDS,
+            socket_connect_timeout=CONNECT_SECONDS,
             retry=Retry(NoBackoff(), 0),
         )
         return cls(client)
 
+    async def open(self) -> None:
+        """Connect, so that no request waits for that. A store that is not there is away."""
+        self._look_again()
+        if self._asking is not None:
+            await self._asking
+
     async def close(self) -> None:
         """Leave the store. Those who wait are told that it is away."""
+        self._is_away, self._away_until = True, math.inf
         if self._asking is not None:
             self._asking.cancel()
             await asyncio.gather(self._asking, return_exceptions=True)
+        # a task that is cancelled before it began does not end by itself
+        self._turn_away()
         await self._client.aclose()
 
     async def count(self, name: str, windows: Sequence[Window], caller: str, *, take: bool) -> Counted:
@@ -150,7 +161,12 @@ class SharedStore:
         if self._is_away:
             self._look_again()
             raise StoreAway
-        return _counted(await self._count(_key(name, caller), windows, take=take).answer)
+        stamp, *numbers = await self._count(_key(name, caller), windows, take=take).answer
+        counts = [
+            Count(used, wait / _MICROSECONDS, reset / _MICROSECONDS)
+            for used, wait, reset in zip(*[iter(numbers)] * 3, strict=True)
+        ]
+        return Counted(stamp, with_one_more(counts, windows)) if stamp else Counted(None, counts)
 
     def give_back(self, name: str, caller: str, stamp: float) -> None:
         """Make uncounted what was counted then. Nobody waits for it; without the store it leaves with its window."""
@@ -162,23 +178,25 @@ class SharedStore:
         return self._ask(key, ("take" if take else "look", len(spans), *spans), size=1 + 3 * len(windows))
 
     def _ask(self, key: str, arguments: tuple[str | int, ...], *, size: int) -> _Question:
-        question = _Question(key, arguments, size, asyncio.get_running_loop().time())
+        question = _Question(key, arguments, size)
         # those who gave up, or never wait, look at no failure
         question.answer.add_done_callback(_mark_seen)
         self._waiting.append(question)
         if self._asking is None:
-            self._asking = asyncio.create_task(self._ask_all())
+            self._asking = asyncio.create_task(self._ask_all(CONNECT_SECONDS if self._is_away else CALL_SECONDS))
         return question
 
-    async def _ask_all(self) -> None:
+    async def _ask_all(self, seconds: float) -> None:
         try:
             while self._waiting:
                 batch = [self._waiting[place] for place in range(min(MAX_TOGETHER, len(self._waiting)))]
-                async with asyncio.timeout_at(batch[0].asked_at + STORE_SECONDS):
-                    told = await self._script(
+                told = await _within(
+                    seconds,
+                    self._script(
                         keys=[question.key for question in batch],
                         args=[argument for question in batch for argument in question.arguments],
-                    )
+                    ),
+                )
                 _deliver(batch, told)
                 for _ in batch:
                     self._waiting.popleft()
@@ -189,10 +207,14 @@ class SharedStore:
             self._note_success()
         finally:
             self._asking = None
-            for question in self._waiting:
-                if not question.answer.done():
-                    question.answer.set_exception(StoreAway())
-            self._waiting.clear()
+            self._turn_away()
+
+    def _turn_away(self) -> None:
+        """Tell those who still wait that the store is away."""
+        while self._waiting:
+            question = self._waiting.popleft()
+            if not question.answer.done():
+                question.answer.set_exception(StoreAway())
 
     def _look_again(self) -> None:
         """Ask whether the store is back, if it is time to. It has to do all that it does for a request."""
@@ -202,15 +224,33 @@ class SharedStore:
 
     def _note_failure(self, error: Exception) -> None:
         self._away_until = self._clock() + STORE_AWAY_SECONDS
-        if not self._is_away:
+        self._is_away = True
+        if not self._is_told:
             # a message of the client's can hold the URL, which has a password in it
             log.warning("the store of limits is away; counting in memory", problem=type(error).__name__)
-        self._is_away = True
+        self._is_told = True
 
     def _note_success(self) -> None:
-        if self._is_away:
-            log.info("the store of limits is back")
         self._is_away = False
+        if self._is_told:
+            log.info("the store of limits is back")
+        self._is_told = False
+
+
+async def _within(seconds: float, call: Coroutine[Any, Any, Any]) -> Any:
+    """Return what a call returns. Raises `TimeoutError` after so many seconds.
+
+    They are counted in steps, which the event loop has to come round to: a store is not away because we are late.
+    """
+    task = asyncio.create_task(call)
+    try:
+        for _ in range(CALL_STEPS):
+            if (await asyncio.wait([task], timeout=seconds / CALL_STEPS))[0]:
+                return await task
+        raise TimeoutError
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def _key(name: str, caller: str) -> str:
@@ -231,13 +271,6 @@ def _deliver(batch: Sequence[_Question], told: Any) -> None:
     for question, answer in zip(batch, answers, strict=True):
         if not question.answer.done():
             question.answer.set_result(answer)
-
-
-def _counted(told: list[int]) -> Counted:
-    stamp, *numbers = told
-    spans = [number / _MICROSECONDS for number in numbers]
-    counts = [Count(numbers[place], spans[place + 1], spans[place + 2]) for place in range(0, len(numbers), 3)]
-    return Counted(stamp or None, counts)
 
 
 def _mark_seen(answer: asyncio.Future[list[int]]) -> None:

@@ -301,8 +301,13 @@ class Limits:
             shared=shared,
         )
 
+    async def open(self) -> None:
+        """Connect to the store, if there is one."""
+        if self.shared is not None:
+            await self.shared.open()
+
     async def close(self) -> None:
-        """Leave the store, if there is one."""
+        """Leave the store."""
         if self.shared is not None:
             await self.shared.close()
 

@@ -4,7 +4,7 @@ import time
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -38,6 +38,11 @@ class Counted(NamedTuple):
 
     stamp: float | None
     counts: list[Count]
+
+
+def with_one_more(counts: Sequence[Count], windows: Sequence[Window]) -> list[Count]:
+    """Return the counts after one that had room was counted in each window."""
+    return [Count(count.used + 1, 0.0, float(window.seconds)) for count, window in zip(counts, windows, strict=True)]
 
 
 class _Stamps:
@@ -74,13 +79,7 @@ class WindowMemory:
         if not take or any(count.wait for count in counts):
             return Counted(None, counts)
         self._add(caller, stamps, now)
-        return Counted(
-            now,
-            [
-                Count(count.used + 1, 0.0, float(window.seconds))
-                for count, window in zip(counts, self._windows, strict=True)
-            ],
-        )
+        return Counted(now, with_one_more(counts, self._windows))
 
     def give_back(self, caller: str, stamp: float) -> None:
         """Make uncounted what was counted then."""

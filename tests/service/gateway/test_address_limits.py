@@ -1,6 +1,8 @@
 """What one address may do, and how every answer tells of it."""
 
 import asyncio
+import re
+import time
 from collections import Counter
 from typing import Any
 
@@ -254,3 +256,91 @@ async def test_behind_a_trusted_proxy_the_address_it_saw_counts_and_nothing_else
     assert await status("e", "2001:db8:0:1::1") == 201
     assert await status("f", "2001:db8:0:1::2") == 429
     assert await status("g", "2001:db8:0:2::1") == 201
+
+
+MODELS = "/api/v1/models"
+
+
+async def test_an_address_reads_what_is_public_six_hundred_times_a_minute(house: House) -> None:
+    answers = await asyncio.gather(*(house.http.get(MODELS) for _ in range(601)))
+    assert Counter(answer.status_code for answer in answers) == {200: 600, 429: 1}
+    limited = next(answer for answer in answers if answer.status_code == 429)
+    assert_limited(limited, 600)
+    assert limited.headers["x-should-retry"] == "true"
+    for answer in answers:
+        assert ("etag" in answer.headers) == (answer.status_code == 200)
+
+
+async def test_everything_that_is_public_counts_together_by_get_and_head(make_house: MakeHouse) -> None:
+    """C19"""
+    house = await make_house(public_gets_per_minute=100)
+    etag = (await house.http.get(MODELS)).headers["etag"]
+    left = 99
+    for method, path, status, headers in (
+        ("GET", MODELS, 304, {"If-None-Match": etag}),
+        ("HEAD", "/v1/models/", 200, {}),
+        ("GET", "/api/v1/models/no-such-model", 404, {}),
+        # a credential is not looked at, be it good or wrong
+        ("GET", "/v1/models/mistral-small", 200, house.by_key),
+        ("GET", "/v1/models/allmodels", 200, bearer("sk-nonsense")),
+        ("GET", "/", 200, {}),
+        ("GET", "/.well-known/jwks.json", 200, {}),
+        ("GET", "/openapi.json", 200, {}),
+        ("GET", "/nothing/here", 404, {}),
+        ("GET", "/api/v1/models?a=1&a=2", 422, {}),
+    ):
+        left -= 1
+        answer = await house.http.request(method, path, headers=headers)
+        assert (answer.status_code, told(answer)) == (status, ("100", str(left))), path
+
+
+async def test_who_may_read_no_more_may_still_send_prompts_and_use_what_is_his_own(make_house: MakeHouse) -> None:
+    house = await make_house(public_gets_per_minute=1)
+    await house.http.get(MODELS)
+    assert_limited(await house.http.get(MODELS), 1)
+    assert (await house.chat()).status_code == 200
+    assert (await house.http.get("/api/v1/session", headers=house.by_key)).status_code == 200
+    assert (await house.http.get(KEYS, headers=house.by_token)).status_code == 200
+    preflight = {"Origin": "https://app.example", "Access-Control-Request-Method": "GET"}
+    assert (await house.http.options(MODELS, headers=preflight)).status_code == 204
+
+
+async def test_probes_are_never_limited(make_house: MakeHouse) -> None:
+    house = await make_house(public_gets_per_minute=1)
+    for path in ("/health", "/live", "/ready") * 5:
+        for method in ("GET", "HEAD"):
+            answer = await house.http.request(method, path)
+            assert (answer.status_code, told(answer)) == (200, (None, None))
+
+
+async def test_each_get_that_asks_for_no_credential_is_limited_and_no_other(make_house: MakeHouse) -> None:
+    house = await make_house(public_gets_per_minute=1)
+    await house.http.get(MODELS)
+    open_to_all = set()
+    for route in house.gateway.app.state.routes:
+        if "GET" not in route.methods or route.path in {"/health", "/live", "/ready"}:
+            continue
+        path = re.sub(r"\{[^}]*\}", "x", route.path)
+        answer = await house.http.get(path)
+        # nobody presents a credential here: what asks for one says so, what asks for none is over its limit
+        assert answer.status_code in {401, 429}, path
+        if answer.status_code == 429:
+            open_to_all.add(route.path)
+    assert {"/", "/v1/models", "/api/v1/models/{model_id:path}", "/api/v1/auth/deletions/{token}"} <= open_to_all
+
+
+async def test_an_address_over_its_limit_is_refused_in_no_time_and_others_are_served(make_house: MakeHouse) -> None:
+    """C16"""
+    house = await make_house(public_gets_per_minute=5, trusted_proxies=("127.0.0.0/8",))
+
+    async def get(address: str) -> tuple[int, float]:
+        begun = time.monotonic()
+        answer = await house.http.get(MODELS, headers={"X-Forwarded-For": address})
+        return answer.status_code, time.monotonic() - begun
+
+    flood = [asyncio.create_task(get("198.51.100.1")) for _ in range(300)]
+    assert [(await get("198.51.100.2"))[0] for _ in range(5)] == [200] * 5
+    assert Counter([status for status, _ in await asyncio.gather(*flood)]) == {200: 5, 429: 295}
+    took = [await get("198.51.100.1") for _ in range(50)]
+    assert {status for status, _ in took} == {429}
+    assert sorted(seconds for _, seconds in took)[25] < 0.05
