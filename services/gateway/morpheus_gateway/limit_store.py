@@ -166,7 +166,8 @@ class SharedStore:
             Count(used, wait / _MICROSECONDS, reset / _MICROSECONDS)
             for used, wait, reset in zip(*[iter(numbers)] * 3, strict=True)
         ]
-        return Counted(stamp, with_one_more(counts, windows)) if stamp else Counted(None, counts)
+        found = Counted(counts, any(count.wait for count in counts))
+        return with_one_more(found, windows, stamp) if stamp else found
 
     def give_back(self, name: str, caller: str, stamp: float) -> None:
         """Make uncounted what was counted then. Nobody waits for it; without the store it leaves with its window."""
@@ -220,7 +221,7 @@ class SharedStore:
         """Ask whether the store is back, if it is time to. It has to do all that it does for a request."""
         if self._asking is None and self._clock() >= self._away_until:
             self._away_until = math.inf
-            self._count(f"{_PREFIX}:back", (Window(1, 1),), take=True)
+            self._count(f"{_PREFIX}:back", (Window(1_000, 1),), take=True)
 
     def _note_failure(self, error: Exception) -> None:
         self._away_until = self._clock() + STORE_AWAY_SECONDS

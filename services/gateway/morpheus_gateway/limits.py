@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 from morpheus_common.errors import ApiError
 from morpheus_common.logs import get_logger
@@ -31,8 +31,7 @@ REFUSED_SECONDS = 1.0
 """So long who was refused by the shared store is refused without it: what is over its limit costs one question a second."""
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """How a caller stands. `reset`: seconds until nothing of what it did counts any more."""
 
     limit: int
@@ -119,7 +118,7 @@ class Limit:
                 counted = self._memory.count(caller, take=take)
         else:
             counted = self._memory.count(caller, take=take)
-        if any(count.wait for count in counted.counts):
+        if counted.is_full:
             refusal = self._refusal(counted)
             if is_shared:
                 self._remember(caller, refusal)
@@ -149,13 +148,15 @@ class Limit:
         return RateLimited(Standing(window.limit, 0, count.reset), count.wait)
 
     def _standing(self, counted: Counted) -> Standing:
-        return min(
-            (
-                Standing(window.limit, window.limit - count.used, count.reset)
-                for window, count in zip(self._windows, counted.counts, strict=True)
-            ),
-            key=lambda standing: standing.remaining,
-        )
+        tightest = None
+        for window, count in zip(self._windows, counted.counts, strict=True):
+            remaining = window.limit - count.used
+            if tightest is None or remaining < tightest.remaining:
+                tightest = Standing(window.limit, remaining, count.reset)
+        if tightest is None:
+            msg = "a limit has a window"
+            raise ValueError(msg)
+        return tightest
 
 
 class FailureLimit:

@@ -34,15 +34,21 @@ class Count(NamedTuple):
 
 
 class Counted(NamedTuple):
-    """What was found, a `Count` for each window. `stamp`: what was counted, if it was, by the clock of whoever counts."""
+    """What was found, a `Count` for each window. `is_full`: one of them has no room for one more, or had none.
+    `stamp`: what was counted, if it was, by the clock of whoever counts.
+    """
 
-    stamp: float | None
     counts: list[Count]
+    is_full: bool
+    stamp: float | None = None
 
 
-def with_one_more(counts: Sequence[Count], windows: Sequence[Window]) -> list[Count]:
-    """Return the counts after one that had room was counted in each window."""
-    return [Count(count.used + 1, 0.0, float(window.seconds)) for count, window in zip(counts, windows, strict=True)]
+def with_one_more(before: Counted, windows: Sequence[Window], stamp: float) -> Counted:
+    """Return what is found after one for which there was room was counted in each window."""
+    counts = [
+        Count(count.used + 1, 0.0, float(window.seconds)) for count, window in zip(before.counts, windows, strict=True)
+    ]
+    return Counted(counts, False, stamp)
 
 
 class _Stamps:
@@ -75,11 +81,11 @@ class WindowMemory:
         stamps = self._callers.get(caller)
         if stamps is not None:
             self._cut(stamps, now)
-        counts = self._counts(stamps, now)
-        if not take or any(count.wait for count in counts):
-            return Counted(None, counts)
+        counted = self._found(stamps, now)
+        if not take or counted.is_full:
+            return counted
         self._add(caller, stamps, now)
-        return Counted(now, with_one_more(counts, self._windows))
+        return with_one_more(counted, self._windows, now)
 
     def give_back(self, caller: str, stamp: float) -> None:
         """Make uncounted what was counted then."""
@@ -91,18 +97,21 @@ class WindowMemory:
             stamps.times.pop(place)
             self._size -= 1
 
-    def _counts(self, stamps: _Stamps | None, now: float) -> list[Count]:
-        counts = []
+    def _found(self, stamps: _Stamps | None, now: float) -> Counted:
+        counts, is_full = [], False
         for window in self._windows:
-            if stamps is None:
-                counts.append(Count(0, 0.0, 0.0))
-                continue
-            times = stamps.times
-            used = len(times) - bisect_right(times, now - window.seconds, stamps.first)
-            # until the one leaves that makes room; what is in the window has not left, whatever the sum is rounded to
-            wait = max(1e-6, times[-window.limit] + window.seconds - now) if used >= window.limit else 0.0
-            counts.append(Count(used, wait, times[-1] + window.seconds - now if used else 0.0))
-        return counts
+            used, wait, reset = 0, 0.0, 0.0
+            if stamps is not None:
+                times = stamps.times
+                used = len(times) - bisect_right(times, now - window.seconds, stamps.first)
+                if used:
+                    reset = times[-1] + window.seconds - now
+                if used >= window.limit:
+                    is_full = True
+                    # until the one leaves that makes room
+                    wait = times[-window.limit] + window.seconds - now
+            counts.append(Count(used, wait, reset))
+        return Counted(counts, is_full)
 
     def _cut(self, stamps: _Stamps, now: float) -> None:
         stamps.first = bisect_right(stamps.times, now - self._longest, stamps.first)

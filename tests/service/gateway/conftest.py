@@ -27,6 +27,9 @@ from tests.openapi import CheckedClient
 from tests.servers import NatsAccount
 from tests.service.gateway.fakes import FakeAuth, FakeAutomation, FakeSessions, FakeWorker, connected
 
+MANY_CHATS = 100_000
+"""Of a key in a minute, for tests that send all their prompts with one."""
+
 
 class _Server(Server):
     """uvicorn in the test's own loop; signals stay pytest's, and a stop does not wait for the next tick."""

@@ -12,7 +12,7 @@ from morpheus_gateway import api_keys
 from morpheus_sessions.worker import Parts
 
 from tests.load.client import Client
-from tests.service.gateway.conftest import Gateway, running_gateway
+from tests.service.gateway.conftest import MANY_CHATS, Gateway, running_gateway
 from tests.service.gateway.fakes import FakeAuth, FakeAutomation, connected
 from tests.service.sessions.conftest import house, simulator
 from tests.service.sessions.house import House
@@ -106,5 +106,5 @@ async def relay(house: House) -> AsyncIterator[BothEnds]:
         )
         await FakeAutomation(automation).start()
         worker = await stack.enter_async_context(house.worker())
-        gateway = await stack.enter_async_context(running_gateway(house.account))
+        gateway = await stack.enter_async_context(running_gateway(house.account, chats_per_minute=MANY_CHATS))
         yield BothEnds(house, gateway, worker, auth)

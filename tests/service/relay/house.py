@@ -20,7 +20,7 @@ from proxy_router_sim.simulator import Settings
 from pymongo import AsyncMongoClient
 
 from tests.servers import NatsAccount
-from tests.service.gateway.conftest import Gateway, running_gateway
+from tests.service.gateway.conftest import MANY_CHATS, Gateway, running_gateway
 from tests.service.gateway.fakes import FakeAuth, FakeAutomation, connected
 from tests.service.sessions.house import House, Simulator, surroundings, until
 from tests.unit.proxy_router_sim.harness import USERS, Router, running
@@ -149,7 +149,7 @@ async def relay_house(
             fakes[user] = fake(connection)
             await fakes[user].start()
         parts = await stack.enter_async_context(house.worker(**worker))
-        gateway = await stack.enter_async_context(running_gateway(account))
+        gateway = await stack.enter_async_context(running_gateway(account, chats_per_minute=MANY_CHATS))
         auth = fakes[User.AUTH]
         assert isinstance(auth, FakeAuth)
         yield RelayHouse(house, gateway, auth, parts, router)
