@@ -9,6 +9,8 @@ from typing import Any
 import httpx2
 import pytest
 from morpheus_common.contracts.accounts import CHANGE_PASSWORD, ChangePassword
+from morpheus_common.contracts.auth import LOGIN as LOG_IN
+from morpheus_common.contracts.auth import Login
 from morpheus_common.contracts.base import Empty
 from morpheus_common.errors import ApiError
 from morpheus_gateway import api_keys
@@ -132,6 +134,30 @@ async def test_of_a_hundred_wrong_logins_at_once_auth_is_asked_ten(house: House)
     for answer in answers:
         if answer.status_code == 429:
             assert_limited(answer, 10)
+
+
+async def test_a_login_for_which_there_is_no_room_is_told_to_come_back_in_a_second_and_is_no_failed_one(
+    make_house: MakeHouse,
+) -> None:
+    """C19"""
+    house = await make_house(failed_logins_per_ten_minutes=1)
+
+    async def refuse(_: Login) -> Empty:
+        raise ApiError("overloaded", retry_after=1)
+
+    await house.auth.answer(LOG_IN, refuse)
+    for _ in range(3):
+        answer = await login(house)
+        assert (answer.status_code, answer.headers["retry-after"], told(answer)) == (503, "1", ("1", "1"))
+
+
+async def test_many_who_log_in_at_once_from_one_address_are_not_told_to_wait_for_long(make_house: MakeHouse) -> None:
+    house = await make_house(failed_logins_per_ten_minutes=2)
+    await register(house, "ada")
+    answers = await asyncio.gather(*(login(house) for _ in range(20)))
+    assert {answer.status_code for answer in answers} <= {200, 429}
+    assert {answer.headers["retry-after"] for answer in answers if answer.status_code == 429} <= {"1"}
+    assert (await login(house)).status_code == 200
 
 
 async def test_an_address_refreshes_sixty_times_a_minute(make_house: MakeHouse) -> None:

@@ -145,3 +145,10 @@ def test_an_address_that_is_none_is_refused_at_the_start(monkeypatch: pytest.Mon
         with pytest.raises(ValidationError, match=name.lower()):
             AuthSettings(nats_seed=SecretStr("SU"), mongo_url=SecretStr("mongodb://db"))
         monkeypatch.delenv(name)
+
+
+def test_the_limits_are_the_documented_ones_by_default() -> None:
+    default = {name: field.default for name, field in AuthSettings.model_fields.items()}
+    assert (default["registration"], default["max_active_keys"]) == ("open", 20)
+    assert (default["failed_logins"], default["failed_login_seconds"], default["login_wait_seconds"]) == (20, 600, 60)
+    assert (default["hashes_at_once"], default["hashes_waiting"]) == (2, 64)

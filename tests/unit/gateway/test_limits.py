@@ -2,11 +2,13 @@
 
 import asyncio
 import random
+import re
+from pathlib import Path
 
 import pytest
 from morpheus_common.errors import ApiError
 from morpheus_gateway import limits, windows
-from morpheus_gateway.limits import PROVEN_SECONDS, FailureLimit, Limit, RateLimited, Standing, go_duration
+from morpheus_gateway.limits import PROVEN_SECONDS, FailureLimit, Limit, Limits, RateLimited, Standing, go_duration
 from morpheus_gateway.settings import GatewaySettings
 from morpheus_gateway.windows import MAX_CALLERS, Window, WindowMemory
 from pydantic import SecretStr, ValidationError
@@ -309,3 +311,46 @@ def test_a_store_is_named_as_redis_or_valkey_with_tls_or_without(scheme: str) ->
 )
 def test_durations_are_written_as_go_does(seconds: float, text: str) -> None:
     assert go_duration(seconds) == text
+
+
+DEFAULTS = {
+    "registrations_per_hour": 5,
+    "registrations_per_day": 20,
+    "failed_logins_per_ten_minutes": 10,
+    "refreshes_per_minute": 60,
+    "refused_credentials_per_minute": 60,
+    "public_gets_per_minute": 600,
+    "chats_per_minute": 60,
+    "pings_per_minute": 6,
+}
+
+
+def test_the_defaults_are_those_of_the_readme_and_each_limit_can_be_set() -> None:
+    fields = GatewaySettings.model_fields
+    assert {name: field.default for name, field in fields.items() if "_per_" in name} == DEFAULTS
+    rows = [line for line in Path("README.md").read_text().splitlines() if line.startswith("| `")]
+    told = {}
+    for row in rows:
+        names, values = row.split("|")[1:3]
+        told |= dict(zip(re.findall(r"`(\w+)`", names), re.findall(r"\d+", values), strict=False))
+    assert {name: int(told[name.upper()]) for name in DEFAULTS} == DEFAULTS
+
+
+async def test_each_setting_reaches_its_limit() -> None:
+    numbers = {name: 1_000 + number for number, name in enumerate(DEFAULTS)}
+    built = Limits.build(GatewaySettings(nats_seed=SecretStr("SU"), **numbers))  # type: ignore[arg-type]  # all are numbers
+    looks = {
+        "failed_logins_per_ten_minutes": built.failed_logins.look,
+        "refreshes_per_minute": built.refreshes.look,
+        "refused_credentials_per_minute": built.refused_credentials.look,
+        "public_gets_per_minute": built.public_gets.look,
+        "chats_per_minute": built.chats.look,
+        "pings_per_minute": built.pings.look,
+    }
+    assert {name: (await look("a")).limit for name, look in looks.items()} == {name: numbers[name] for name in looks}
+    hour, day = built.registrations._windows
+    assert (hour.limit, day.limit) == (numbers["registrations_per_hour"], numbers["registrations_per_day"])
+    assert [window.seconds for window in (hour, day)] == [3_600, 86_400]
+    assert built.failed_logins._limit._windows[0].seconds == 600
+    for limit in (built.chats, built.public_gets, built.refreshes, built.refused_credentials._limit, built.pings):
+        assert [window.seconds for window in limit._windows] == [60]
