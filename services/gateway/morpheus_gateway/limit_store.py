@@ -13,7 +13,6 @@ from morpheus_common.logs import get_logger
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 
 from morpheus_gateway.windows import Count, Counted, Window, with_one_more
 
@@ -163,8 +162,8 @@ class SharedStore:
             raise StoreAway
         stamp, *numbers = await self._count(_key(name, caller), windows, take=take).answer
         counts = [
-            Count(used, wait / _MICROSECONDS, reset / _MICROSECONDS)
-            for used, wait, reset in zip(*[iter(numbers)] * 3, strict=True)
+            Count(numbers[at], numbers[at + 1] / _MICROSECONDS, numbers[at + 2] / _MICROSECONDS)
+            for at in range(0, len(numbers), 3)
         ]
         found = Counted(counts, any(count.wait for count in counts))
         return with_one_more(found, windows, stamp) if stamp else found
@@ -201,8 +200,7 @@ class SharedStore:
                 _deliver(batch, told)
                 for _ in batch:
                     self._waiting.popleft()
-        # what is no store of ours can answer anything
-        except (RedisError, OSError, ValueError, TypeError, LookupError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever the client makes of what a stranger answers: it is no store
             self._note_failure(error)
         else:
             self._note_success()
@@ -250,8 +248,9 @@ async def _within(seconds: float, call: Coroutine[Any, Any, Any]) -> Any:
                 return await task
         raise TimeoutError
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        if not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
 
 def _key(name: str, caller: str) -> str:

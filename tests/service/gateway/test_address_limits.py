@@ -155,8 +155,8 @@ async def test_many_who_log_in_at_once_from_one_address_are_not_told_to_wait_for
     house = await make_house(failed_logins_per_ten_minutes=2)
     await register(house, "ada")
     answers = await asyncio.gather(*(login(house) for _ in range(20)))
-    assert {answer.status_code for answer in answers} <= {200, 429}
-    assert {answer.headers["retry-after"] for answer in answers if answer.status_code == 429} <= {"1"}
+    assert {answer.status_code for answer in answers} == {200, 429}
+    assert {answer.headers.get("retry-after") for answer in answers} == {None, "1"}
     assert (await login(house)).status_code == 200
 
 

@@ -329,7 +329,7 @@ def test_the_defaults_are_those_of_the_readme_and_each_limit_can_be_set() -> Non
     fields = GatewaySettings.model_fields
     assert {name: field.default for name, field in fields.items() if "_per_" in name} == DEFAULTS
     rows = [line for line in Path("README.md").read_text().splitlines() if line.startswith("| `")]
-    told = {}
+    told: dict[str, str] = {}
     for row in rows:
         names, values = row.split("|")[1:3]
         told |= dict(zip(re.findall(r"`(\w+)`", names), re.findall(r"\d+", values), strict=False))
