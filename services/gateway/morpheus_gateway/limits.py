@@ -148,15 +148,11 @@ class Limit:
         return RateLimited(Standing(window.limit, 0, count.reset), count.wait)
 
     def _standing(self, counted: Counted) -> Standing:
-        tightest = None
-        for window, count in zip(self._windows, counted.counts, strict=True):
-            remaining = window.limit - count.used
-            if tightest is None or remaining < tightest.remaining:
-                tightest = Standing(window.limit, remaining, count.reset)
-        if tightest is None:
-            msg = "a limit has a window"
-            raise ValueError(msg)
-        return tightest
+        standings = [
+            Standing(window.limit, window.limit - count.used, count.reset)
+            for window, count in zip(self._windows, counted.counts, strict=True)
+        ]
+        return min(standings, key=lambda standing: standing.remaining)
 
 
 class FailureLimit:
