@@ -21,6 +21,8 @@ DRIP_SECONDS = 0.5
 LOOK_SECONDS = 0.1
 STALLED_SECONDS = 0.5
 AGAIN_SECONDS = 1.0
+BEGUN_AT_ONCE = 8
+"""Streams of slow readers that begin at a time: what is looked at is their slowness, not a burst of prompts."""
 SMALL_SEGMENT = 536
 """With large ones, as on the loopback, the kernel takes in megabytes for a client that reads nothing."""
 _TCP_ESTABLISHED = 1
@@ -65,6 +67,7 @@ class Attack:
         self.fates: dict[str, Fate] = defaultdict(Fate)
         self._unplaced = orders.headers + orders.bodies + len(orders.keys)
         self._all_placed = asyncio.Event()
+        self._beginning = asyncio.Semaphore(BEGUN_AT_ONCE)
 
     async def run(self) -> None:
         """Attack until a line comes, and then until the last was cut off."""
@@ -121,30 +124,36 @@ class Attack:
         is_placed = False
         while not self._is_over:
             with socket.socket() as client:
-                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SMALL_SEGMENT)
-                client.setblocking(False)
-                await asyncio.get_running_loop().sock_connect(client, (LOOPBACK, self._orders.port))
-                await asyncio.get_running_loop().sock_sendall(client, request)
-                began = changed = time.monotonic()
-                lies_there = 0
-                is_refused = False
-                while _is_open(client) and not is_refused:
+                async with self._beginning:
+                    is_stuck = await self._until_stuck(client, request)
+                if not is_stuck:
+                    self.fates["readers"].refused += 1
+                    await asyncio.sleep(AGAIN_SECONDS)
+                    continue
+                if not is_placed:
+                    is_placed = True
+                    self._place()
+                stuck_since = time.monotonic()
+                while _is_open(client):  # noqa: ASYNC110 - the kernel sets no event
                     await asyncio.sleep(LOOK_SECONDS)
-                    is_refused = _is_refused(client)
-                    now = time.monotonic()
-                    if (size := _unread(client)) != lies_there:
-                        lies_there, changed = size, now
-                    elif lies_there and not is_placed and now - changed > STALLED_SECONDS:
-                        is_placed = True
-                        self._place()
-            if is_refused:
-                self.fates["readers"].refused += 1
-                await asyncio.sleep(AGAIN_SECONDS)
-            else:
-                # from the moment on in which it could take no more
-                took_nothing_for = time.monotonic() - (changed if lies_there else began)
-                self.fates["readers"].note(took_nothing_for, is_odd=not lies_there)
+                self.fates["readers"].note(time.monotonic() - stuck_since, is_odd=False)
+
+    async def _until_stuck(self, client: socket.socket, request: bytes) -> bool:
+        """Ask for a stream, and wait until nothing more comes; tell whether there is one, which is stuck then."""
+        loop = asyncio.get_running_loop()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SMALL_SEGMENT)
+        client.setblocking(False)
+        await loop.sock_connect(client, (LOOPBACK, self._orders.port))
+        await loop.sock_sendall(client, request)
+        changed, size = time.monotonic(), 0
+        while size == 0 or time.monotonic() - changed < STALLED_SECONDS:
+            await asyncio.sleep(LOOK_SECONDS)
+            if not _is_open(client) or _is_refused(client):
+                return False
+            if (now := _unread(client)) != size:
+                changed, size = time.monotonic(), now
+        return True
 
 
 def say(line: str) -> None:

@@ -12,7 +12,7 @@ import statistics
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from morpheus_gateway.settings import GatewaySettings
@@ -27,7 +27,7 @@ from tests.load.judging import Question
 from tests.load.tenants import callers
 from tests.run_folder import add_folder, in_folder
 
-PATIENT = {"RELAY_SILENCE": 15.0, "ROUTER_READ_TIMEOUT": 15.0}
+PATIENT = {"RELAY_SILENCE": 15.0, "ROUTER_READ_TIMEOUT": 15.0, "MONGO_TIMEOUT_MS": 5_000}
 """Waits of production behind the gateway, where the stack of the fault sweeps has short ones."""
 LISTERS = 4
 PROMPTERS = 4
@@ -271,10 +271,13 @@ async def _take_turns(
 def main() -> int:
     commands = argparse.ArgumentParser(prog="python -m tests.load.slow_clients", description=__doc__)
     commands.add_argument("--short", action="store_true", help="less of all, and short limits: under a minute")
+    commands.add_argument("--rounds", type=int, help="rounds alone, and as many under attack")
     add_folder(commands)
     options = commands.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 120)
     form = SHORT if options.short else FULL
+    if options.rounds is not None:
+        form = replace(form, rounds=options.rounds)
     return in_folder(options.folder, "slow-clients-", lambda folder: asyncio.run(run(form, console, folder)))
 
 

@@ -132,7 +132,8 @@ class HttpProtocol(HttpToolsProtocol):
             if self._since_border > _MAX_FRAMING_BYTES + _FRAMING_SHARE * self._body_bytes:
                 self._refuse("malformed_request")
         elif self._since_border > _MAX_HEAD_BYTES:
-            self._refuse("headers_too_large" if len(self.url) <= MAX_TARGET_BYTES else "address_too_long")
+            is_target = self._in_head and len(self.url) > MAX_TARGET_BYTES
+            self._refuse("address_too_long" if is_target else "headers_too_large")
 
     # the parser's side
 
