@@ -325,10 +325,10 @@ DEFAULTS = {
 }
 
 
-def test_the_defaults_are_those_of_the_readme_and_each_limit_can_be_set() -> None:
+def test_the_defaults_are_those_of_the_operators_page_and_each_limit_can_be_set() -> None:
     fields = GatewaySettings.model_fields
     assert {name: field.default for name, field in fields.items() if "_per_" in name} == DEFAULTS
-    rows = [line for line in Path("README.md").read_text().splitlines() if line.startswith("| `")]
+    rows = [line for line in Path("docs/operations.md").read_text().splitlines() if line.startswith("| `")]
     told: dict[str, str] = {}
     for row in rows:
         names, values = row.split("|")[1:3]
