@@ -10,13 +10,18 @@ from typing import Any
 import httpx2
 import jsonschema_rs
 from morpheus_gateway.errors import is_openai_route
-from morpheus_gateway.openapi import document
+from morpheus_gateway.openapi import OF_NO_OPERATION, document
 
 Json = dict[str, Any]
 
 OF_HTTP = frozenset(
     [
         "allow",
+        "content-encoding",
+        "content-security-policy",
+        "cross-origin-resource-policy",
+        "strict-transport-security",
+        "upgrade",
         "cache-control",
         "connection",
         "content-length",
@@ -30,21 +35,6 @@ OF_HTTP = frozenset(
     ]
 )
 """Headers that no operation has to tell of. Those of CORS begin with `access-control-`."""
-OF_NO_OPERATION = frozenset(
-    {
-        "address_too_long",
-        "endpoint_not_supported",
-        "headers_too_large",
-        "https_required",
-        "malformed_request",
-        "method_not_allowed",
-        "not_found",
-        "request_timeout",
-        "request_too_large",
-        "too_many_connections",
-    }
-)
-"""Codes of requests that reach no operation."""
 EVENT_STREAM = "text/event-stream"
 
 
@@ -81,10 +71,13 @@ def _problems(response: httpx2.Response, *, body: bool) -> Iterator[str]:
     if method == "OPTIONS" or response.request.url.path.endswith("/openapi.json"):
         return
     body = body and response.request.method != "HEAD"
+    kind = response.headers.get("content-type", "").partition(";")[0]
     operation = _operation(method, response.request.url.path)
-    if operation is None:
-        if body and response.json()["error"]["code"] not in OF_NO_OPERATION:
-            yield f"the code {response.json()['error']['code']} is of no operation"
+    code = _code(response) if body else None
+    if operation is None or code in OF_NO_OPERATION:
+        # a body that is too large is refused before anybody looks where it goes
+        if body and code not in {*OF_NO_OPERATION, "request_too_large"}:
+            yield f"the code {code} is of no operation"
         return
     where = ("paths", *operation, "responses", str(response.status_code))
     told = _at(*where)
@@ -100,7 +93,6 @@ def _problems(response: httpx2.Response, *, body: bool) -> Iterator[str]:
                 yield from _header_problems(name, known[name], response.headers[name])
     if not body:
         return
-    kind = response.headers.get("content-type", "").partition(";")[0]
     if not kind:
         if "content" in told:
             yield "there is no body"
@@ -110,6 +102,14 @@ def _problems(response: httpx2.Response, *, body: bool) -> Iterator[str]:
         yield from _stream_problems(where, response.text)
     else:
         yield from _body_problems(where, kind, response.json())
+
+
+def _code(response: httpx2.Response) -> str | None:
+    """Return the code of an answer that is an error."""
+    is_json = response.headers.get("content-type") == "application/json"
+    told = response.json() if is_json and response.status_code >= 400 else {}
+    code: str | None = told.get("error", {}).get("code")
+    return code
 
 
 def _operation(method: str, path: str) -> tuple[str, str] | None:

@@ -57,7 +57,7 @@ LIFE = (
     Step("list_models"),
     Step("list_all_models"),
     Step("get_model", keeps={"MODEL_ID": "blockchainID"}),
-    Step("list_rated_bids"),
+    Step("get_rated_bids"),
     # sessions and prompts
     Step("get_automation_settings"),
     Step("update_automation_settings", _ONE),

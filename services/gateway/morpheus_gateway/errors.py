@@ -118,12 +118,6 @@ class ErrorBody(BaseModel):
     error: ErrorShown
 
 
-ERROR_ANSWERS: dict[int | str, dict[str, Any]] = {
-    "default": {"model": ErrorBody, "description": "What went wrong, and what to do"}
-}
-"""The answers of every endpoint that failed, in OpenAPI."""
-
-
 def is_openai_route(path: str) -> bool:
     """Tell whether OpenAI's SDKs call `path`, so that its errors must be the way they expect them."""
     return _OPENAI_ROUTE.fullmatch(path) is not None or _ABSENT_ROUTE.fullmatch(path) is not None

@@ -20,7 +20,7 @@ from pydantic.json_schema import models_json_schema
 
 from morpheus_gateway import __version__
 from morpheus_gateway.context import context_of_route
-from morpheus_gateway.errors import ERROR_ANSWERS, ErrorBody, is_openai_route
+from morpheus_gateway.errors import ErrorBody, is_openai_route
 from morpheus_gateway.idempotency import idempotency_of
 from morpheus_gateway.openapi_parts import CODES, HEADERS, Json, header, schema_of
 from morpheus_gateway.principal import ACCESS_TOKEN, API_KEY, WANTED
@@ -76,8 +76,27 @@ _SCHEMES: Json = {
 _NOT_READ_INTO = (ChatCompletion, ChatCompletionChunk, EmbeddingList)
 """Models of bodies that no route returns: FastAPI does not know of them."""
 
+OF_NO_OPERATION = (
+    "malformed_request",
+    "not_found",
+    "method_not_allowed",
+    "endpoint_not_supported",
+    "request_timeout",
+    "address_too_long",
+    "headers_too_large",
+    "https_required",
+    "too_many_connections",
+)
+"""Codes of requests that reach no operation."""
+_DEFAULT = f"The request reached no operation: `code` is {' or '.join(f'`{code}`' for code in OF_NO_OPERATION)}."
+
 _COUNTED = frozenset(
     {
+        # public GETs by address
+        *("root", "get_signing_keys", "list_models", "list_all_models", "get_model", "get_rated_bids"),
+        "get_account_deletion",
+        # prompts by key
+        *("create_chat_completion", "create_embeddings"),
         "register_user",
         "login",
         "change_password",
@@ -115,7 +134,7 @@ def document() -> Json:
         openapi_tags=[{"name": name, "description": text} for name, text in _TAGS.items()],
         servers=[{"url": "/", "description": "Where this document came from."}],
         license_info={"name": "MIT", "identifier": "MIT"},
-        responses=ERROR_ANSWERS,
+        responses={"default": {"model": ErrorBody, "description": _DEFAULT}},
         generate_unique_id_function=lambda route: route.name,
     )
     for router in ROUTERS:

@@ -47,7 +47,7 @@ class RatedBidsShown(BaseModel):
     openapi_extra=CONDITION,
 )
 @router.get("/v1/models/ratedbids", include_in_schema=False)
-async def list_rated_bids(
+async def get_rated_bids(
     request: Request,
     context: ContextOf,
     model_id: Annotated[AnyCaseChainId, Query(description="id of the model on chain", examples=[MODEL_ID])],
