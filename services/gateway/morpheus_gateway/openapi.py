@@ -73,6 +73,7 @@ _SCHEMES: Json = {
     },
 }
 
+_SCHEMA = "#/components/schemas/{model}"
 _NOT_READ_INTO = (ChatCompletion, ChatCompletionChunk, EmbeddingList)
 """Models of bodies that no route returns: FastAPI does not know of them."""
 
@@ -153,9 +154,6 @@ def document() -> Json:
     parts["responses"] = dict(sorted(_shared(made)))
     parts["examples"] = {code: _example(code) for code in CATALOGUE if code in told}
     return made
-
-
-_SCHEMA = "#/components/schemas/{model}"
 
 
 def operations(made: Json) -> Iterator[Json]:
