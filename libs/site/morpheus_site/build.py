@@ -18,7 +18,7 @@ from morpheus_site.html import (
 from morpheus_site.llms import llms_full_txt, llms_txt, markdown_page
 from morpheus_site.navigation import INDEX, Navigation, navigate
 from morpheus_site.old_links import moved_pages, operation_pages
-from morpheus_site.sources import Sources, collect
+from morpheus_site.sources import PICTURES, Sources, collect
 from morpheus_site.sphinx_build import TITLE, run_sphinx, write_sources
 from morpheus_site.store import Served, write_site
 
@@ -47,7 +47,9 @@ def build(root: Path, generated: Mapping[str, str], work: Path, destination: Pat
     run_sphinx(work / "source", work / "html", work / "doctrees")
     served = _assets(work / "html") | _texts(sources, navigation)
     served |= {
-        f"/docs/{file.name}": Served(file.read_bytes(), file.suffix) for file in sources.files if file.suffix == ".json"
+        f"/docs/{name}": Served(file.read_bytes(), file.suffix)
+        for name, file in sources.files.items()
+        if file.suffix not in PICTURES
     }
     served |= _pages(sources, work / "html", served)
     moved = {f"/docs/{old}": address_of(name) for old, name in published.items()} | _other_names(names)

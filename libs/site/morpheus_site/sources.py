@@ -26,8 +26,8 @@ class Sources:
 
     pages: tuple[Page, ...]
     places: Places
-    files: tuple[Path, ...]
-    """What is no page in `docs/`: pictures, the contracts."""
+    files: Mapping[str, Path]
+    """What is no page, by its path in `docs/`: pictures, the contracts."""
 
     def page(self, name: str) -> Page:
         """Return the page of this name."""
@@ -55,10 +55,11 @@ def collect(root: Path, generated: Mapping[str, str]) -> Sources:
             raise NotPlain(
                 f"{file} has a directive or role of Sphinx, which a code host and the .md page would show as it is"
             )
-    files = tuple(sorted(path for path in docs.rglob("*") if path.is_file() and path.suffix in {*PICTURES, ".json"}))
+    kept = sorted(path for path in docs.rglob("*") if path.is_file() and path.suffix in {*PICTURES, ".json"})
+    files = {path.relative_to(docs).as_posix(): path for path in kept}
     places = Places(
         pages={file: page.name for file, page in pages.items()},
-        files=frozenset(str(path.relative_to(root)) for path in files),
+        files=frozenset(f"docs/{name}" for name in files),
         exists=lambda path: (root / path).exists(),
     )
     return Sources(tuple(pages.values()), places, files)

@@ -7,7 +7,7 @@ from typing import Any
 from sphinx.application import Sphinx
 from sphinx.util.docutils import docutils_namespace
 
-from morpheus_site.markdown import rewrite_links
+from morpheus_site.markdown import Page, rewrite_links
 from morpheus_site.navigation import INDEX, Group, Navigation
 from morpheus_site.sources import PICTURES, Sources
 
@@ -51,7 +51,7 @@ def write_sources(sources: Sources, navigation: Navigation, folder: Path) -> Non
     """Write what Sphinx builds from: links as it resolves them, and the sidebar. Raises `BrokenLink`."""
     for page in sources.pages:
 
-        def rewritten(target: str, page: Any = page) -> str | None:
+        def rewritten(target: str, page: Page = page) -> str | None:
             return sources.places.resolve(
                 page, target, page_address=lambda name: f"/{name}.md", file_address=_source_address
             )
@@ -64,10 +64,9 @@ def write_sources(sources: Sources, navigation: Navigation, folder: Path) -> Non
         target = folder / f"{page.name}.md"
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text)
-    docs = next((parent for file in sources.files for parent in file.parents if parent.name == "docs"), None)
-    for file in sources.files:
-        if file.suffix in PICTURES and docs is not None:
-            target = folder / file.relative_to(docs)
+    for name, file in sources.files.items():
+        if file.suffix in PICTURES:
+            target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)
 
