@@ -17,8 +17,9 @@ from dataclasses import asdict, dataclass
 from morpheus_devstack.ports import LOOPBACK
 
 READY = "all attack"
-DRIP_SECONDS = 0.5
+DRIP_SECONDS = 1.0
 LOOK_SECONDS = 0.1
+STUCK_LOOK_SECONDS = 0.5
 STALLED_SECONDS = 0.5
 AGAIN_SECONDS = 1.0
 BEGUN_AT_ONCE = 8
@@ -135,7 +136,7 @@ class Attack:
                     self._place()
                 stuck_since = time.monotonic()
                 while _is_open(client):  # noqa: ASYNC110 - the kernel sets no event
-                    await asyncio.sleep(LOOK_SECONDS)
+                    await asyncio.sleep(STUCK_LOOK_SECONDS)
                 self.fates["readers"].note(time.monotonic() - stuck_since, is_odd=False)
 
     async def _until_stuck(self, client: socket.socket, request: bytes) -> bool:

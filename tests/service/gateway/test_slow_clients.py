@@ -113,6 +113,13 @@ async def test_a_body_that_comes_slower_than_it_must_is_cut_off_and_its_sender_t
     assert server.seen == []
 
 
+async def test_a_body_that_begins_well_and_stops_is_cut_off() -> None:
+    """C21."""
+    async with wire(ours(patience=replace(PATIENT, body=0.2, rate=1_000))) as server:
+        begun = b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 50000\r\n\r\n" + b"x" * 200
+        assert statuses(await server.tell(begun)) == [408]
+
+
 async def test_a_body_that_comes_fast_enough_may_take_longer_than_the_first_grace() -> None:
     async with wire(ours(patience=replace(PATIENT, body=0.2, rate=1_000))) as server:
         reader, writer = await asyncio.open_connection(LOOPBACK, server.port)

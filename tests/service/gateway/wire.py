@@ -78,6 +78,7 @@ async def wire(
         log_config=None,
         ws="none",
         access_log=False,
+        timeout_keep_alive=75,
     )
     config.load()
     state = ServerState()
