@@ -8,6 +8,7 @@ trailers. What is refused before there is a request is answered here; while a bo
 import asyncio
 import socket
 import struct
+from collections.abc import Callable
 from typing import Any
 
 from morpheus_common.errors import ApiError
@@ -219,7 +220,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     # what takes too long
 
-    def _wait(self, seconds: float, late: Any) -> None:
+    def _wait(self, seconds: float, late: Callable[[], None]) -> None:
         self._waiting = self.loop.call_later(seconds, late)
 
     def _stop_waiting(self) -> None:
