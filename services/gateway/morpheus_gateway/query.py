@@ -9,9 +9,6 @@ from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 
-MAX_NAME_LENGTH = 64
-"""A name as long as this may be shown again; a longer one, or none of letters, is no name of ours."""
-
 
 async def no_query_parameter_twice(request: Request) -> None:
     """Refuse a repeated query parameter: two readers must not choose differently."""
@@ -20,7 +17,8 @@ async def no_query_parameter_twice(request: Request) -> None:
     counts = Counter(name for name, _ in request.query_params.multi_items())
     twice = [name for name, count in counts.items() if count > 1]
     if twice:
-        name = twice[0] if len(twice[0]) <= MAX_NAME_LENGTH and twice[0].isidentifier() else None
+        ours = {field.alias for field in request.scope["route"].dependant.query_params}
+        name = next((name for name in twice if name in ours), None)
         raise ApiError("validation_error", "A query parameter stands twice in the address.", param=name)
 
 
@@ -34,12 +32,23 @@ def _decimal(value: object) -> object:
     return value
 
 
+def _decimal_or_zero(value: object) -> object:
+    return value if value == "0" else _decimal(value)
+
+
 # bounds stand before the validator, else OpenAPI has them under names that are none of JSON Schema's
 
 PageSize = Annotated[
     int, Field(ge=1, le=100, description="how many rows to show at most", examples=[20]), BeforeValidator(_decimal)
 ]
 """How many rows are asked for: decimal digits and nothing else, as `amount` is written."""
+
+Skip = Annotated[
+    int,
+    Field(ge=0, le=1_000_000, description="how many of the newest to leave out", examples=[0]),
+    BeforeValidator(_decimal_or_zero),
+]
+"""How many rows are left out, written in the same way."""
 
 Seconds = Annotated[int, Field(ge=300), BeforeValidator(_decimal)]
 """How long a session is asked for, written in the same way."""

@@ -25,13 +25,14 @@ from morpheus_common.contracts.auth import (
 from morpheus_common.contracts.base import UtcTime
 from morpheus_common.contracts.sessions import GET_SESSION, GetSession
 from morpheus_common.errors import ApiError
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import BaseModel, Field, StrictInt
 
 from morpheus_gateway import api_keys
 from morpheus_gateway.context import Context, ContextOf
 from morpheus_gateway.examples import MODEL, UUID, example
 from morpheus_gateway.openapi_parts import errors
 from morpheus_gateway.principal import KeyCaller, TokenCaller, key_of
+from morpheus_gateway.times import Moment
 
 router = APIRouter(prefix="/api/v1/auth/keys", tags=["auth"])
 
@@ -51,7 +52,7 @@ class NewKey(BaseModel):
     )
 
     name: KeyName | None = None
-    expires_at: AwareDatetime | None = None
+    expires_at: Moment | None = None
     scopes: Scopes | None = None
     allowed_models: ModelNames | None = None
 
@@ -62,7 +63,7 @@ class KeyChanges(BaseModel):
     model_config = example({"name": "server"})
 
     name: KeyName | None = None
-    expires_at: AwareDatetime | None = None
+    expires_at: Moment | None = None
     scopes: Scopes = list(Scope)
     allowed_models: ModelNames | None = None
 
@@ -72,7 +73,7 @@ class Rotation(BaseModel):
 
     model_config = example({"grace_seconds": 3_600})
 
-    grace_seconds: int = Field(86_400, ge=0, le=MAX_GRACE_SECONDS)
+    grace_seconds: StrictInt = Field(86_400, ge=0, le=MAX_GRACE_SECONDS)
 
 
 class ShownKey(KeyRow):

@@ -3,8 +3,7 @@
 import json
 from typing import Annotated, Any, Self
 
-from fastapi import APIRouter, Path, Query, Response
-from morpheus_common.contracts.base import UtcTime
+from fastapi import APIRouter, Path, Response
 from morpheus_common.contracts.delegations import (
     ACTIVE_DELEGATION,
     DELETE_DELEGATION,
@@ -23,10 +22,11 @@ from morpheus_gateway.context import ContextOf
 from morpheus_gateway.examples import DELEGATION, UUID, example
 from morpheus_gateway.openapi_parts import errors
 from morpheus_gateway.principal import TokenCaller
+from morpheus_gateway.query import PageSize, Skip
+from morpheus_gateway.times import Moment
 
 router = APIRouter(prefix="/api/v1/auth/delegation", tags=["auth"])
 
-MAX_SKIP = 1_000_000
 MAX_CHARACTERS = 32 * 1024
 _AS_SENT = "one signed delegation of MetaMask's Delegation Framework, as an object or as a string of JSON"
 
@@ -41,7 +41,7 @@ class NewDelegation(BaseModel):
     signed_delegation_data: dict[str, Any] | Annotated[str, Field(max_length=MAX_CHARACTERS)] = Field(
         description=_AS_SENT
     )
-    expiry: UtcTime | None = None
+    expiry: Moment | None = None
     is_active: StrictBool = True
 
 
@@ -88,8 +88,8 @@ async def store_delegation(body: NewDelegation, caller: TokenCaller, context: Co
 async def get_user_delegations(
     caller: TokenCaller,
     context: ContextOf,
-    skip: Annotated[int, Query(ge=0, le=MAX_SKIP, description="how many of the newest to leave out", examples=[0])] = 0,
-    limit: Annotated[int, Query(ge=1, le=100, description="how many to show at most", examples=[20])] = 100,
+    skip: Skip = 0,
+    limit: PageSize = 100,
 ) -> list[ShownDelegation]:
     """The user's delegations, newest first."""
     rows: list[DelegationRow] = []

@@ -20,13 +20,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from morpheus_gateway.context import ContextOf
 from morpheus_gateway.principal import UsageCaller
+from morpheus_gateway.times import is_time, read_time
 
 router = APIRouter(prefix="/api/v1", tags=["usage"])
 
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
-_TIME = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})"
-)
 _FORMS = (
     "Write a day (2026-11-27) or a time of RFC 3339 with its zone (2026-11-27T08:00:00Z; `+` in an address is %2B)."
 )
@@ -97,8 +95,8 @@ def _read_time(text: str, param: str, *, days: int = 0) -> datetime:
     try:
         if _DAY.fullmatch(text):
             return datetime.fromisoformat(text).replace(tzinfo=UTC) + timedelta(days=days)
-        if _TIME.fullmatch(text):
-            return datetime.fromisoformat(text.upper()).astimezone(UTC)
+        if is_time(text):
+            return read_time(text)
     except (ValueError, OverflowError):
         # the form is right, and there is no such day or hour
         raise ApiError("validation_error", f"There is no such time. {_FORMS}", param=param) from None
