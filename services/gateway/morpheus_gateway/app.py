@@ -16,6 +16,7 @@ from nats.errors import Error as NatsError
 from starlette.middleware import Middleware
 
 import morpheus_gateway
+from morpheus_gateway.body import sound_json
 from morpheus_gateway.context import Context
 from morpheus_gateway.documentation import documentation
 from morpheus_gateway.errors import install_error_handlers
@@ -61,7 +62,7 @@ def create_app(settings: GatewaySettings, *, relay_times: RelayTimes | None = No
         # none is configured, and it asks so with every request
         telemetry={"tracing": False, "metrics": False, "logs": False},
         lifespan=lifespan,
-        dependencies=[Depends(no_query_parameter_twice)],
+        dependencies=[Depends(no_query_parameter_twice), Depends(sound_json)],
         middleware=[
             Middleware(RequestScope),
             Middleware(Cors, public_origins=settings.public_cors_origins, origins=settings.cors_origins),

@@ -63,6 +63,8 @@ def test_what_two_parsers_could_read_differently_is_no_json_for_us(body: bytes) 
         ('{"messages": null}', "missing_required_parameter", "messages"),
         ('{"messages": []}', "invalid_value", "messages"),
         ('{"messages": "hi"}', "invalid_value", "messages"),
+        ('{"messages": ["hi"]}', "invalid_value", "messages"),
+        ('{"messages": [{"content": "hi"}, null]}', "invalid_value", "messages"),
         (f'{{{MESSAGES}, "model": 7}}', "invalid_value", "model"),
         (f'{{{MESSAGES}, "model": ""}}', "invalid_value", "model"),
         (f'{{{MESSAGES}, "model": "{"€" * 257}"}}', "invalid_value", "model"),
@@ -190,9 +192,9 @@ JSON = st.recursive(
 def test_all_values_survive_whatever_is_changed_beside_them(fields: dict[str, object], escape: bool) -> None:
     for name in ("messages", "session_id", "stream_options"):
         fields.pop(name, None)
-    sent = {**fields, "messages": ["x"], "session_id": SESSION}
+    sent = {**fields, "messages": [{"content": "x"}], "session_id": SESSION}
     payload = read_chat_body(json.dumps(sent, ensure_ascii=escape).encode("utf-8"), "text/event-stream").payload
-    assert json.loads(payload) == {**fields, "messages": ["x"], "stream": True}
+    assert json.loads(payload) == {**fields, "messages": [{"content": "x"}], "stream": True}
 
 
 def test_an_accept_header_of_rubbish_is_no_stream() -> None:
