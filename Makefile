@@ -1,7 +1,7 @@
 # `make` needs nothing but python3 (3.11, 3.12 or 3.13); it installs the rest into .venv.
 .DEFAULT_GOAL := help
 .PHONY: help install docs run test .test-sessions-1 .test-sessions-2 .test-units .test-rest test-clients test-node test-browser fleet faults faults-full \
-	relay-faults canary rolling slow-clients leaks renewals catalogue state-machine bench lint format contracts lint-contracts lock lock-bench clean
+	relay-faults canary rolling slow-clients leaks renewals catalogue state-machine fuzz bench lint format contracts lint-contracts lock lock-bench clean
 
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 # The first Python that fits, that of .venv if there is one; `make PYTHON=/path/to/python …` chooses another.
@@ -101,6 +101,9 @@ relay-faults: install ## Every fault of a provider at every chunk of an answer, 
 
 state-machine: install ## Run random orders of commands, faults and crashes for long: make state-machine EXAMPLES=20000 SEED=7
 	@$(BIN)/python -m tests.state_machine --processes 2 --examples $(or $(EXAMPLES),4000) --seed $(or $(SEED),1)
+
+fuzz: install ## Send 50,000 cases of schemathesis and attacks of our own at the whole HTTP API: make fuzz CASES=2000 SEED=7
+	@$(BIN)/python -m tests.fuzz --cases $(or $(CASES),50000) --seed $(or $(SEED),1)
 
 bench: install ## Measure every bar beside the floor, LiteLLM and Portkey; write docs/benchmarks.md (SHORT=1: a minute; FULL=1: 30)
 	@$(BIN)/python -m benchmarks --form $(if $(FULL),full,$(if $(SHORT),short,default))

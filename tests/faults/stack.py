@@ -147,6 +147,7 @@ class Plan:
     """
 
     gateways: Sequence[str] = (GATEWAY,)
+    workers: Sequence[str] = WORKERS
     settings: Mapping[str, object] = field(default_factory=dict)
     answer_seconds: float = 0.05
     struck: bool = True
@@ -231,7 +232,7 @@ class FaultStack:
         for service, name in (
             (User.AUTH, "auth-1"),
             (User.AUTOMATION, "automation-1"),
-            *((User.SESSIONS, worker) for worker in WORKERS),
+            *((User.SESSIONS, worker) for worker in self.plan.workers),
             *((User.GATEWAY, gateway) for gateway in self.plan.gateways),
         ):
             await self._add(await self._service(service, name))
