@@ -11,6 +11,7 @@ BIN := .venv/bin
 SESSIONS_TESTS := tests/service/sessions
 UNIT_TESTS := tests/unit tests/contract tests/state_machine tests/faults tests/service/gateway
 CLIENTS_TESTS := tests/clients
+BROWSER_TESTS := tests/browser
 SPECTRAL := tools/contracts
 UV_COMPILE = $(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
 	--custom-compile-command 'make lock' --build-constraints requirements/bootstrap.lock $(UPGRADE)
@@ -52,7 +53,7 @@ test: install docs ## Run all tests, in four parts at once: they wait more than 
 	@$(BIN)/python -m pytest $(UNIT_TESTS)
 
 .test-rest:
-	@$(BIN)/python -m pytest tests $(addprefix --ignore ,$(SESSIONS_TESTS) $(UNIT_TESTS) $(CLIENTS_TESTS))
+	@$(BIN)/python -m pytest tests $(addprefix --ignore ,$(SESSIONS_TESTS) $(UNIT_TESTS) $(CLIENTS_TESTS) $(BROWSER_TESTS))
 
 test-clients: install ## OpenAI's Python SDK, LangChain, curl and the documentation's examples against a running stack
 	@command -v curl > /dev/null || { echo "make: $@ needs curl (Debian and Ubuntu: apt install curl)" >&2; exit 1; }
@@ -64,6 +65,12 @@ test-node: install ## OpenAI's Node SDK, the Vercel AI SDK and the documentation
 		echo "make: $@ needs Node 20 or newer, with npm, on PATH" >&2; exit 1; }
 	@npm ci --prefix $(CLIENTS_TESTS)/node --no-audit --no-fund --silent
 	@$(BIN)/python -m pytest $(CLIENTS_TESTS)/test_node.py $(CLIENTS_TESTS)/test_snippets_node.py
+
+test-browser: install docs ## The documentation in Chromium: what it shows, finds, asks and sends, by axe and on a phone (needs Node 20 or newer, npm and chromium)
+	@node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' && command -v npm chromium > /dev/null || { \
+		echo "make: $@ needs Node 20 or newer with npm, and Chromium (Debian: apt install chromium), on PATH" >&2; exit 1; }
+	@npm ci --prefix $(BROWSER_TESTS)/node --no-audit --no-fund --silent
+	@$(BIN)/python -m pytest $(BROWSER_TESTS)
 
 faults: install ## Kill, pause, cut off and deafen processes at every step of opening, closing and prompts (FAULTS=short: some)
 	@$(BIN)/python -m tests.faults --select $(or $(FAULTS),pairs) --stacks 3 --seed $(or $(SEED),1)
