@@ -13,5 +13,8 @@ SETTINGS = {"PUBLIC_GETS_PER_MINUTE": "100000"}
 
 @pytest.fixture(scope="session")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with running_stack(tmp_path_factory.mktemp("stack") / "data", "--fresh", settings=SETTINGS) as stack, House.of(stack) as house:
+    with (
+        running_stack(tmp_path_factory.mktemp("stack") / "data", "--fresh", settings=SETTINGS) as stack,
+        House.of(stack) as house,
+    ):
         yield house

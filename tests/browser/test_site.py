@@ -22,5 +22,7 @@ def test_a_browser_finds_nothing_wrong(house: House, file: str) -> None:
         "MODEL": house.llm,
     }
     command = ["node", "--test", "--test-reporter=spec", "--test-concurrency=1", file]
-    ran = subprocess.run(command, cwd=FOLDER, env=environment, capture_output=True, text=True, timeout=1_400, check=False)
+    ran = subprocess.run(
+        command, cwd=FOLDER, env=environment, capture_output=True, text=True, timeout=1_400, check=False
+    )
     assert ran.returncode == 0, ran.stdout + ran.stderr
