@@ -92,6 +92,8 @@ async def running_gateway(
     app = create_app(settings, relay_times=times)
     config = configured(app, settings)
     config.timeout_graceful_shutdown = 2
+    # what is counted before and after something must not be idle connections of clients
+    config.timeout_keep_alive = 5
     server = _Server(config, app.state.health, notice=settings.drain_notice)
     serving = asyncio.create_task(server.serve())
     await server.listening.wait()
