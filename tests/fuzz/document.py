@@ -8,19 +8,25 @@ from typing import Any
 import schemathesis
 from schemathesis import AuthContext, Case, HookContext, Response
 from schemathesis.config import SchemathesisConfig
+from schemathesis.config._checks import NEGATIVE_DATA_REJECTION_EXPECTED_STATUSES
 from schemathesis.core import NOT_SET
 from schemathesis.core.failures import Failure
 from schemathesis.engine import Status, events, from_schema
 from schemathesis.engine.recorder import ScenarioRecorder
 from schemathesis.engine.run import PhaseName
 from schemathesis.hooks import GLOBAL_HOOK_DISPATCHER, unregister
-from schemathesis.openapi.checks import AllowHeaderMismatch, JsonSchemaError, RejectedPositiveData
+from schemathesis.openapi.checks import (
+    AllowHeaderMismatch,
+    EnsureResourceAvailability,
+    JsonSchemaError,
+    RejectedPositiveData,
+)
 from schemathesis.schemas import BaseSchema
 
 from tests.e2e.operations import ROWS, Json, Row
 from tests.fuzz.answers import Answer, wrongs
 from tests.fuzz.people import People, Person
-from tests.fuzz.reasons import REFUSALS, SHADOWED
+from tests.fuzz.reasons import OF_THE_MARKET, REFUSALS, SHADOWED
 from tests.fuzz.tally import Tally
 
 AnyCase = Case[Any]
@@ -47,7 +53,13 @@ def _config(*, seed: int, examples: int, phases: Sequence[str]) -> SchemathesisC
             "output": {"sanitization": {"enabled": False}},
             "request-timeout": 60,
             "max-stream-events": 10_000,
-            "checks": {"not_a_server_error": {"expected-statuses": ["2xx", "3xx", "4xx", "503", "504"]}},
+            "checks": {
+                "not_a_server_error": {"expected-statuses": ["2xx", "3xx", "4xx", "503", "504"]},
+                # what is much too long for its field can be too long for a body as well
+                "negative_data_rejection": {
+                    "expected-statuses": [*NEGATIVE_DATA_REJECTION_EXPECTED_STATUSES, "413", "414", "431"]
+                },
+            },
             "phases": {name: {"enabled": name in phases} for name in PHASES},
         }
     )
@@ -169,6 +181,8 @@ class Document:
         label, answer = case.operation.label, _answer(case, response)
         if isinstance(failure, RejectedPositiveData):
             return not any(reason.covers(label, answer) for reason in REFUSALS)
+        if isinstance(failure, EnsureResourceAvailability):
+            return answer.code not in OF_THE_MARKET
         if isinstance(failure, JsonSchemaError) and failure.title.startswith("SSE"):
             # OpenAPI 3.1 has no word for the events of a stream, and schemathesis reads the form of 3.2: `answers` looks at them
             return False

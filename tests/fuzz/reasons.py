@@ -1,4 +1,4 @@
-"""What a check would complain of and why it is right all the same. A reason that nothing needs any more is a failure of its own."""
+"""What a check would complain of and why it is right all the same."""
 
 import re
 from dataclasses import dataclass
@@ -60,6 +60,9 @@ REFUSALS = (
     ),
     Refusal("POST /api/v1/(chat/completions|embeddings)", "provider_rejected", ".*", "the provider decides"),
 )
+
+OF_THE_MARKET = frozenset({"model_not_found", "bid_not_found"})
+"""Codes of a 404 that say nothing of the object in the path: a body or query named something that is not on offer."""
 
 UNREACHED = {
     "GET /api/v1/auth/deletions/{token}": "its token is told only by a deletion that waits for the chain (tests/e2e/test_deletion.py)",

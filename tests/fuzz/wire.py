@@ -7,7 +7,7 @@ import shlex
 import socket
 import time
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from tests.fuzz.answers import Answer
 
@@ -70,8 +70,20 @@ def send(request: Request, base_url: str) -> Answer:
     headers: dict[str, list[str]] = {}
     for name, value in answer.getheaders():
         headers.setdefault(name.lower(), []).append(value)
-    path = request.target.partition(b"?")[0].partition(b"#")[0].decode("latin-1")
-    return Answer(request.method, path, answer.status, headers, body, time.monotonic() - started)
+    return Answer(
+        request.method,
+        _path_of(request.target.decode("latin-1")),
+        answer.status,
+        headers,
+        body,
+        time.monotonic() - started,
+    )
+
+
+def _path_of(target: str) -> str:
+    """Return the path that a target means, which may be a whole address. `//a` is none of those: it is a path."""
+    path = re.sub(r"^[a-z]+://[^/]*", "", target)
+    return unquote(re.split("[?#]", path)[0], errors="replace")
 
 
 def _quoted(text: bytes) -> str:
