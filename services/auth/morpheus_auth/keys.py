@@ -140,8 +140,10 @@ class ApiKeys:
             await _stage(KEY_CHANGED, key, now, session)
             return key
 
+        # the audit log has no word for what is no id: only of a key that is there anything is written down
+        row = await self.get(user_id=wanted.user_id, key_id=wanted.key_id)
         if not changes:
-            return await self.get(user_id=wanted.user_id, key_id=wanted.key_id)
+            return row
         key = await self.audit.transaction(write)
         self.staged()
         return _row(key)
@@ -190,6 +192,7 @@ class ApiKeys:
         async def read_back() -> ApiKeyDocument | None:
             return await ApiKeyDocument.find_one({**own, "secrets.digest": secret.digest})
 
+        await self.get(user_id=wanted.user_id, key_id=wanted.key_id)
         key = await self.audit.transaction(write, read_back=read_back)
         self.staged()
         ended = key.secrets[-2].until if len(key.secrets) > 1 else None

@@ -188,6 +188,15 @@ async def test_changes_are_told_in_order(gateway: Gateway, database: Database, a
     assert "name" not in str(rows)
 
 
+@pytest.mark.parametrize("no_id", ["no such key", "\x85é", "a" * 64, None])
+async def test_what_is_no_id_of_a_key_cannot_be_changed(gateway: Gateway, ada: UserRow, no_id: str | None) -> None:
+    """The user's own id is none of a key's either."""
+    key_id = ada.id if no_id is None else no_id
+    for refused_act in (gateway.change_key(ada.id, key_id, name="mine"), gateway.rotate_key(ada.id, key_id, new_key())):
+        with pytest.raises(ApiError, match="key_not_found"):
+            await refused_act
+
+
 async def test_only_its_owner_can_change_a_key(gateway: Gateway, ada: UserRow) -> None:
     eve = await gateway.register("eve@example.com")
     key = new_key()
