@@ -21,11 +21,11 @@ export const launch = () =>
     args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
   });
 
-/** The addresses of all pages, as the documentation for language models lists them. */
+/** The addresses of all pages: the first, and those that the documentation for language models lists. */
 export async function pages() {
   const listed = await (await fetch(`${origin}/llms.txt`)).text();
-  const paths = [...listed.matchAll(/\]\((\/docs[^)\s]*)\.md\)/g)].map(([, path]) => path.replace(/\/index$/, "") || "/docs");
-  return [...new Set(paths)];
+  const paths = [...listed.matchAll(/\]\((\/docs[^)\s]*)\.md\)/g)].map(([, path]) => path.replace(/\/index$/, ""));
+  return [...new Set(["/docs", ...paths])];
 }
 
 /** A page that notes what goes wrong in it: other hosts that are asked, answers that failed, complaints of the browser. */
