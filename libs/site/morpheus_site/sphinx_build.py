@@ -32,6 +32,7 @@ CONFIGURATION: dict[str, Any] = {
     "html_title": TITLE,
     "html_static_path": [str(_THEME / "static")],
     "html_css_files": ["site.css"],
+    "html_js_files": ["origin.js"],
     "html_favicon": str(_THEME / "static" / "icon.svg"),
     "html_copy_source": False,
     "html_show_sphinx": False,

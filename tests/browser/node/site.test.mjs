@@ -78,6 +78,17 @@ test("without scripts the words are there", async () => {
   await context.close();
 });
 
+test("what is copied names the gateway that the page came from", async () => {
+  const { context, page } = await watched(browser, { permissions: ["clipboard-read", "clipboard-write"] });
+  await page.goto(`${origin}/docs/getting-started`);
+  await page.locator(".highlight-sh").first().hover();
+  await page.locator(".highlight-sh button.copybtn").first().click();
+  await page.locator("button.copybtn.success").first().waitFor();
+  assert.match(await page.evaluate(() => navigator.clipboard.readText()), new RegExp(`^BASE_URL=${origin}/api/v1\n`));
+  assert.ok(!(await page.locator("body").innerText()).includes("gateway.example"));
+  await context.close();
+});
+
 test("search finds a page by its words", async () => {
   const { context, page, wrong } = await watched(browser);
   await page.goto(`${origin}/docs`);

@@ -48,7 +48,7 @@ ENDS = {
 """What a call puts an end to, of those that do."""
 
 VARIABLES = {
-    "BASE_URL": "where the gateway is, with `/api/v1`: `http://127.0.0.1:8000/api/v1`",
+    "BASE_URL": "where the gateway is, with `/api/v1`: `https://gateway.example/api/v1`",
     "ACCESS_TOKEN": "`access_token` of a [login](api/auth/login.md)",
     "API_KEY": "`key` of a [new API key](api/auth/create-api-key.md)",
     "REFRESH_TOKEN": "`refresh_token` of a [login](api/auth/login.md)",
@@ -333,7 +333,7 @@ Every page here is written from the code, and every example on it is run against
 what is yours from the environment, so that no secret stands in them:
 
 ```sh
-export BASE_URL=http://127.0.0.1:8000/api/v1
+export BASE_URL=https://gateway.example/api/v1
 export ACCESS_TOKEN=…  # of a login: for the account and its keys
 export API_KEY=…       # of a new key: for sessions and prompts
 ```
