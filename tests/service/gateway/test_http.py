@@ -196,6 +196,7 @@ async def test_errors_can_be_read_by_pages_too(house: House) -> None:
 
 
 async def test_other_routes_have_their_own_list_of_origins(make_house: MakeHouse) -> None:
+    """F56"""
     house = await make_house(cors_origins=("https://ours.example.org",))
     ours = await house.http.get("/", headers={"Origin": "https://ours.example.org"})
     assert ours.headers["access-control-allow-origin"] == "https://ours.example.org"
@@ -258,6 +259,7 @@ async def test_a_router_that_is_away_degrades_but_does_not_stop(house: House) ->
 
 
 async def test_a_fleet_of_which_some_are_away_is_degraded(house: House) -> None:
+    """F55"""
     house.sessions.degraded.append("proxy_router")
     body = await _health_when(house, "degraded")
     assert body["components"]["proxy_router"]["status"] == "degraded"

@@ -42,7 +42,7 @@ def code_of(response: httpx2.Response) -> str | None:
 
 
 async def test_what_is_public_answers_without_a_credential_and_nothing_else_does(house: House) -> None:
-    """F54: the table of credentials."""
+    """The table of credentials."""
     for method, path, operation in operations():
         response = await asked(house, method, path, operation, {})
         wants_one = (response.status_code, code_of(response)) == (401, "missing_credentials")

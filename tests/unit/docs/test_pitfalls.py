@@ -21,6 +21,8 @@ RELAY = (
     | {f"C{number}" for number in range(33, 38)}
 )
 """Prompts on their way and answers on theirs."""
+EDGE = {f"C{number}" for number in (*range(16, 22), 27, 42, 53)} | {"F37", "F38", "F54", "F55", "F56"}
+"""Slow, greedy and hostile clients; what everybody may read."""
 
 
 def named(source: str) -> set[str]:
@@ -37,7 +39,9 @@ def test_only_a_tests_docstring_counts() -> None:
     assert named('"""F1"""\ndef test_a():\n    """F2, B3: why."""\n    "F4"\ndef b():\n    """F5"""') == {"F2", "B3"}
 
 
-@pytest.mark.parametrize("wanted", [SESSIONS, ACCOUNTS, USAGE, RELAY], ids=["sessions", "accounts", "usage", "relay"])
+@pytest.mark.parametrize(
+    "wanted", [SESSIONS, ACCOUNTS, USAGE, RELAY, EDGE], ids=["sessions", "accounts", "usage", "relay", "edge"]
+)
 def test_everything_on_the_list_has_a_test_here(wanted: set[str]) -> None:
     found = set().union(*(named(path.read_text()) for path in TESTS.rglob("test_*.py")))
     assert sorted(wanted - found) == []

@@ -266,7 +266,8 @@ def third_party() -> set[str]:
         names |= {requirement_name(requirement) for requirement in requirements}
     lines = [line for file in ROOT.glob("requirements/*.in") for line in file.read_text().splitlines()]
     names |= {requirement_name(line) for line in lines if line and not line.startswith("#")}
-    names |= set(json.loads((ROOT / "tests/clients/node/package.json").read_text())["devDependencies"])
+    for folder in ("tests/clients/node", "tests/browser/node", "tools/contracts"):
+        names |= set(json.loads((ROOT / folder / "package.json").read_text())["devDependencies"])
     return {name for name in names if not name.startswith(OUR_PREFIXES)}
 
 
