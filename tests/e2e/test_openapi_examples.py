@@ -21,6 +21,7 @@ ORDER = (
         "list_models",
         "list_all_models",
         "get_model",
+        "get_rated_bids",
     ),
     *("register_user", "login", "refresh_token", "get_account"),
     *("create_api_key", "get_api_keys", "get_current_api_key", "change_api_key", "rotate_api_key"),
