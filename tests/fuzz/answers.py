@@ -99,7 +99,7 @@ def _of_all(answer: Answer) -> Iterable[str]:
     if len(told) == len(_LIMIT_HEADERS):
         yield from _of_limits(*(answer.header(name) or "" for name in _LIMIT_HEADERS))
     is_limited = answer.method == "POST" and _LIMITED.fullmatch(path) is not None
-    if is_limited and answer.status not in {400, 401} and not told:
+    if is_limited and answer.status not in {400, 401, 408, 414, 431} and not told:
         yield "a limited route tells nothing of its limit"
     if answer.status == 401 and told:
         yield "who is not known is told of a limit"

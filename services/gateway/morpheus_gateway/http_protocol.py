@@ -318,10 +318,13 @@ class HttpProtocol(HttpToolsProtocol):
                 self.cycle.message_event.set()
 
     def _answer(self, code: str) -> None:
-        answer = error_response(ApiError(code), "")
+        error = ApiError(code)
+        answer = error_response(error, "")
         ours = uuid7()
         headers = [
             *answer.raw_headers,
+            # whom it was for is not always known, and OpenAI's SDKs look for it
+            (b"x-should-retry", b"true" if error.kind.retry else b"false"),
             (b"cache-control", b"no-store"),
             (b"connection", b"close"),
             (b"x-request-id", ours.encode()),

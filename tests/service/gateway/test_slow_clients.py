@@ -170,6 +170,7 @@ async def test_heads_have_a_size(sent: bytes, status: int, code: str) -> None:
     async with wire(ours()) as server:
         answer = await server.tell(sent)
     assert (statuses(answer), told(answer)) == ([status], code)
+    assert b"x-should-retry: false\r\n" in answer
     assert server.seen == []
 
 
