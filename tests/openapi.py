@@ -75,8 +75,8 @@ def _problems(response: httpx2.Response, *, body: bool) -> Iterator[str]:
     operation = _operation(method, response.request.url.path)
     code = _code(response) if body else None
     if operation is None or code in OF_NO_OPERATION:
-        # a body that is too large is refused before anybody looks where it goes
-        if body and code not in {*OF_NO_OPERATION, "request_too_large"}:
+        # a body that is too large, or an address over its limit, is refused before anybody looks where it goes
+        if body and code not in {*OF_NO_OPERATION, "request_too_large", "rate_limit_exceeded"}:
             yield f"the code {code} is of no operation"
         return
     where = ("paths", *operation, "responses", str(response.status_code))

@@ -116,8 +116,8 @@ async def test_another_shape_is_422_and_never_reaches_auth(house: House, body: d
     assert house.auth.asked["store_delegation"] == []
 
 
-@pytest.mark.parametrize("odd", ['{"salt":NaN}', '{"salt":"\\ud800"}', f'{{"salt":{"9" * 400}}}'])
-async def test_what_json_or_the_bus_has_no_word_for_is_auth_s_to_refuse(house: House, odd: str) -> None:
+@pytest.mark.parametrize("odd", ['{"salt":"\\ud800"}', f'{{"salt":{"9" * 400}}}'])
+async def test_what_the_bus_has_no_word_for_is_auth_s_to_refuse(house: House, odd: str) -> None:
     async def refuse(_: StoreDelegation) -> DelegationRow:
         raise ApiError("validation_error", param="signed_delegation_data")
 

@@ -136,7 +136,8 @@ async def test_a_query_parameter_that_stands_twice_is_refused_for_prompts_too(ho
     for path in ("/v1/chat/completions", "/api/v1/models"):
         method = "GET" if path.endswith("models") else "POST"
         response = await house.http.request(method, f"{path}?a=1&a=2", headers=house.by_key)
-        assert (response.status_code, response.json()["error"]["param"]) == (422, "a")
+        # a name that is none of ours is not quoted
+        assert (response.status_code, response.json()["error"]["param"]) == (422, None)
 
 
 JSON_ROUTES = ("/v1/chat/completions", "/v1/embeddings", "/api/v1/session/modelsession", "/api/v1/auth/login")
