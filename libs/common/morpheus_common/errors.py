@@ -328,8 +328,8 @@ _KINDS = (
         400,
         _INVALID,
         False,
-        "This API key has no active session. Open one with POST /api/v1/session/modelsession, or let the gateway do it: "
-        'PUT /api/v1/automation/settings {"is_enabled": true}.',
+        "This API key has no active session for this prompt. Open one with POST /api/v1/session/modelsession, or let the "
+        'gateway do it: PUT /api/v1/automation/settings {"is_enabled": true}.',
         advice=(
             "Open one with [modelsession](api/session/create-model-session.md), or switch on "
             "[automation](api/automation/update-automation-settings.md), which opens one with the first prompt."
