@@ -55,9 +55,9 @@ LIFE = (
     Step("rotate_api_key", _ONE, keeps={"API_KEY": "key"}),
     # models
     Step("list_models"),
-    Step("list_all_models"),
-    Step("get_model", keeps={"MODEL_ID": "blockchainID"}),
+    Step("list_all_models", keeps={"MODEL_ID": "data.0.blockchainID"}),
     Step("get_rated_bids"),
+    Step("get_model"),
     # sessions and prompts
     Step("get_automation_settings"),
     Step("update_automation_settings", _ONE),
