@@ -75,6 +75,8 @@ class HttpProtocol(HttpToolsProtocol):
         """Beginnings and ends of heads and bodies that were read."""
         self._since_border = 0
         self._body_bytes = 0
+        self._since_content = 0
+        """Bytes read of a body since any of them was content: a trailer that does not end is kept by the parser."""
         self._body_since = 0.0
         self._waiting: asyncio.TimerHandle | None = None
         self._watching: asyncio.TimerHandle | None = None
@@ -106,11 +108,12 @@ class HttpProtocol(HttpToolsProtocol):
         """Read on."""
         if self._deaf:
             return
-        borders = self._borders
+        borders, content = self._borders, self._body_bytes
         super().data_received(data)
         if self._deaf:
             return
         crossed = self._borders - borders
+        self._since_content = 0 if crossed or self._body_bytes != content else self._since_content + len(data)
         if crossed == 0:
             self._since_border += len(data)
             self._check_size()
@@ -130,7 +133,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _check_size(self) -> None:
         if self._in_body:
-            if self._since_border > _MAX_FRAMING_BYTES + _FRAMING_SHARE * self._body_bytes:
+            framing = _MAX_FRAMING_BYTES + _FRAMING_SHARE * self._body_bytes
+            if self._since_border > framing or self._since_content > _MAX_FRAMING_BYTES:
                 self._refuse("malformed_request")
         elif self._since_border > _MAX_HEAD_BYTES:
             is_target = self._in_head and len(self.url) > MAX_TARGET_BYTES
@@ -146,14 +150,19 @@ class HttpProtocol(HttpToolsProtocol):
         self._borders += 1
         self._in_head = True
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header. A trailer comes as one does, and is nobody's: it is not kept, and who has read the headers does not find
+        others there later.
+        """
+        if not self._in_body:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         """Begin to answer a request."""
         upgrade = self.parser.should_upgrade()
         self._check_head(upgrade=upgrade)
         super().on_headers_complete()
         self._stop_waiting()
-        # trailers come as headers do: who has read the headers must not find others there later
-        self.headers = []
         self._borders += 1
         self._in_head, self._in_body = False, True
         self._body_bytes = 0

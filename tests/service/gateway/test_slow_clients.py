@@ -6,7 +6,7 @@ import logging
 import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from ipaddress import ip_network
 
@@ -313,6 +313,29 @@ async def test_large_bodies_have_a_bound_in_all_and_leave_room_for_other_address
     release.set()
     assert [(await task).status_code for task in (first, *others)] == [200] * 3
     assert (await send("192.0.2.1", 400_000)).status_code == 200
+
+
+@pytest.mark.parametrize("trailer", [b"\r\nX-A: a", b"a"], ids=["many", "one that does not end"])
+async def test_a_large_body_does_not_make_room_for_large_trailers(trailer: bytes) -> None:
+    """C21: each line of seven bytes would take a hundred of our memory."""
+    body = b"a" * 450_000
+    async with wire(ours()) as server:
+        _, writer = await asyncio.open_connection(LOOPBACK, server.port)
+        writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        writer.write(b"%x\r\n%b\r\n0\r\nX-A: a" % (len(body), body))
+        await writer.drain()
+        sent = 0
+        with suppress(ConnectionError):
+            async with asyncio.timeout(10):
+                while server.state.connections and sent < 5_000_000:
+                    piece = trailer * (64_000 // len(trailer))
+                    writer.write(piece)
+                    await writer.drain()
+                    sent += len(piece)
+                    await asyncio.sleep(0)
+        assert sent < 5_000_000
+        writer.close()
+    assert server.seen == []
 
 
 async def test_a_browser_may_read_that_its_body_came_too_late(make_house: MakeHouse) -> None:
