@@ -152,7 +152,9 @@ class StoredNames:
                 "more names are withheld than are remembered; those held shortest are forgotten", names=len(spare)
             )
             await self._bulk([DeleteOne({"_id": name, "gone_at": {"$ne": None}}) for name, _ in spare])
-        return {name: holder for name, holder in found.items() if name not in dict(spare)}
+        for name, _ in spare:
+            del found[name]
+        return found
 
     async def write(self, changes: Changes) -> None:
         """Write changes down; what another worker wrote first stays."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -108,6 +109,21 @@ async def test_of_too_many_withheld_names_those_held_shortest_are_forgotten(
     await book.write(Changes(gone=dict(list(taken.items())[:5])))
     assert sorted(await book.read()) == ["name-0", "name-1", "name-2", "name-5"]
     assert await house.database["names"].count_documents({}) == 4
+
+
+async def test_thousands_of_names_are_forgotten_at_once_while_prompts_go_on(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stranger can register models and delete all of them between two readings."""
+    monkeypatch.setattr(names, "MAX_WITHHELD", 3)
+    gone_at = await now(house)
+    await house.database["names"].insert_many(
+        {"_id": f"name-{number}", "model_id": f"0x{number:064x}", "registered_at": number, "gone_at": gone_at}
+        for number in range(8_000)
+    )
+    started = time.process_time()
+    assert sorted(await StoredNames(house.database).read()) == ["name-0", "name-1", "name-2"]
+    assert time.process_time() - started < 0.6
 
 
 async def test_an_operator_pins_a_name_for_all_gateways(house: House) -> None:
