@@ -118,6 +118,8 @@ class SharedStore:
         self._clock = clock
         self._waiting: deque[_Question] = deque()
         self._asking: asyncio.Task[None] | None = None
+        self._call_took = 0.0
+        """Seconds, what the last calls took at least."""
         self._away_until = -math.inf
         self._is_away = True
         self._is_told = False
@@ -160,6 +162,10 @@ class SharedStore:
         if self._is_away:
             self._look_again()
             raise StoreAway
+        calls = len(self._waiting) // MAX_TOGETHER + 1
+        if calls > 1 and calls * self._call_took > STORE_SECONDS:
+            # the store is slow, and more ask than it answers: else they would wait for each other without end
+            raise StoreAway
         stamp, *numbers = await self._count(_key(name, caller), windows, take=take).answer
         counts = [
             Count(numbers[at], numbers[at + 1] / _MICROSECONDS, numbers[at + 2] / _MICROSECONDS)
@@ -189,6 +195,7 @@ class SharedStore:
     async def _ask_all(self, seconds: float) -> None:
         try:
             while self._waiting:
+                began = self._clock()
                 batch = [self._waiting[place] for place in range(min(MAX_TOGETHER, len(self._waiting)))]
                 told = await _within(
                     seconds,
@@ -197,6 +204,8 @@ class SharedStore:
                         args=[argument for question in batch for argument in question.arguments],
                     ),
                 )
+                # one that was late may have been late because of us
+                self._call_took = min(self._clock() - began, 2 * self._call_took + 0.001)
                 _deliver(batch, told)
                 for _ in batch:
                     self._waiting.popleft()

@@ -1,4 +1,4 @@
-"""A wire to the store of limits, which can be cut, fall silent, and speak nonsense or TLS."""
+"""A wire to the store of limits, which can be cut, fall silent, be slow, and speak nonsense or TLS."""
 
 import asyncio
 import ssl
@@ -16,7 +16,7 @@ from tests.faults.wires import Wire
 
 class StoreWire(Wire):
     """`says`: what clients get in place of the server's answers; nothing at all if it is empty. `tries`: connections and
-    questions so far.
+    questions so far. `slow`: seconds by which answers come later.
     """
 
     def __init__(self, server_port: int, tls: ssl.SSLContext | None = None) -> None:
@@ -24,6 +24,7 @@ class StoreWire(Wire):
         self._tls = tls
         self.says: bytes | None = None
         self.tries = 0
+        self.slow = 0.0
         self._carrying: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -51,6 +52,7 @@ class StoreWire(Wire):
     ) -> None:
         while data := await reader.read(65_536):
             self.tries += 1
+            await asyncio.sleep(self.slow)
             client.write(data if self.says is None else self.says)
             await client.drain()
 

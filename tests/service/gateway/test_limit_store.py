@@ -252,6 +252,21 @@ def saying(what: bytes) -> Callable[[StoreWire], None]:
     return speak
 
 
+async def test_a_slow_store_that_more_ask_than_it_answers_keeps_nobody_waiting(wire: StoreWire) -> None:
+    """C20, F37: a call of 50 ms holds 64 questions."""
+    async with store(f"redis://{LOOPBACK}:{wire.port}") as shared:
+        limit = a_minute(1, shared)
+        wire.slow = 0.05
+        await asyncio.gather(*(limit.take(f"before-{number}") for number in range(800)))
+        started = time.monotonic()
+        await asyncio.gather(*(limit.take(f"now-{number}") for number in range(3_000)))
+        assert time.monotonic() - started < STORE_SECONDS + SLACK
+        # it is asked on, by as many as it answers
+        asked = wire.tries
+        await limit.take("later")
+        assert wire.tries == asked + 1
+
+
 FAULTS = {
     "cut": cut,
     "silent": silent,
