@@ -42,7 +42,8 @@ _KINDS = (
         "This is not a request of HTTP/1.1. Encode what is not ASCII in the address.",
         advice=(
             "Let an HTTP library build the request: it percent-encodes spaces and letters outside ASCII in the "
-            "address. Typed by hand, encode them yourself."
+            "address. Typed by hand, encode them yourself. A client that asks for HTTP/2 over plain http (`Upgrade: h2c`, as "
+            "Java's `HttpClient` does by itself) has to be set to HTTP/1.1: its bodies are refused."
         ),
     ),
     ErrorKind(
