@@ -274,7 +274,12 @@ class ErrorNet:
         try:
             await self._app(scope, receive, send_noting)
         except (ClientGone, ClientDisconnect):
-            log.info("client gone before its answer")
+            problem = scope["state"].get(BODY_PROBLEM)
+            if problem is None or started:
+                log.info("client gone before its answer")
+            else:
+                # it is there, and what it sends is no body
+                await error_response(ApiError(problem), scope["path"])(scope, receive, send)
         except Exception as error:
             if not isinstance(error, ApiError):
                 log.exception("request failed")

@@ -13,8 +13,9 @@ from ipaddress import ip_network
 import httpx2
 import pytest
 from morpheus_devstack.waiting import poll
+from morpheus_gateway.client_watch import ClientWatch
 from starlette.responses import PlainTextResponse, Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 from structlog.testing import capture_logs
 
 from tests.service.gateway.conftest import House, MakeHouse
@@ -336,6 +337,29 @@ async def test_a_large_body_does_not_make_room_for_large_trailers(trailer: bytes
         assert sent < 5_000_000
         writer.close()
     assert server.seen == []
+
+
+async def test_who_sends_no_body_while_a_command_that_wants_none_is_carried_out_is_told() -> None:
+    """C54: uvicorn has an answer of its own for applications that give none."""
+    watched = asyncio.Event()
+
+    async def command(_scope: Scope, receive: Receive, _send: Send) -> None:
+        async def receive_noting() -> Message:
+            watched.set()
+            return await receive()
+
+        async with ClientWatch(receive_noting):
+            await asyncio.Event().wait()
+
+    async with wire(ours(), command) as server:
+        reader, writer = await asyncio.open_connection(LOOPBACK, server.port)
+        writer.write(POST.replace(b"Content-Length: 5", b"Transfer-Encoding: chunked"))
+        await watched.wait()
+        writer.write(b"no chunk\r\n")
+        async with asyncio.timeout(10):
+            answer = await reader.read()
+        writer.close()
+    assert (statuses(answer), told(answer)) == ([400], "malformed_request")
 
 
 async def test_a_browser_may_read_that_its_body_came_too_late(make_house: MakeHouse) -> None:
