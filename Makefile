@@ -1,6 +1,6 @@
 # `make` needs nothing but python3 (3.11, 3.12 or 3.13); it installs the rest into .venv.
 .DEFAULT_GOAL := help
-.PHONY: help install docs run test .test-sessions-1 .test-sessions-2 .test-units .test-rest test-clients test-node test-browser fleet faults faults-full \
+.PHONY: help install docs run test .test-sessions-1 .test-sessions-2 .test-units .test-stacks .test-rest test-clients test-node test-browser fleet faults faults-full \
 	relay-faults canary rolling slow-clients leaks renewals catalogue state-machine fuzz bench lint format contracts lint-contracts lock lock-bench clean
 
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -10,6 +10,7 @@ PYTHON ?= $(shell for p in .venv/bin/python python3 python3.13 python3.12 python
 BIN := .venv/bin
 SESSIONS_TESTS := tests/service/sessions
 UNIT_TESTS := tests/unit tests/contract tests/state_machine tests/faults tests/service/gateway
+STACK_TESTS := tests/e2e tests/fuzz
 CLIENTS_TESTS := tests/clients
 BROWSER_TESTS := tests/browser
 SPECTRAL := tools/contracts
@@ -40,8 +41,8 @@ $(SITE): $(SITE_SOURCES) | install
 run: install docs ## Start the whole system on this machine and show one streamed answer (Ctrl-C stops it)
 	@$(BIN)/morpheus up
 
-test: install docs ## Run all tests, in four parts at once: they wait more than they reckon
-	@$(MAKE) --no-print-directory -j4 .test-sessions-1 .test-sessions-2 .test-units .test-rest
+test: install docs ## Run all tests, in five parts at once: they wait more than they reckon
+	@$(MAKE) --no-print-directory -j5 .test-sessions-1 .test-sessions-2 .test-units .test-stacks .test-rest
 
 .test-sessions-1:
 	@$(BIN)/python -m pytest $(wildcard $(SESSIONS_TESTS)/test_[a-o]*.py)
@@ -52,8 +53,11 @@ test: install docs ## Run all tests, in four parts at once: they wait more than 
 .test-units:
 	@$(BIN)/python -m pytest $(UNIT_TESTS)
 
+.test-stacks:
+	@$(BIN)/python -m pytest $(STACK_TESTS)
+
 .test-rest:
-	@$(BIN)/python -m pytest tests $(addprefix --ignore ,$(SESSIONS_TESTS) $(UNIT_TESTS) $(CLIENTS_TESTS) $(BROWSER_TESTS))
+	@$(BIN)/python -m pytest tests $(addprefix --ignore ,$(SESSIONS_TESTS) $(UNIT_TESTS) $(STACK_TESTS) $(CLIENTS_TESTS) $(BROWSER_TESTS))
 
 test-clients: install ## OpenAI's Python SDK, LangChain, curl and the documentation's examples against a running stack
 	@command -v curl > /dev/null || { echo "make: $@ needs curl (Debian and Ubuntu: apt install curl)" >&2; exit 1; }
