@@ -17,6 +17,7 @@ _FENCED_DIRECTIVE = re.compile(r"[`~]{3,}\{")
 _ROLE = re.compile(r"\{[a-z:-]+\}\x00|^[ \t]*:{3,}\S*$", re.MULTILINE)
 _FRONT_MATTER = re.compile(r"\A---\n(?P<fields>.*?)\n---\n+", re.DOTALL)
 _MARKS = re.compile(r"!?\[([^\[\]]*)\]\([^()\s]*\)|[*`]+")
+_STATUS = re.compile(r"^## Status\n.*?(?=^## )", re.DOTALL | re.MULTILINE)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\d`\[(])")
 
 
@@ -47,11 +48,11 @@ class Page:
 
     @property
     def summary(self) -> str:
-        """`description` of the front matter, or the first sentence of the first paragraph."""
+        """`description` of the front matter, or the first sentence of the first paragraph that is not about the page's status."""
         front = _FRONT_MATTER.match(self.text)
         if front and (said := re.search(r"^description: *(.+)$", front["fields"], re.MULTILINE)):
             return said[1].strip().strip("\"'")
-        for block in re.split(r"\n\s*\n", self.body):
+        for block in re.split(r"\n\s*\n", _STATUS.sub("", self.body)):
             paragraph = block.strip()
             if paragraph and not re.match(r"#|[-*|>!]|\d+\.|```|~~~", paragraph):
                 return _SENTENCE_END.split(_plain(" ".join(paragraph.split())))[0]

@@ -86,6 +86,8 @@ def test_title_and_summary_are_plain_words() -> None:
     assert page.title == "The GET of it"
     assert page.summary == "Keeps session_id of a key."
     assert Page("page", "docs", f"---\ndescription: 'Said.'\n---\n\n{text}").summary == "Said."
+    decision = "# 1. It\n\n## Status\n\nAccepted.\n\n## Context\n\nIt was needed. Now.\n"
+    assert Page("page", "docs", decision).summary == "It was needed."
     assert Page("page", "docs", f"---\ndescription: Said.\n---\n\n{text}").body == text
 
 
