@@ -15,7 +15,10 @@ from nats.errors import Error as NatsError
 
 from morpheus_common.bus.connection import round_trip
 from morpheus_common.logs import configure_logs, get_logger
+from morpheus_common.metrics import show
+from morpheus_common.private_port import private_port
 from morpheus_common.settings import CommonSettings
+from morpheus_common.standing import Standing
 from morpheus_common.steps import SocketProbe, install
 
 log = get_logger(__name__)
@@ -124,15 +127,30 @@ async def stop_broker(broker: NatsBroker, *, seconds: float = 30.0) -> None:
         await connection.close()
 
 
-async def _run(start: Callable[[], AbstractAsyncContextManager[None]], name: str) -> None:
+Start = Callable[[Standing], AbstractAsyncContextManager[Any]]
+"""What runs a service while it is entered, and tells its standing what it needs."""
+
+
+async def _run(start: Start, name: str, settings: CommonSettings) -> None:
+    standing = Standing()
+    show(standing)
+    with private_port(settings.metrics_host, settings.metrics_port, standing):
+        async with background(standing.keep()):
+            await _serve(start, name, standing)
+
+
+async def _serve(start: Start, name: str, standing: Standing) -> None:
     stop = asyncio.Event()
     ready = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signum, stop.set)
 
+    standing.need("start", ready.is_set)
+    standing.need("time", lambda: not stop.is_set())
+
     async def serve() -> None:
-        async with start():
+        async with start(standing):
             ready.set()
             calm_garbage_collector()
             log.info("ready", service=name)
@@ -151,12 +169,12 @@ async def _run(start: Callable[[], AbstractAsyncContextManager[None]], name: str
     log.info("stopped", service=name)
 
 
-def run_service(name: str, settings: CommonSettings, start: Callable[[], AbstractAsyncContextManager[None]]) -> None:
-    """Run a worker until SIGTERM or SIGINT: `start()` is entered, and left when it is time to go."""
+def run_service(name: str, settings: CommonSettings, start: Start) -> None:
+    """Run a worker until SIGTERM or SIGINT: `start(standing)` is entered, and left when it is time to go."""
     configure_logs(name, settings.worker_id, settings.log_level)
     if settings.step_probe is not None:
         install(SocketProbe(settings.step_probe, settings.worker_id))
-    uvloop.run(_run(start, name))
+    uvloop.run(_run(start, name, settings))
 
 
 async def until_it_works(

@@ -37,6 +37,14 @@ class CommonSettings(BaseSettings):
     nats_url: str = Field("nats://127.0.0.1:4222", description="servers of the bus, separated by commas")
     nats_seed: SecretStr = Field(description="NKey seed of this service's user on the bus")
     drain_seconds: float = Field(30.0, gt=0, description="how long running work may take to finish at shutdown")
+    metrics_host: str = Field("127.0.0.1", description="address that the private port listens on")
+    metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65_535,
+        description="private port with /metrics, /live and /ready, never to be reached from outside; 0 takes a free one; "
+        "none unless set",
+    )
     step_probe: str | None = Field(
         None, description="Unix socket of a fault sweep that is told of each step; refused in production"
     )

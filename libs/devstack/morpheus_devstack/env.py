@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from morpheus_auth.settings import DEVELOPMENT_DELEGATE
 from morpheus_common.bus.names import User
@@ -17,6 +17,8 @@ DRAIN_SECONDS = 10
 OBSERVER = "observer"
 STORES = (User.AUTH, User.SESSIONS, User.AUTOMATION)
 """The services with a database; it bears the service's name, and so does its user."""
+SERVICES = (*STORES, User.GATEWAY)
+"""All services, in the order in which they are started."""
 
 DEVELOPMENT: Mapping[User, Mapping[str, str]] = {
     User.GATEWAY: {
@@ -51,7 +53,9 @@ class Router:
 
 @dataclass(frozen=True)
 class Places:
-    """Where the parts of a stack are, and the secrets that open them. `more_routers`: those besides the first."""
+    """Where the parts of a stack are, and the secrets that open them. `more_routers`: those besides the first.
+    `metrics_ports`: the private port of each service that is to have one.
+    """
 
     gateway_port: int
     nats: NatsServer
@@ -59,6 +63,7 @@ class Places:
     router: Router
     secrets: StackSecrets
     more_routers: tuple[Router, ...] = ()
+    metrics_ports: Mapping[User, int] = field(default_factory=dict)
 
     @property
     def gateway_url(self) -> str:
@@ -90,6 +95,8 @@ class Places:
             "NATS_SEED": self.secrets.nats_seeds[service],
             "DRAIN_SECONDS": str(DRAIN_SECONDS),
         }
+        if service in self.metrics_ports:
+            own["METRICS_PORT"] = str(self.metrics_ports[service])
         if service in STORES:
             own |= {"MONGO_URL": self.mongo_url(service), "MONGO_DATABASE": service}
         if service is User.GATEWAY:
@@ -112,6 +119,7 @@ class Places:
             "NATS_OBSERVER_URL": self.observer_url,
             "NATS_SUBSCRIBER_SEED": self.secrets.nats_seeds[User.SUBSCRIBER],
             "MONGO_PORT": str(self.mongo.port),
+            **{f"{service.upper()}_METRICS_PORT": str(port) for service, port in self.metrics_ports.items()},
             "PROXY_ROUTER_URL": self.router.url,
             "PROXY_ROUTER_USER": self.router.user,
             "PROXY_ROUTER_PASSWORD": self.router.password,

@@ -16,7 +16,7 @@ import httpx2
 from morpheus_common.bus.names import ACCOUNT, User
 from pydantic import SecretStr
 
-from morpheus_devstack.env import DRAIN_SECONDS, OBSERVER, STORES, Places, Router, roles_of
+from morpheus_devstack.env import DRAIN_SECONDS, OBSERVER, SERVICES, STORES, Places, Router, roles_of
 from morpheus_devstack.errors import StackError
 from morpheus_devstack.folder import StackFolder
 from morpheus_devstack.ports import LOOPBACK, accepts_connections, free_ports, remembered_or_free, require_free
@@ -93,7 +93,7 @@ class Stack:
         for command, router in zip(self._simulator(), self._routers, strict=False):
             await self._until(command.name, partial(_listens, router))
         for service in User:
-            if service in {User.GATEWAY, *STORES}:
+            if service in SERVICES:
                 await self._start(self._service(service))
         self._say("starting auth, sessions, automation and gateway")
         await self._until("gateway", self._gateway_is_ready)
@@ -237,6 +237,7 @@ def _places(options: Options) -> Places:
         mongo=MongoServer(folder.path / "mongo", mongo_port, folder.log("mongod"), secrets.mongo_passwords["root"]),
         router=routers[0],
         secrets=secrets,
+        metrics_ports=dict(zip(SERVICES, free_ports(len(SERVICES)), strict=True)),
         more_routers=tuple(routers[1:]),
     )
 

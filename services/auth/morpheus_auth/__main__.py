@@ -2,6 +2,7 @@
 
 import ctypes
 import resource
+from functools import partial
 
 from morpheus_common.service import run_service
 
@@ -24,7 +25,7 @@ def main() -> None:
     """Run until SIGTERM."""
     forbid_core_dumps()
     settings = AuthSettings()
-    run_service(SERVICE, settings, lambda: serve(settings))
+    run_service(SERVICE, settings, partial(serve, settings))
 
 
 if __name__ == "__main__":

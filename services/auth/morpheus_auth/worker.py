@@ -93,6 +93,7 @@ from morpheus_common.contracts.vault import (
 from morpheus_common.errors import ApiError
 from morpheus_common.service import background, until_it_works
 from morpheus_common.settings import Environment
+from morpheus_common.standing import Standing
 from morpheus_common.store.service import StoreService, store_service
 from morpheus_common.store.watch import DatabaseWatch
 
@@ -414,9 +415,9 @@ async def build(settings: AuthSettings, service: StoreService, keyring: Keyring)
 
 
 @asynccontextmanager
-async def serve(settings: AuthSettings) -> AsyncIterator[None]:
+async def serve(settings: AuthSettings, standing: Standing | None = None) -> AsyncIterator[None]:
     """Answer questions while the block runs."""
-    async with open_keyring(settings) as keyring, store_service(settings, SERVICE, DOCUMENTS) as service:
+    async with open_keyring(settings) as keyring, store_service(settings, SERVICE, DOCUMENTS, standing) as service:
         auth = await build(settings, service, keyring)
         subscribe(service.broker, auth)
         subscribe_operator(

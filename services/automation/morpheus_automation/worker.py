@@ -27,6 +27,7 @@ from morpheus_common.contracts.base import Empty
 from morpheus_common.contracts.deletion import ERASE_USER_SETTINGS, EraseUser, UserErased
 from morpheus_common.contracts.health import PING, Health
 from morpheus_common.service import background
+from morpheus_common.standing import Standing
 from morpheus_common.store.leases import Leases
 from morpheus_common.store.service import store_service
 from morpheus_common.store.watch import DatabaseWatch
@@ -88,9 +89,9 @@ def subscribe(broker: NatsBroker, parts: Parts) -> None:
 
 
 @asynccontextmanager
-async def serve(settings: AutomationServiceSettings) -> AsyncIterator[None]:
+async def serve(settings: AutomationServiceSettings, standing: Standing | None = None) -> AsyncIterator[None]:
     """Answer questions while the block runs; leaving it drains."""
-    async with store_service(settings, SERVICE, DOCUMENTS) as store:
+    async with store_service(settings, SERVICE, DOCUMENTS, standing) as store:
         preferences = Preferences(
             client=store.client,
             default_duration=settings.default_session_duration,

@@ -10,8 +10,11 @@ from fastapi.routing import APIRoute
 from morpheus_common.bus.connection import make_broker, raw_connection
 from morpheus_common.bus.frames import BEATS_A_SILENCE
 from morpheus_common.bus.names import User
+from morpheus_common.metrics import show
+from morpheus_common.private_port import private_port
 from morpheus_common.service import background, stop_broker, until_it_works
 from morpheus_common.settings import Environment
+from morpheus_common.standing import Standing
 from nats.errors import Error as NatsError
 from starlette.middleware import Middleware
 
@@ -45,12 +48,15 @@ def create_app(settings: GatewaySettings, *, relay_times: RelayTimes | None = No
         credit_repeat=settings.relay_silence / BEATS_A_SILENCE,
         slow_client=settings.slow_client,
     )
-    health = Health()
+    standing = Standing()
+    health = Health(standing)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with background(_hold_bus(app, settings, times, health)):
-            yield
+        show(standing)
+        with private_port(settings.metrics_host, settings.metrics_port, standing):
+            async with background(standing.keep(), _hold_bus(app, settings, times)):
+                yield
 
     app = FastAPI(
         title=NAME,
@@ -80,6 +86,9 @@ def create_app(settings: GatewaySettings, *, relay_times: RelayTimes | None = No
     )
     app.state.context = None
     app.state.health = health
+    app.state.standing = standing
+    standing.need("models", lambda: app.state.context is not None and app.state.context.catalogue.loaded)
+    standing.need("signing keys", lambda: app.state.context is not None and app.state.context.public_keys.loaded)
     app.state.document = served
     app.state.routes = _routes_of(ROUTERS)
     for router in ROUTERS:
@@ -94,14 +103,14 @@ def _routes_of(routers: Iterable[APIRouter]) -> list[APIRoute]:
     return [route for route in chain.from_iterable(router.routes for router in routers) if isinstance(route, APIRoute)]
 
 
-async def _hold_bus(app: FastAPI, settings: GatewaySettings, times: RelayTimes, health: Health) -> None:
+async def _hold_bus(app: FastAPI, settings: GatewaySettings, times: RelayTimes) -> None:
     """Connect to the bus and stay connected (a background job): `/live` answers before the bus is there."""
     broker = make_broker(settings, User.GATEWAY)
     await until_it_works("bus", broker.connect, errors=(NatsError, OSError))
     try:
         connection = raw_connection(broker)
         context = Context.build(settings, connection, times)
-        async with context.running(connection, health):
+        async with context.running(connection, app.state.health):
             app.state.context = context
             await asyncio.Event().wait()
     finally:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from morpheus_common.bus.names import User
@@ -12,6 +13,7 @@ from morpheus_common.bus.rpc import RpcClient
 from morpheus_common.contracts.base import Empty
 from morpheus_common.contracts.health import PING
 from morpheus_common.errors import ApiError
+from morpheus_common.standing import Standing
 from nats.aio.client import Client
 
 import morpheus_gateway
@@ -54,21 +56,24 @@ class _Pong:
 class Health:
     """The last known state of everything the gateway depends on."""
 
-    def __init__(self) -> None:
+    def __init__(self, standing: Standing) -> None:
         self.draining = False
         """Whether the process was told to go: no traffic should come any more."""
         self._looked_at = datetime.now(UTC)
         self._components: dict[str, Component] = {name: Component() for name in (_DATABASE, "bus", *PING, _ROUTER)}
+        for name in self._components:
+            # sessions knows what to do without a router
+            if name != _ROUTER:
+                standing.need(name, partial(self._is_healthy, name))
+        standing.need("time", lambda: not self.draining)
+
+    def _is_healthy(self, name: str) -> bool:
+        return self._components[name].healthy
 
     @property
     def can_serve(self) -> bool:
         """Tell whether traffic makes sense."""
         return all(self._components[name].healthy for name in _NEEDED)
-
-    @property
-    def everyone_answers(self) -> bool:
-        """Tell whether every service is there. The router is not asked for: sessions knows what to do without it."""
-        return all(state.healthy for name, state in self._components.items() if name != _ROUTER)
 
     @property
     def status(self) -> str:

@@ -1,7 +1,6 @@
 """Start a session worker: `python -m morpheus_sessions`."""
 
-from contextlib import AbstractAsyncContextManager
-from typing import Any
+from functools import partial
 
 from morpheus_common.bus.names import User
 from morpheus_common.service import run_service
@@ -13,11 +12,7 @@ from morpheus_sessions.worker import serve
 def main() -> None:
     """Run until SIGTERM or SIGINT."""
     settings = SessionsSettings()
-
-    def start() -> AbstractAsyncContextManager[Any]:
-        return serve(settings)
-
-    run_service(User.SESSIONS, settings, start)
+    run_service(User.SESSIONS, settings, partial(serve, settings))
 
 
 if __name__ == "__main__":

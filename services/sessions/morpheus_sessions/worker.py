@@ -70,6 +70,7 @@ from morpheus_common.contracts.sessions import (
 from morpheus_common.contracts.usage import GET_USAGE, GetUsage, UsageReport
 from morpheus_common.logs import get_logger
 from morpheus_common.service import background
+from morpheus_common.standing import Standing
 from morpheus_common.steps import Step, reached
 from morpheus_common.store.service import store_service
 from morpheus_common.store.watch import DatabaseWatch
@@ -271,9 +272,9 @@ def _attempt(msg: Msg) -> str:
 
 
 @asynccontextmanager
-async def serve(settings: SessionsSettings) -> AsyncIterator[Parts]:
+async def serve(settings: SessionsSettings, standing: Standing | None = None) -> AsyncIterator[Parts]:
     """Run a session worker for the length of the block; leaving it drains."""
-    async with store_service(settings, User.SESSIONS, DOCUMENTS) as store, AsyncExitStack() as stack:
+    async with store_service(settings, User.SESSIONS, DOCUMENTS, standing) as store, AsyncExitStack() as stack:
         routers = {item.name: Router(item, read_timeout=settings.router_read_timeout) for item in settings.routers}
         for router in routers.values():
             stack.push_async_callback(router.aclose)
@@ -339,6 +340,7 @@ async def serve(settings: SessionsSettings) -> AsyncIterator[Parts]:
             usage_reports=UsageReports(journal),
             worker=settings.worker_id,
         )
+        store.standing.need("proxy_router", lambda: parts.routers.healthy)
         left_behind = LeftBehind(fleet, journal, store.leases, seconds=settings.left_behind_seconds)
         keys = KeyWatch(RpcClient(connection), journal, store.leases, seconds=settings.key_check_seconds)
         loops = [

@@ -13,6 +13,7 @@ from morpheus_common.bus.names import User
 from morpheus_common.bus.rpc import RpcMiddleware
 from morpheus_common.service import background, leave_queue_groups, stop_broker, until_it_works
 from morpheus_common.settings import StoreSettings
+from morpheus_common.standing import Standing
 from morpheus_common.store.leases import Holder, Leases
 from morpheus_common.store.mongo import Database, MongoClient, connect, database_of, until_applied
 from morpheus_common.store.outbox import OutboxRelay
@@ -32,6 +33,7 @@ class StoreService:
     leases: Leases
     relay: OutboxRelay
     watch: DatabaseWatch
+    standing: Standing
     drain_seconds: float
 
     @asynccontextmanager
@@ -51,21 +53,26 @@ class StoreService:
 
 @asynccontextmanager
 async def store_service(
-    settings: StoreSettings, user: User, documents: Sequence[type[Document]]
+    settings: StoreSettings, user: User, documents: Sequence[type[Document]], standing: Standing | None = None
 ) -> AsyncIterator[StoreService]:
-    """Connect to database and bus, in whatever order they come up, and disconnect at the end."""
+    """Connect to database and bus, in whatever order they come up, and disconnect at the end. `standing` is told of both."""
+    standing = standing or Standing()
     client = connect(settings, user)
     try:
         database = database_of(client, settings.mongo_database)
+        watch = DatabaseWatch(database)
+        standing.need("database", lambda: watch.healthy)
+        standing.need("bus", lambda: False)
         await until_applied(database, documents)
         holder = await boot(database, settings.worker_id)
         leases = Leases(database, holder, seconds=settings.lease_seconds)
         broker = make_broker(settings, user, middlewares=[RpcMiddleware, StoreMiddleware])
         await until_it_works("bus", broker.connect, errors=(NatsError, OSError))
         try:
-            relay = OutboxRelay(raw_connection(broker).jetstream(), leases)
-            watch = DatabaseWatch(database)
-            yield StoreService(client, database, broker, holder, leases, relay, watch, settings.drain_seconds)
+            connection = raw_connection(broker)
+            standing.need("bus", lambda: connection.is_connected)
+            relay = OutboxRelay(connection.jetstream(), leases)
+            yield StoreService(client, database, broker, holder, leases, relay, watch, standing, settings.drain_seconds)
         finally:
             await stop_broker(broker, seconds=settings.drain_seconds)
     finally:

@@ -4,9 +4,9 @@ from typing import Literal
 
 from fastapi import APIRouter, Request, Response
 from morpheus_common.contracts.base import UtcTime
+from morpheus_common.standing import Standing
 from pydantic import BaseModel
 
-from morpheus_gateway.context import Context
 from morpheus_gateway.health import Health
 
 router = APIRouter(tags=["health"])
@@ -77,11 +77,9 @@ async def readiness_check(request: Request, response: Response) -> Readiness:
     """200 when traffic may come: every service answers, the copies that requests are served from are there, and the gateway
     was not told to go.
     """
-    state: Health = request.app.state.health
-    context: Context | None = request.app.state.context
+    standing: Standing = request.app.state.standing
     response.headers["Cache-Control"] = "no-cache"
-    loaded = context is not None and context.catalogue.loaded and context.public_keys.loaded
-    if loaded and state.everyone_answers and not state.draining:
+    if not standing.missing:
         return Readiness(status="ready")
     response.status_code = 503
     response.headers["Retry-After"] = "1"
