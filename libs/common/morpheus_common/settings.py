@@ -1,11 +1,13 @@
-"""Settings every service has. Each service's `settings.py` adds its own; all come from environment variables."""
+"""Settings every service has. Each service's `settings.py` adds its own; all come from environment variables and files."""
 
+import os
 import socket
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import Field, SecretStr, StringConstraints, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
 
 WorkerName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 """One token of a NATS subject."""
@@ -22,8 +24,36 @@ def _default_worker() -> str:
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in socket.gethostname())[:64] or "worker"
 
 
-class CommonSettings(BaseSettings):
-    """Settings of every service, read from the environment (names in upper case)."""
+SECRETS_DIR = "SECRETS_DIR"
+"""Names the folder whose files bear names of settings: where containers are given their secrets."""
+
+
+class EnvironmentSettings(BaseSettings):
+    """Settings from environment variables (names in upper case), and from files of the folder that `SECRETS_DIR` names. What
+    both say, the environment says.
+    """
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as the base class has it
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as the base class has it
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return where settings come from, what counts more first. Raises `ValueError` if there is no such folder."""
+        folder = os.environ.get(SECRETS_DIR)
+        if folder is None:
+            return init_settings, env_settings
+        if not Path(folder).is_dir():
+            msg = f"SECRETS_DIR names {folder}, which is no folder"
+            raise ValueError(msg)
+        return init_settings, env_settings, SecretsSettingsSource(settings_cls, secrets_dir=folder)
+
+
+class CommonSettings(EnvironmentSettings):
+    """Settings of every service."""
 
     # what does not fit may be a secret, and must not be shown in the error that says so
     model_config = SettingsConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
@@ -36,6 +66,9 @@ class CommonSettings(BaseSettings):
     )
     nats_url: str = Field("nats://127.0.0.1:4222", description="servers of the bus, separated by commas")
     nats_seed: SecretStr = Field(description="NKey seed of this service's user on the bus")
+    nats_ca_file: Path | None = Field(
+        None, description="certificate authority of the bus's servers (PEM), for `tls://` URLs; the system's unless set"
+    )
     drain_seconds: float = Field(30.0, gt=0, description="how long running work may take to finish at shutdown")
     metrics_host: str = Field("127.0.0.1", description="address that the private port listens on")
     metrics_port: int | None = Field(

@@ -1,18 +1,21 @@
 """`morpheus apply`: makes streams, durable consumers, collections and indexes. Repeatable; drops nothing."""
 
 import asyncio
+from pathlib import Path
 from typing import Any, Self
 
 import morpheus_auth.documents
 import morpheus_automation.documents
 import morpheus_sessions.documents
 import nats
+from morpheus_common.bus.connection import encryption
 from morpheus_common.bus.names import INBOX, User
 from morpheus_common.bus.topology import apply_topology
+from morpheus_common.settings import EnvironmentSettings
 from morpheus_common.store.mongo import apply_indexes, database_of
 from nats.errors import Error as NatsError
 from pydantic import SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 from pymongo import AsyncMongoClient
 from pymongo.errors import PyMongoError
 
@@ -27,13 +30,14 @@ DOCUMENTS = {
 TIMEOUT_MS = 5_000
 
 
-class ApplySettings(BaseSettings):
+class ApplySettings(EnvironmentSettings):
     """Where to apply, and the user `ops` of bus and database. Environment variables, names in upper case."""
 
     model_config = SettingsConfigDict(extra="ignore", hide_input_in_errors=True)
 
     nats_url: str
     nats_seed: SecretStr
+    nats_ca_file: Path | None = None
     mongo_url: SecretStr
     replicas: int = 1
     """Members of the NATS cluster that keep each stream."""
@@ -78,6 +82,7 @@ async def _apply_bus(settings: ApplySettings) -> list[str]:
         settings.nats_url.split(","),
         nkeys_seed_str=settings.nats_seed.get_secret_value(),
         inbox_prefix=INBOX[User.OPS],
+        tls=encryption(settings.nats_url, settings.nats_ca_file),
         allow_reconnect=False,
     )
     try:

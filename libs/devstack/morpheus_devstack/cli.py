@@ -16,6 +16,7 @@ from morpheus_devstack.errors import StackError
 from morpheus_devstack.folder import StackFolder
 from morpheus_devstack.kek_command import rotate_kek
 from morpheus_devstack.keys_command import app as keys_app
+from morpheus_devstack.nats_config_command import nats_config
 from morpheus_devstack.sessions_command import app as sessions_app
 from morpheus_devstack.waiting import poll
 
@@ -40,6 +41,7 @@ app.add_typer(sessions_app, name="sessions")
 app.add_typer(keys_app, name="keys")
 app.add_typer(admin_app, name="admin")
 app.command("rotate-kek")(rotate_kek)
+app.command("nats-config")(nats_config)
 
 Data = Annotated[Path, typer.Option("--data", help="folder of the stack's data, secrets and logs")]
 DATA = Path(".data")

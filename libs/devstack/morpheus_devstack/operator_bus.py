@@ -2,29 +2,33 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Self
 
 import nats
 import nkeys
+from morpheus_common.bus.connection import encryption
 from morpheus_common.bus.names import INBOX, User
 from morpheus_common.bus.rpc import RpcClient
 from morpheus_common.errors import CATALOGUE, ApiError
+from morpheus_common.settings import EnvironmentSettings
 from nats.errors import Error as NatsError
 from nats.errors import NoServersError
 from pydantic import SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from morpheus_devstack.errors import StackError
 from morpheus_devstack.folder import StackFolder
 
 
-class OpsSettings(BaseSettings):
+class OpsSettings(EnvironmentSettings):
     """Where the bus is, and the NKey seed of its user `ops`. Environment variables, names in upper case."""
 
     model_config = SettingsConfigDict(extra="ignore", hide_input_in_errors=True)
 
     nats_url: str
     nats_seed: SecretStr
+    nats_ca_file: Path | None = None
 
     @classmethod
     def read(cls, stack: StackFolder | None) -> Self:
@@ -61,6 +65,7 @@ async def asking(settings: OpsSettings, *, worker: str = "session") -> AsyncIter
             settings.nats_url.split(","),
             nkeys_seed_str=settings.nats_seed.get_secret_value(),
             inbox_prefix=INBOX[User.OPS],
+            tls=encryption(settings.nats_url, settings.nats_ca_file),
             allow_reconnect=False,
             connect_timeout=5,
             # a first connection is tried as often as a lost one: 60 times, 2 s apart, if nothing is said

@@ -1,8 +1,10 @@
 """The connection to the bus, the same for every service."""
 
+import ssl
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from faststream.nats import NatsBroker
@@ -43,6 +45,17 @@ async def _log_reconnect() -> None:
     log.info("bus connection is back")
 
 
+def encryption(url: str, ca_file: Path | None) -> ssl.SSLContext | None:
+    """Return how the servers of `url` are recognised, None if their connections are not encrypted.
+
+    Raises:
+        OSError: `ca_file` cannot be read.
+    """
+    if not any(server.strip().startswith("tls://") for server in url.split(",")):
+        return None
+    return ssl.create_default_context(cafile=ca_file)
+
+
 def make_broker(settings: CommonSettings, user: User, *, middlewares: Sequence[Any] = ()) -> NatsBroker:
     """Return the broker of a service, not yet connected.
 
@@ -50,7 +63,9 @@ def make_broker(settings: CommonSettings, user: User, *, middlewares: Sequence[A
     """
     return NatsBroker(
         settings.nats_url.split(","),
-        security=NatsNKey.from_seed(settings.nats_seed.get_secret_value()),
+        security=NatsNKey.from_seed(
+            settings.nats_seed.get_secret_value(), ssl_context=encryption(settings.nats_url, settings.nats_ca_file)
+        ),
         name=f"{user}/{settings.worker_id}",
         inbox_prefix=INBOX[user],
         ping_interval=PING_INTERVAL_SECONDS,

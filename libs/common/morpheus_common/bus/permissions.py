@@ -115,18 +115,45 @@ def _user_block(user: User, public_key: str) -> str:
     return f"      {{ nkey: {json.dumps(public_key)}, permissions: {{ {publish}, {subscribe}{answers} }} }}"
 
 
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Files of the server's certificate, its key, and of the authority that signed it and the other servers' (PEM)."""
+
+    cert: str
+    key: str
+    ca: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """The servers that keep streams together. `routes` are all of them, `nats-route://host:port`; `user` and `password` are
+    what they know each other by.
+    """
+
+    name: str
+    listen: str
+    routes: tuple[str, ...]
+    user: str
+    password: str
+
+
 def render_server_config(
     *,
     listen: str,
     store_dir: str,
     accounts: Mapping[str, Mapping[User, str]],
     observer: tuple[str, str] | None = None,
+    server_name: str | None = None,
+    monitor: str | None = None,
+    tls: Tls | None = None,
+    cluster: Cluster | None = None,
 ) -> str:
     """Return a nats-server configuration.
 
-    `listen` is host:port. `accounts` maps an account's name (production has one, `ACCOUNT`) to the public NKeys of its
-    users. `observer` (user name, password) is for development only: it may listen to everything in `ACCOUNT` and read
-    JetStream, and publish nothing else.
+    `listen` and `monitor` (its HTTP port with `/healthz`) are host:port. `accounts` maps an account's name (production has
+    one, `ACCOUNT`) to the public NKeys of its users. `observer` (user name, password) is for development only: it may listen
+    to everything in `ACCOUNT` and read JetStream, and publish nothing else. A `server_name` such as `$POD_NAME` is taken
+    from the server's environment; servers of a cluster need different ones. With `tls` clients and routes are encrypted.
     """
     blocks = []
     for name, keys in accounts.items():
@@ -140,12 +167,35 @@ def render_server_config(
         body = "\n".join(users)
         blocks.append(f"  {name}: {{\n    jetstream: enabled\n    users: [\n{body}\n    ]\n  }}")
     account_text = "\n".join(blocks)
+    lines = [f"listen: {json.dumps(listen)}"]
+    if server_name is not None:
+        lines.append(f"server_name: {server_name if server_name.startswith('$') else json.dumps(server_name)}")
+    if monitor is not None:
+        lines.append(f"http: {json.dumps(monitor)}")
+    lines += [
+        f"max_payload: {MAX_PAYLOAD_BYTES}",
+        'ping_interval: "20s"',
+        'lame_duck_grace_period: "1s"',
+        'lame_duck_duration: "30s"',
+        f"jetstream: {{ store_dir: {json.dumps(store_dir)} }}",
+    ]
+    if tls is not None:
+        lines.append(f"tls: {_tls_block(tls)}")
+    if cluster is not None:
+        lines.append(f"cluster: {_cluster_block(cluster, tls)}")
+    return "\n".join(lines) + f"\naccounts: {{\n{account_text}\n}}\n"
+
+
+def _tls_block(tls: Tls, *, mutual: bool = False) -> str:
+    files = f"cert_file: {json.dumps(tls.cert)}, key_file: {json.dumps(tls.key)}, ca_file: {json.dumps(tls.ca)}"
+    return f"{{ {files}{', verify: true' if mutual else ''} }}"
+
+
+def _cluster_block(cluster: Cluster, tls: Tls | None) -> str:
+    login = f"{{ user: {json.dumps(cluster.user)}, password: {json.dumps(cluster.password)} }}"
+    routes = _list(tuple(route.replace("//", f"//{cluster.user}:{cluster.password}@", 1) for route in cluster.routes))
+    encrypted = f"\n  tls: {_tls_block(tls, mutual=True)}" if tls is not None else ""
     return (
-        f"listen: {json.dumps(listen)}\n"
-        f"max_payload: {MAX_PAYLOAD_BYTES}\n"
-        'ping_interval: "20s"\n'
-        'lame_duck_grace_period: "1s"\n'
-        'lame_duck_duration: "30s"\n'
-        f"jetstream: {{ store_dir: {json.dumps(store_dir)} }}\n"
-        f"accounts: {{\n{account_text}\n}}\n"
+        f"{{\n  name: {json.dumps(cluster.name)}\n  listen: {json.dumps(cluster.listen)}\n"
+        f"  authorization: {login}\n  routes: {routes}{encrypted}\n}}"
     )
