@@ -20,8 +20,9 @@ from morpheus_gateway.windows import Window
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
+from tests.certificates import certified
 from tests.servers import valkey_command
-from tests.service.gateway.store_wire import StoreWire, certified
+from tests.service.gateway.store_wire import StoreWire
 
 SLACK = 1.5
 """So much later than it should an answer may come on a machine that does other things; by itself the client waits 2 s."""
