@@ -154,8 +154,9 @@ def _of_errors(answer: Answer, submitted: Iterable[str]) -> Iterable[str]:
         yield f"an error with the fields {sorted(error)}"
         return
     yield from _of_code(answer, error)
-    # names of fields are ours; a message may name near models, which are on the public list anyway
-    shown = json.dumps(error, ensure_ascii=False)
+    # codes and names of fields are ours; a message may name near models, which are on the public list anyway
+    ours = {"code", "type"} if error["code"] in CATALOGUE else set()
+    shown = json.dumps({name: value for name, value in error.items() if name not in ours}, ensure_ascii=False)
     yield from (
         f"it quotes what was sent: {text[:40]!r}"
         for text in submitted

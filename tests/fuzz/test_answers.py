@@ -88,5 +88,10 @@ def test_what_is_wrong_with_an_answer_is_seen(what: str) -> None:
     assert len(found) == 1
 
 
+def test_a_code_of_ours_quotes_nothing() -> None:
+    refused = answer(404, path="/v1/models/x", body=error("model_not_found"), x_should_retry="false")
+    assert wrongs(refused, submitted=["not_found"]) == []
+
+
 def test_a_secret_that_is_found_is_not_shown() -> None:
     assert SECRET not in str(wrongs(WRONG["secret"], secrets=[SECRET]))

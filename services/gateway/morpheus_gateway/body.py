@@ -88,13 +88,13 @@ def read_chat_body(body: bytes, accept: str) -> PromptBody:
     if not isinstance(messages, list) or not messages or not all(isinstance(message, dict) for message in messages):
         raise ApiError("invalid_value", "'messages' must be a list with at least one message.", param="messages")
     model, stream, session_id = _model(members), _stream(members), _session_id(members)
-    options = _value(members, "stream_options")
+    include_usage = _include_usage(members)
     decided = stream if stream is not None else accepts_stream(accept)
     return PromptBody(
         model=model,
         session_id=session_id,
         stream=decided,
-        include_usage=isinstance(options, dict) and options.get("include_usage") is True,
+        include_usage=include_usage,
         payload=_passed_on(body, text, members, stream=decided),
         choices=_choices(members),
     )
@@ -118,6 +118,16 @@ def read_embeddings_body(body: bytes, _: str) -> PromptBody:
         include_usage=False,
         payload=_passed_on(body, text, members, stream=False),
     )
+
+
+def _include_usage(members: dict[str, _Member]) -> bool:
+    options = _value(members, "stream_options")
+    if options is not None and not isinstance(options, dict):
+        raise ApiError("invalid_value", "'stream_options' must be an object.", param="stream_options")
+    include_usage = None if options is None else options.get("include_usage")
+    if include_usage is not None and not isinstance(include_usage, bool):
+        raise ApiError("invalid_value", "'include_usage' must be true or false.", param="stream_options.include_usage")
+    return include_usage is True
 
 
 def _is_input(value: Any) -> bool:

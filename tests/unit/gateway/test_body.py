@@ -173,9 +173,19 @@ def test_how_many_answers_are_asked_for_is_known(n: str, choices: int) -> None:
 
 
 def test_usage_is_asked_for_by_true_only() -> None:
-    for options, expected in (('{"include_usage": true}', True), ('{"include_usage": 1}', False), ("null", False)):
+    for options, expected in (('{"include_usage": true}', True), ('{"include_usage": null}', False), ("null", False)):
         body = f'{{{MESSAGES}, "stream_options": {options}}}'.encode()
         assert read_chat_body(body, "").include_usage is expected
+
+
+@pytest.mark.parametrize(
+    ("options", "param"),
+    [("true", "stream_options"), ("[]", "stream_options"), ('{"include_usage": 1}', "stream_options.include_usage")],
+)
+def test_options_of_another_form_than_openais_are_refused(options: str, param: str) -> None:
+    with pytest.raises(ApiError) as refused:
+        read_chat_body(f'{{{MESSAGES}, "stream_options": {options}}}'.encode(), "")
+    assert (refused.value.code, refused.value.param) == ("invalid_value", param)
 
 
 JSON = st.recursive(
