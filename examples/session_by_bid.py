@@ -22,6 +22,7 @@ MODEL = os.environ.get("MODEL", "llama-3.3-70b")
 SECONDS = 600
 ASK_SECONDS = 2
 LONGEST_ANSWER = 900
+LONGEST_OPEN = 900
 WEI = 10**18
 
 
@@ -52,8 +53,11 @@ def main() -> None:
     key = {"Idempotency-Key": str(uuid.uuid4())}
     wish = {"sessionDuration": SECONDS}
     opened = call(f"/session/bidsession?bid_id={quote['bid_id']}", wish, method="POST", headers=key)
+    give_up = time.monotonic() + LONGEST_OPEN
     while operation := opened.get("operation_id"):
         # not done within 100 s: it goes on, and is asked about
+        if time.monotonic() > give_up:
+            sys.exit(f"The session is not open yet; look again: GET /session/operations/{operation}")
         now = call(f"/session/operations/{operation}")
         if now["state"] == "failed":
             sys.exit(f"The session could not be opened: {now['error']['message']}")

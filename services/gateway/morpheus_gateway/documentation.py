@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Self
 
 FOLDER = Path(__file__).parent / "site"
-_GZIP = re.compile(r"(?:^|,)\s*(?:gzip|\*)\s*(?:;\s*q=(?P<q>[01](?:\.\d{0,3})?)\s*)?(?=,|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +71,3 @@ class Documentation:
 def documentation() -> Documentation | None:
     """Return the site in this package, read once a process."""
     return Documentation.load()
-
-
-def takes_gzip(accept_encoding: str) -> bool:
-    """Tell whether an `Accept-Encoding` takes gzip."""
-    found = _GZIP.search(accept_encoding)
-    return found is not None and (found["q"] is None or float(found["q"]) > 0)

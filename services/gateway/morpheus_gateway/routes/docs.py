@@ -4,17 +4,17 @@ from fastapi import APIRouter, Request, Response
 from morpheus_common.errors import ApiError
 from starlette.responses import RedirectResponse
 
-from morpheus_gateway.documentation import Documentation, StoredFile, takes_gzip
+from morpheus_gateway.compression import accepts_gzip
+from morpheus_gateway.conditions import tags_named
+from morpheus_gateway.documentation import Documentation, StoredFile
+from morpheus_gateway.middleware import CONTENT_SECURITY_POLICY
 
 router = APIRouter(include_in_schema=False)
 
 REFERENCE = "/docs/reference"
 WITHOUT_CONSOLE = "/docs/reference/without-console"
-CONTENT_SECURITY_POLICY = (
-    # the theme and Swagger UI have pictures in their style sheets
-    "default-src 'self'; img-src 'self' data:; "
-    "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-)
+# the theme and Swagger UI have pictures in their style sheets
+_PAGE_POLICY = f"{CONTENT_SECURITY_POLICY}; img-src 'self' data:"
 _PAGE_CACHE = "public, max-age=60"
 _ASSET_CACHE = "public, max-age=31536000, immutable"
 
@@ -47,11 +47,11 @@ def _answer(request: Request, file: StoredFile) -> Response:
         "Vary": "Accept-Encoding",
     }
     if file.is_page:
-        headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
-    asked = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
+        headers["Content-Security-Policy"] = _PAGE_POLICY
+    asked = tags_named(request)
     if file.etag.removeprefix("W/") in asked or "*" in asked:
         return Response(status_code=304, headers=headers)
-    if file.is_compressed and takes_gzip(request.headers.get("accept-encoding", "")):
+    if file.is_compressed and accepts_gzip(request.headers.get("accept-encoding", "")):
         headers["Content-Encoding"] = "gzip"
         return Response(file.content, headers=headers, media_type=file.media_type)
     return Response(file.plain(), headers=headers, media_type=file.media_type)

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Path, Request, Response
 
 from morpheus_gateway.catalogue import Listing
 from morpheus_gateway.compression import accepts_gzip, packed_tag, unpacked_tag
+from morpheus_gateway.conditions import tags_named
 from morpheus_gateway.context import Context, ContextOf
 from morpheus_gateway.examples import MODEL
 from morpheus_gateway.openapi_parts import errors, header
@@ -51,9 +52,7 @@ def answer(request: Request, listing: Listing, *, age: float, caching: str = "pu
 
 
 def _has(request: Request, listing: Listing) -> bool:
-    # compared weakly, as for every GET: a proxy that packs a body makes its tag weak
-    named = ",".join(request.headers.getlist("if-none-match")).split(",")
-    tags = [unpacked_tag(tag.strip().removeprefix("W/")) for tag in named]
+    tags = [unpacked_tag(tag) for tag in tags_named(request)]
     return listing.etag in tags or "*" in tags
 
 
