@@ -191,7 +191,10 @@ _KINDS = (
         _INVALID,
         False,
         "This model is of another type than the endpoint needs.",
-        advice="Choose a model whose `modelType` fits: `LLM` for chat completions, `EMBEDDING` for embeddings.",
+        advice=(
+            "Choose a model whose `modelType` fits: `LLM` for chat completions, `EMBEDDING` for embeddings. A session for a "
+            "model of another type is not opened."
+        ),
     ),
     ErrorKind(
         "bid_not_found",

@@ -3,6 +3,7 @@
 import asyncio
 from datetime import datetime, timedelta
 
+from morpheus_common.contracts.chat import Endpoint
 from morpheus_common.contracts.sessions import (
     OPENS_LEFT,
     AutomationWord,
@@ -238,6 +239,14 @@ class Lifecycle:
             raise ApiError("attestation_unsupported", param="model_id" if bid_id is None else "bid_id")
         if not model.has_bids:
             raise ApiError("no_provider_available", retry_after=30, details={"reasons": []})
+        if not any(endpoint.takes(model.type) for endpoint in Endpoint):
+            # its stake would be locked for nothing
+            raise ApiError(
+                "model_type_mismatch",
+                f"This model is of type {model.type}, for which there is no endpoint here: choose another.",
+                param="model_id" if bid_id is None else "bid_id",
+                details={"type": model.type},
+            )
         cheapest = self._catalogue.least_price(model_id) if price is None else price
         self._limits.check(duration=duration, price=cheapest, automatic=automation is not None)
         return await self._intake.open(

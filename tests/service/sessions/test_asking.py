@@ -126,6 +126,16 @@ async def test_a_model_that_promises_attestation_is_refused_and_nothing_is_stake
     assert (await house.simulator.state())["opens_total"] == 1
 
 
+async def test_a_model_that_no_endpoint_here_can_ask_locks_no_stake(house: House) -> None:
+    model = model_named(house, "whisper-large-v3").id
+    bid = house.simulator.market.model_bids(model, active_only=True)[0]
+    async with house.worker():
+        assert await house.gateway.attempt_open(model_id=model) == "model_type_mismatch"
+        assert await house.gateway.attempt_open(bid_id=bid.id) == "model_type_mismatch"
+
+    assert (await house.simulator.state())["opens_total"] == 0
+
+
 async def test_a_silent_router_is_told_of_before_anybody_is_promised_an_operation(house: House) -> None:
     bid = house.simulator.market.model_bids(model_named(house).id, active_only=True)[0]
     async with tap(house.simulator.url) as router, house.worker(router_url=f"http://{router.address}"):

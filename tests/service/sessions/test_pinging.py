@@ -1,6 +1,7 @@
 """Pings: a real completion of one token, in the turn of the key's prompts; what is dead is closed."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -238,7 +239,12 @@ async def test_an_embedding_session_is_asked_for_an_embedding(house: House) -> N
 
 async def test_a_session_that_answers_no_chat_is_not_pinged_to_death(house: House) -> None:
     async with house.worker():
-        await house.gateway.open(model_id=house.gateway.model("whisper-large-v3"))
+        llama = house.gateway.model("llama-3.3-70b")
+        await house.gateway.open(model_id=llama)
+    # its owner says now that it is something else
+    model = house.simulator.market.models[llama]
+    house.simulator.market.models[llama] = replace(model, tags=("speech2text",))
+    async with house.worker():
         with pytest.raises(ApiError) as caught:
             await house.gateway.ping()
 

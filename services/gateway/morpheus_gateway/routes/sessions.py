@@ -43,6 +43,7 @@ _MAY_HAVE_BEGUN = "No answer has come yet: the open may have begun, and goes on 
 _NOT_OPENED = (
     "direct_payment_unsupported",
     "attestation_unsupported",
+    "model_type_mismatch",
     "insufficient_balance",
     "model_not_allowed",
     "stake_limit_reached",
