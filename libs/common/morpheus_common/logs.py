@@ -9,6 +9,7 @@ from typing import Any, TextIO
 
 import structlog
 
+from morpheus_common.metrics import LOG_RECORDS_BY_LEVEL
 from morpheus_common.request_context import request_id
 
 _SECRETS = re.compile(
@@ -34,6 +35,11 @@ def _add_request_id(_: Any, __: str, event: MutableMapping[str, Any]) -> Mutable
     current = request_id.get()
     if current is not None:
         event.setdefault("request_id", current)
+    return event
+
+
+def _count(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    LOG_RECORDS_BY_LEVEL.get(event["level"], LOG_RECORDS_BY_LEVEL["other"]).inc()
     return event
 
 
@@ -84,6 +90,7 @@ def configure_logs(service: str, worker: str, level: str) -> None:
     """Send the logs of this process, those of libraries included, to standard error as JSON lines."""
     shared: list[Any] = [
         structlog.stdlib.add_log_level,
+        _count,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _add_request_id,

@@ -12,6 +12,7 @@ from faststream.nats.security import NatsNKey
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from morpheus_common.bus.metrics import BUS_CONNECTED, BUS_ERRORS, BUS_RECONNECTS
 from morpheus_common.bus.names import INBOX, User
 from morpheus_common.logs import get_logger
 from morpheus_common.settings import CommonSettings
@@ -34,6 +35,7 @@ Client.msg_class = ArrivedMsg
 
 
 async def _log_error(error: Exception) -> None:
+    BUS_ERRORS.inc()
     log.warning("bus error", error=str(error) or type(error).__name__)
 
 
@@ -42,6 +44,7 @@ async def _log_disconnect() -> None:
 
 
 async def _log_reconnect() -> None:
+    BUS_RECONNECTS.inc()
     log.info("bus connection is back")
 
 
@@ -61,7 +64,7 @@ def make_broker(settings: CommonSettings, user: User, *, middlewares: Sequence[A
 
     It never stops trying to reconnect: the defaults of FastStream give up for good after two minutes.
     """
-    return NatsBroker(
+    broker = NatsBroker(
         settings.nats_url.split(","),
         security=NatsNKey.from_seed(
             settings.nats_seed.get_secret_value(), ssl_context=encryption(settings.nats_url, settings.nats_ca_file)
@@ -80,6 +83,8 @@ def make_broker(settings: CommonSettings, user: User, *, middlewares: Sequence[A
         middlewares=middlewares,
         logger=None,
     )
+    BUS_CONNECTED.set_function(lambda: float(broker._connection is not None and broker._connection.is_connected))
+    return broker
 
 
 def raw_connection(broker: NatsBroker) -> Client:

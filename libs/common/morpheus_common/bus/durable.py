@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
@@ -15,6 +16,7 @@ from morpheus_common.bus.topology import Consumer
 from morpheus_common.errors import ApiError
 from morpheus_common.logs import get_logger
 from morpheus_common.request_context import request_id
+from morpheus_common.store.metrics import CONSUMER_PENDING, DEAD_LETTERS, EVENTS_READ
 from morpheus_common.store.unavailable import database_is_away
 
 log = get_logger(__name__)
@@ -22,6 +24,8 @@ log = get_logger(__name__)
 BATCH = 16
 FETCH_SECONDS = 5.0
 PAUSE_SECONDS = 2.0
+COUNTED_EVERY_SECONDS = 15.0
+"""So often the server is asked how many events a consumer has still to handle."""
 _MAX_DOUBLINGS = 4
 _AWAY = frozenset({"service_unavailable", "service_timeout", "overloaded"})
 _MAX_COUNTED = 10_000
@@ -83,7 +87,12 @@ async def _read(
     handle: Callable[[Msg], Awaitable[None]],
     failures: _Failures,
 ) -> None:
+    counted_at = float("-inf")
     while True:
+        if time.monotonic() - counted_at >= COUNTED_EVERY_SECONDS:
+            counted_at = time.monotonic()
+            left = await jetstream.consumer_info(consumer.stream, consumer.name)
+            CONSUMER_PENDING.labels(consumer.name).set((left.num_pending or 0) + (left.num_ack_pending or 0))
         try:
             messages = await subscription.fetch(BATCH, timeout=FETCH_SECONDS)
         except TimeoutError:
@@ -105,16 +114,19 @@ async def _digest(
         await handle(message)
         await message.ack()
         failures.forget(sequence)
+        EVENTS_READ.labels(consumer.name, "ok").inc()
     except Exception as error:
         # the outermost edge of an event: it is tried again or set aside, the reader goes on
         deliveries = message.metadata.num_delivered or 1
         if _needs_what_is_away(error):
+            EVENTS_READ.labels(consumer.name, "retry").inc()
             log.warning("event waits for what is away", subject=message.subject, problem=str(error))
             await message.nak(delay=PAUSE_SECONDS * 2 ** min(deliveries - 1, _MAX_DOUBLINGS))
             return
         failed = failures.add(sequence)
         log.exception("event not digested", subject=message.subject, deliveries=deliveries, failed=failed)
         if failed < consumer.max_deliver:
+            EVENTS_READ.labels(consumer.name, "retry").inc()
             await message.nak(delay=PAUSE_SECONDS * 2 ** min(failed - 1, _MAX_DOUBLINGS))
             return
         reason = json.dumps({"consumer": consumer.name, "reason": type(error).__name__, "deliveries": deliveries})
@@ -122,5 +134,7 @@ async def _digest(
         await jetstream.publish(f"dlq.{message.subject}", message.data, headers={**headers, Header.REASON: reason})
         await message.term()
         failures.forget(sequence)
+        EVENTS_READ.labels(consumer.name, "dead").inc()
+        DEAD_LETTERS.labels(consumer.name).inc()
     finally:
         request_id.reset(token)

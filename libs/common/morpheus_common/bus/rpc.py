@@ -18,6 +18,7 @@ from nats.errors import TimeoutError as NatsTimeoutError
 from pydantic import ValidationError
 
 from morpheus_common.bus.connection import ArrivedMsg
+from morpheus_common.bus.metrics import OK, answered, asked
 from morpheus_common.bus.names import INBOX, Header
 from morpheus_common.contracts.base import Message, Rpc
 from morpheus_common.errors import CATALOGUE, ApiError
@@ -50,6 +51,16 @@ class RpcClient:
         the service answered with, `service_unavailable` if nobody listens or the bus is away, `service_timeout` if no
         answer came in time.
         """
+        began = time.monotonic()
+        try:
+            answer = await self._ask(rpc, question, timeout)
+        except ApiError as error:
+            asked(rpc.subject, error.code, time.monotonic() - began)
+            raise
+        asked(rpc.subject, OK, time.monotonic() - began)
+        return answer
+
+    async def _ask(self, rpc: Rpc[Question, Answer], question: Question, timeout: float | None) -> Answer:
         patience = seconds_left(timeout or rpc.timeout)
         if not self._connection.is_connected:
             raise ApiError("service_unavailable", retry_after=1)
@@ -121,24 +132,33 @@ class RpcMiddleware(BaseMiddleware[Any, Any]):
             raise IgnoredException
         request_token = request_id.set(headers.get(Header.REQUEST_ID))
         deadline_token = deadline.set(_deadline_of(raw, headers))
+        code: str | None = None
         try:
             current = deadline.get()
             if current is not None and current.passed:
                 log.info("caller gave up before its turn came", subject=raw.subject)
-                return error_envelope(ApiError("service_timeout", retry_after=1))
+                code = "service_timeout"
+                return error_envelope(ApiError(code, retry_after=1))
             answer = await call_next(msg)
+            code = OK
             return {"ok": answer.model_dump(mode="json") if isinstance(answer, Message) else answer}
         except ApiError as error:
+            code = error.code
             return error_envelope(error)
         except ValidationError as error:
+            code = "validation_error"
             fields = [".".join(str(part) for part in item["loc"]) for item in error.errors(include_input=False)]
             log.warning("question does not fit its contract", subject=raw.subject, fields=fields)
-            return error_envelope(ApiError("validation_error", details={"fields": fields}))
+            return error_envelope(ApiError(code, details={"fields": fields}))
         except Exception:
             # the outermost edge of a handler: whatever went wrong, the caller is answered and we have the traceback
             log.exception("handler failed", subject=raw.subject)
-            return error_envelope(ApiError("internal_error"))
+            code = "internal_error"
+            return error_envelope(ApiError(code))
         finally:
+            # none if the process ends and takes the handler along: nobody is answered
+            if code is not None:
+                answered(raw.subject, code, time.monotonic() - _arrived_at(raw))
             deadline.reset(deadline_token)
             request_id.reset(request_token)
 
@@ -157,9 +177,12 @@ def _is_question(raw: Msg, headers: dict[str, str]) -> bool:
 
 
 def _deadline_of(raw: Msg, headers: dict[str, str]) -> Deadline:
-    arrived = raw.arrived_at if isinstance(raw, ArrivedMsg) else time.monotonic()
     try:
         patience = int(headers.get(Header.TIMEOUT_MS, "")) / 1000
     except ValueError:
         patience = DEFAULT_TIMEOUT_SECONDS
-    return Deadline(arrived + patience)
+    return Deadline(_arrived_at(raw) + patience)
+
+
+def _arrived_at(raw: Msg) -> float:
+    return raw.arrived_at if isinstance(raw, ArrivedMsg) else time.monotonic()

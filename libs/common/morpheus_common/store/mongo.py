@@ -7,10 +7,11 @@ from beanie import Document, init_beanie
 from bson.codec_options import CodecOptions
 from pymongo import AsyncMongoClient
 from pymongo.asynchronous.database import AsyncDatabase
-from pymongo.errors import PyMongoError
+from pymongo.errors import PyMongoError, ServerSelectionTimeoutError
 
 from morpheus_common.service import until_it_works
 from morpheus_common.settings import StoreSettings
+from morpheus_common.store.metrics import CommandWatch, no_server_found
 
 Database = AsyncDatabase[dict[str, Any]]
 MongoClient = AsyncMongoClient[dict[str, Any]]
@@ -49,6 +50,7 @@ def connect(settings: StoreSettings, service: str) -> MongoClient:
         maxPoolSize=50,
         minPoolSize=2,
         waitQueueTimeoutMS=settings.mongo_timeout_ms,
+        event_listeners=[CommandWatch()],
     )
 
 
@@ -102,6 +104,9 @@ async def is_reachable(database: Database) -> bool:
     """Tell whether the database answers."""
     try:
         await database.command("ping")
+    except ServerSelectionTimeoutError:
+        no_server_found()
+        return False
     except PyMongoError:
         return False
     return True

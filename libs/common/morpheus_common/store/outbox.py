@@ -25,12 +25,16 @@ from morpheus_common.logs import get_logger
 from morpheus_common.request_context import request_id, traceparent
 from morpheus_common.steps import Step, reached
 from morpheus_common.store.leases import Leases
+from morpheus_common.store.metrics import OUTBOX_FAILURES, OUTBOX_OLDEST, OUTBOX_PENDING, OUTBOX_PUBLISHED
 
 log = get_logger(__name__)
 
 POLL_SECONDS = 0.25
 BATCH = 200
 PUBLISH_TIMEOUT_SECONDS = 2.0
+MEASURED_EVERY_SECONDS = 5.0
+MOST_COUNTED = 10_000
+"""A longer line is shown as this long: counting it takes the database time that publishing needs."""
 KEPT_SECONDS = 7 * 86_400
 """Published rows stay as long as the stream keeps their events."""
 
@@ -119,6 +123,31 @@ class OutboxRelay:
                 continue
             self._nudged.clear()
 
+    async def measure(self) -> None:
+        """Show how many events wait, until cancelled. Every worker does: whoever should publish them may be the one that hangs."""
+        while True:
+            try:
+                await self.count_waiting()
+            except PyMongoError as error:
+                log.debug("outbox not counted", problem=type(error).__name__)
+            await asyncio.sleep(MEASURED_EVERY_SECONDS)
+
+    async def count_waiting(self) -> None:
+        """Look once how many events wait, and how long the oldest of them does, by the database's clock."""
+        cursor = await OutboxRow.get_pymongo_collection().aggregate(
+            [
+                {"$match": {"published_at": None}},
+                {"$sort": {"_id": ASCENDING}},
+                {"$limit": MOST_COUNTED},
+                {"$group": {"_id": None, "count": {"$sum": 1}, "oldest": {"$min": "$at"}}},
+                {"$set": {"waits": {"$subtract": ["$$NOW", "$oldest"]}}},
+            ]
+        )
+        found = await cursor.to_list(1)
+        OUTBOX_PENDING.set(found[0]["count"] if found else 0)
+        # `at` is by the clock of the worker that wrote it, which may be ahead
+        OUTBOX_OLDEST.set(max(0.0, found[0]["waits"] / 1000) if found else 0.0)
+
     async def retire(self) -> None:
         """Leave the work to another process at once instead of when the lease has run out."""
         await self._leases.retire(self._lease)
@@ -162,6 +191,8 @@ class OutboxRelay:
                 row["subject"], row["payload"].encode(), timeout=PUBLISH_TIMEOUT_SECONDS, headers=headers
             )
         except (NatsError, JetStreamError, TimeoutError) as error:
+            OUTBOX_FAILURES.inc()
             log.warning("event not published yet", subject=row["subject"], problem=type(error).__name__)
             return False
+        OUTBOX_PUBLISHED.inc()
         return True

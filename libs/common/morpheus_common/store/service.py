@@ -40,7 +40,7 @@ class StoreService:
     async def answering(self) -> AsyncIterator[None]:
         """Answer questions and publish events while the block runs; then finish what was received."""
         await self.watch.check()
-        async with background(self.relay.run(), self.watch.run()):
+        async with background(self.relay.run(), self.relay.measure(), self.watch.run()):
             await self.broker.start()
             # a subscription counts once the server has it; until then it says that nobody listens
             await round_trip(raw_connection(self.broker))
