@@ -16,6 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from morpheus_gateway.client_watch import ClientGone, ClientWatch
 from morpheus_gateway.errors import AnswerFailed, error_body, error_response
+from morpheus_gateway.metrics import PromptTimes, error_answered
 from morpheus_gateway.relay import Passage, Prompt, Relay
 
 log = get_logger(__name__)
@@ -43,6 +44,7 @@ class PromptResponse(Response):
         *,
         times: AnswerTimes,
         json_limit: int,
+        began: float,
     ) -> None:
         super().__init__()
         self._relay = relay
@@ -50,28 +52,35 @@ class PromptResponse(Response):
         self._admit = admit
         self._times = times
         self._json_limit = json_limit
+        self._began = began
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the answer, or its failure as JSON if nothing was sent yet."""
+        measured = PromptTimes(self._prompt.head.endpoint, stream=self._prompt.head.stream, began=self._began)
         try:
             async with ClientWatch(receive) as client:
                 async with self._relay.passage(self._prompt, self._admit, client.hang_up) as passage:
                     if self._prompt.head.stream:
-                        await _Stream(passage, send, self._times).run()
+                        await _Stream(passage, send, self._times, measured).run()
                     else:
-                        await self._send_json(passage, send)
+                        await self._send_json(passage, send, measured)
         except ClientGone:
+            measured.outcome = "left"
             log.info("client gone before the end of its answer")
         except ApiError as error:
             await error_response(error, scope["path"])(scope, receive, send)
+        finally:
+            measured.ended()
 
-    async def _send_json(self, passage: Passage, send: Send) -> None:
+    async def _send_json(self, passage: Passage, send: Send, measured: PromptTimes) -> None:
         """Collect the object and send it whole: a status that went out could not be taken back."""
         body, head = await whole_answer(passage, self._json_limit)
+        measured.answering(None if head is None else head.elsewhere)
         length = str(len(body)).encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", length), *_origin(head)]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
+        measured.outcome = "ok"
 
 
 async def whole_answer(passage: Passage, limit: int) -> tuple[bytes, AnswerHead | None]:
@@ -95,10 +104,11 @@ async def whole_answer(passage: Passage, limit: int) -> tuple[bytes, AnswerHead 
 class _Stream:
     """One answer as server-sent events. The frames' bytes are the events, finished by the worker."""
 
-    def __init__(self, passage: Passage, send: Send, times: AnswerTimes) -> None:
+    def __init__(self, passage: Passage, send: Send, times: AnswerTimes, measured: PromptTimes) -> None:
         self._passage = passage
         self._send = send
         self._times = times
+        self._measured = measured
         self._committed = False
         self._in_event = False
 
@@ -123,16 +133,21 @@ class _Stream:
             if not self._committed:
                 raise
             log.warning("a stream failed after its status had gone out", code=error.code)
+            error_answered(error.code)
             # half an event must not swallow what follows it
             border = b"\n\n" if self._in_event else b""
             event = b"data: " + orjson.dumps(error_body(error)) + b"\n\ndata: [DONE]\n\n"
             await self._send(_body(border + event, more=False))
         else:
             await self._send(_body(b"", more=False))
+            self._measured.outcome = "ok"
 
     async def _pass_on(self, frame: Frame) -> None:
+        head = _head_of(frame)
         if not self._committed:
-            await self._commit(_head_of(frame))
+            await self._commit(head)
+        if head is not None:
+            self._measured.answering(head.elsewhere)
         pieces = [frame.data]
         size = len(frame.data)
         while size < FRAME_BYTES and (following := self._passage.take()) is not None:

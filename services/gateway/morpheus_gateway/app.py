@@ -24,6 +24,7 @@ from morpheus_gateway.context import Context
 from morpheus_gateway.documentation import documentation
 from morpheus_gateway.errors import install_error_handlers
 from morpheus_gateway.health import Health
+from morpheus_gateway.metrics import show_copies
 from morpheus_gateway.middleware import (
     AddressLimits,
     BodyLimit,
@@ -112,6 +113,7 @@ async def _hold_bus(app: FastAPI, settings: GatewaySettings, times: RelayTimes) 
         context = Context.build(settings, connection, times)
         async with context.running(connection, app.state.health):
             app.state.context = context
+            show_copies(context.catalogue, context.limits.shared)
             await asyncio.Event().wait()
     finally:
         app.state.context = None

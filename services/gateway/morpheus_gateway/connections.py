@@ -10,6 +10,7 @@ from typing import Self
 from morpheus_common.logs import get_logger
 
 from morpheus_gateway.client_address import Network, address_of_peer, is_trusted
+from morpheus_gateway.metrics import CONNECTIONS
 from morpheus_gateway.settings import GatewaySettings
 
 log = get_logger(__name__)
@@ -80,12 +81,14 @@ class Connections:
             return refusal
         self._count += 1
         self._open[address] += 1
+        CONNECTIONS.inc()
         return None
 
     def leave(self, peer: str) -> None:
         """Forget a connection that was counted."""
         address = address_of_peer(peer)
         self._count -= 1
+        CONNECTIONS.dec()
         self._open[address] -= 1
         if not self._open[address]:
             del self._open[address]

@@ -17,6 +17,7 @@ from starlette.types import Scope
 
 from morpheus_gateway.body import is_json
 from morpheus_gateway.limits import RateLimited
+from morpheus_gateway.metrics import error_answered, limit_refused
 
 MAX_RETRY_AFTER_SECONDS = 60
 """OpenAI's SDKs obey whatever they are told: `Retry-After: 120` made them wait minutes in silence (measured)."""
@@ -143,12 +144,14 @@ def error_body(error: ApiError) -> dict[str, Any]:
 
 
 def error_response(error: ApiError, path: str) -> Response:
-    """Return the answer to a request to `path` that failed."""
+    """Return the answer to a request to `path` that failed, which counts as answered."""
+    error_answered(error.code)
     status = error.kind.status
     headers = {}
     if status in {429, 503} or error.retry_after is not None:
         headers["Retry-After"] = str(max(1, min(error.retry_after or 1, MAX_RETRY_AFTER_SECONDS)))
     if isinstance(error, RateLimited):
+        limit_refused(error.limit)
         headers |= error.standing.headers()
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"

@@ -154,6 +154,11 @@ class SharedStore:
         self._turn_away()
         await self._client.aclose()
 
+    @property
+    def answers(self) -> bool:
+        """Tell whether it did the last time."""
+        return not self._is_away
+
     async def count(self, name: str, windows: Sequence[Window], caller: str, *, take: bool) -> Counted:
         """Tell how a caller stands with a limit; with `take` count it, if every window has room.
 

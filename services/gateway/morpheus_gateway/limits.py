@@ -50,8 +50,9 @@ class Standing(NamedTuple):
 class RateLimited(ApiError):
     """The caller has to wait so many seconds."""
 
-    def __init__(self, standing: Standing, wait: float) -> None:
+    def __init__(self, limit: str, standing: Standing, wait: float) -> None:
         super().__init__("rate_limit_exceeded", retry_after=math.ceil(wait))
+        self.limit = limit
         self.standing = standing
         self.wait = wait
 
@@ -136,7 +137,7 @@ class Limit:
             del self._refused[caller]
             return
         standing = refusal.standing
-        raise RateLimited(Standing(standing.limit, 0, standing.reset - since), refusal.wait - since)
+        raise RateLimited(self._name, Standing(standing.limit, 0, standing.reset - since), refusal.wait - since)
 
     def _remember(self, caller: str, refusal: RateLimited) -> None:
         self._refused[caller] = (self._clock(), refusal)
@@ -145,7 +146,7 @@ class Limit:
 
     def _refusal(self, counted: Counted) -> RateLimited:
         window, count = max(zip(self._windows, counted.counts, strict=True), key=lambda found: found[1].wait)
-        return RateLimited(Standing(window.limit, 0, count.reset), count.wait)
+        return RateLimited(self._name, Standing(window.limit, 0, count.reset), count.wait)
 
     def _standing(self, counted: Counted) -> Standing:
         standings = [
@@ -234,7 +235,7 @@ class FailureLimit:
         """Return what a caller is told who may have to wait for no failure, but for tries that are decided in a moment."""
         if caller not in self._tried:
             return refusal
-        return RateLimited(Standing(refusal.standing.limit, 0, max(1.0, refusal.standing.reset)), 1.0)
+        return RateLimited(refusal.limit, Standing(refusal.standing.limit, 0, max(1.0, refusal.standing.reset)), 1.0)
 
     async def _count_failure(self, caller: str) -> None:
         try:

@@ -21,6 +21,7 @@ from morpheus_gateway.client_watch import ClientGone
 from morpheus_gateway.context import Context, context_of
 from morpheus_gateway.errors import BodyRefused, error_response, is_openai_route
 from morpheus_gateway.limits import FailureLimit, Limit, Limits, RateLimited, Standing
+from morpheus_gateway.metrics import ACTIVE_REQUESTS, CLIENT_LEFT, request_ended
 from morpheus_gateway.principal import judge_key, key_of
 from morpheus_gateway.query import no_query_parameter_twice
 
@@ -94,7 +95,7 @@ class RequestScope:
         ours = uuid7()
         theirs = _client_id(Headers(scope=scope))
         token = request_id.set(ours)
-        scope.setdefault("state", {})
+        scope.setdefault("state", {})["began"] = started
         status = 0
 
         async def send_with_headers(message: Message) -> None:
@@ -119,9 +120,12 @@ class RequestScope:
                         headers.setdefault(name, value)
             await send(message)
 
+        ACTIVE_REQUESTS.inc()
         try:
             await self._app(scope, receive, send_with_headers)
         finally:
+            ACTIVE_REQUESTS.dec()
+            request_ended(scope, status, time.monotonic() - started)
             _log_request(scope, status, started, theirs)
             request_id.reset(token)
 
@@ -142,8 +146,7 @@ def _log_request(scope: Scope, status: int, started: float, client_request_id: s
         method=scope["method"],
         # the template, never the path: paths are what strangers type
         route=route or "none",
-        # 499 as nginx has it: the client left before it was told anything
-        status=status or 499,
+        status=status or CLIENT_LEFT,
         duration_ms=round((time.monotonic() - started) * 1000, 1),
         user_id=caller.user_id if isinstance(caller, Caller) else None,
         key_id=caller.key_id if isinstance(caller, Caller) else None,

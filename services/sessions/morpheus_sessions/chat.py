@@ -287,7 +287,9 @@ class Chat:
             await self._answer_ping(prompt)
             return
         prompt.tally.is_taken_up = True
+        waits_since = time.monotonic()
         async with self._turn(key_id) as line:
+            prompt.waited(time.monotonic() - waits_since)
             await self._with_turn(prompt, line)
 
     async def _is_complete(self, prompt: Prompt) -> bool:
@@ -511,7 +513,9 @@ class Chat:
     async def _wait_for(self, operation_id: str, model_id: str, prompt: Prompt, line: Line) -> None:
         # the time it stood in line is not the chain's
         left = prompt.head.open_wait - (time.monotonic() - prompt.turn_at)
+        waits_since = time.monotonic()
         operation = await self._journal.ended(operation_id, wait=max(0.0, left))
+        prompt.waited(time.monotonic() - waits_since)
         try:
             outcome(operation)
         except ApiError as error:

@@ -38,6 +38,8 @@ class Prompt:
         self._ended = False
         self._changed = asyncio.Event()
         self._answer_head: AnswerHead | None = None
+        self._asked_at: float | None = None
+        self._elsewhere = 0.0
 
     # what the gateway sends
 
@@ -120,8 +122,15 @@ class Prompt:
             await self._send(Kind.BEAT)
 
     def announce(self, head: AnswerHead) -> None:
-        """Set what goes out with the first data frame."""
+        """Set what goes out with the first data frame. From now on it waits for the provider."""
         self._answer_head = head
+        if self._asked_at is None:
+            self._asked_at = time.monotonic()
+
+    def waited(self, seconds: float) -> None:
+        """Note that it waited for others, an earlier prompt or the chain. After the first provider all of its time is others'."""
+        if self._asked_at is None:
+            self._elsewhere += seconds
 
     async def send(self, data: bytes, *, last: bool = False) -> None:
         """Send a piece of the answer, when there is credit for it. One frame may overshoot.
@@ -134,6 +143,9 @@ class Prompt:
                 self._changed.clear()
                 await self._changed.wait()
             head, self._answer_head = self._answer_head, None
+            if head is not None and self._asked_at is not None:
+                elsewhere = self._elsewhere + time.monotonic() - self._asked_at
+                head = head.model_copy(update={"elsewhere": round(elsewhere, 6)})
             more = position != len(pieces) - 1
             self._ended = last and not more and self.head.takes_last
             await self._send(Kind.LAST if self._ended else Kind.DATA, piece, more=more, head=head)

@@ -100,11 +100,16 @@ class OwnerFrame(Message):
 
 
 class AnswerHead(Message):
-    """What the gateway tells the client about the answer; comes with the first data frame."""
+    """What the gateway tells the client about the answer; comes with the first data frame.
+
+    `elsewhere`: seconds of the worker's until then that were not its own, but the provider's, the chain's and earlier prompts' of
+    the key. For the gateway's metrics; a worker may leave it out.
+    """
 
     model: str
     session_id: ChainId
     provider: str
+    elsewhere: float | None = None
 
 
 class ErrorFrame(Message):

@@ -1,5 +1,6 @@
 """What prompts of all kinds have in common: how their bodies are described, who may send one, to which model it goes, how it is answered."""
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -92,7 +93,10 @@ async def run_prompt(
     digest, caller = await judge_key(request, context, context.keys.recognise)
     # before the body is read: a key over its limit costs no more than this
     request.state.standing = await context.limits.chats.take(key_of(caller)[0])
+    reading_since = time.monotonic()
     raw = await request.body()
+    # how fast a client sends is its own affair
+    began = request.state.began + time.monotonic() - reading_since
     if raw and not is_json(request.headers.get("content-type")):
         raise ApiError("unsupported_media_type")
     body = read(raw, ", ".join(request.headers.getlist("accept")))
@@ -111,6 +115,7 @@ async def run_prompt(
         admit,
         times=context.answer_times,
         json_limit=context.settings.json_answer_limit,
+        began=began,
     )
 
 
