@@ -54,6 +54,10 @@ class Keyring:
                     log.warning("a former provider of key encryption is away", provider=provider.provider)
         return versions
 
+    async def check(self) -> None:
+        """Find out whether the provider that wraps is there. Raises `ProviderAway`, `KeyringError`."""
+        await self._current.versions()
+
     async def close(self) -> None:
         """Let the providers' connections go."""
         for provider in self._by_name.values():

@@ -58,6 +58,7 @@ class Passwords:
         # each prompt waits for a check of its key, and must not wait for a processor with eight lanes of argon2 on it
         self._threads = ThreadPoolExecutor(at_once, "argon2", initializer=_let_others_go_first)
         self._turns = asyncio.Semaphore(at_once)
+        self._at_once = at_once
         self._limit = at_once + waiting
         self._admitted = 0
         self._nobodys_hash = self._hasher.hash(secrets.token_urlsafe())
@@ -75,6 +76,11 @@ class Passwords:
             yield
         finally:
             self._admitted -= 1
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for their turn."""
+        return max(0, self._admitted - self._at_once)
 
     async def hash(self, password: str) -> str:
         """Return the hash to store. Raises `ApiError` (overloaded, service_timeout)."""

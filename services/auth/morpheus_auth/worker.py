@@ -113,6 +113,14 @@ from morpheus_auth.keyed_hashes import KeyedHashes
 from morpheus_auth.keyring import Keyring, open_keyring
 from morpheus_auth.keys import ApiKeys
 from morpheus_auth.login_throttle import LoginThrottle
+from morpheus_auth.metrics import (
+    HASHES_WAITING,
+    KEY_CHECKS,
+    LOGINS,
+    counted,
+    measure_deletions,
+    measure_key_encryption,
+)
 from morpheus_auth.operator_rpc import subscribe_operator
 from morpheus_auth.password_changes import PasswordChanges
 from morpheus_auth.passwords import Passwords
@@ -179,8 +187,9 @@ def subscribe(broker: NatsBroker, auth: Auth) -> None:
     async def login(question: Login) -> TokenPair:
         answer_key = read_answer_key(question.answer_key)
         password = auth.sealing.open(question.password, LOGIN)
-        proven = await auth.accounts.authenticate(email=question.email, password=password, address=question.address)
-        tokens = await auth.logins.start(proven)
+        with counted(LOGINS):
+            proven = await auth.accounts.authenticate(email=question.email, password=password, address=question.address)
+            tokens = await auth.logins.start(proven)
         return TokenPair(tokens=seal_answer(tokens.model_dump_json().encode(), answer_key, LOGIN))
 
     @broker.subscriber(REFRESH.subject, queue=SERVICE, max_workers=CONCURRENT)
@@ -248,7 +257,8 @@ def subscribe(broker: NatsBroker, auth: Auth) -> None:
 
     @broker.subscriber(CHECK_KEY.subject, queue=SERVICE, max_workers=CONCURRENT)
     async def check_key(question: CheckKey) -> Caller:
-        return await auth.keys.check(question.sha256)
+        with counted(KEY_CHECKS):
+            return await auth.keys.check(question.sha256)
 
     @broker.subscriber(ENDED_KEYS.subject, queue=SERVICE, max_workers=CONCURRENT)
     async def ended_keys(question: KeyIds) -> KeyIds:
@@ -329,6 +339,7 @@ async def build(settings: AuthSettings, service: StoreService, keyring: Keyring)
         at_once=settings.hashes_at_once,
         waiting=settings.hashes_waiting,
     )
+    HASHES_WAITING.set_function(lambda: passwords.waiting)
     access_tokens = AccessTokens(
         keys=signing,
         issuer=settings.token_issuer,
@@ -429,7 +440,13 @@ async def serve(settings: AuthSettings, standing: Standing | None = None) -> Asy
             kek_rotation=auth.kek_rotation,
         )
         async with (
-            background(auth.rotation.keep_fresh(), auth.after_checks.run(), auth.deletions.run()),
+            background(
+                auth.rotation.keep_fresh(),
+                auth.after_checks.run(),
+                auth.deletions.run(),
+                measure_deletions(),
+                measure_key_encryption(keyring),
+            ),
             service.answering(),
         ):
             yield
