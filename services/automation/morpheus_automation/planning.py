@@ -9,6 +9,7 @@ from morpheus_common.errors import ApiError
 from morpheus_common.logs import get_logger
 
 from morpheus_automation.decisions import Decided, Decisions
+from morpheus_automation.metrics import DECISIONS
 from morpheus_automation.policy import plan_chat, told
 from morpheus_automation.preferences import Preferences
 
@@ -62,4 +63,5 @@ class Planning:
             self.decisions.count(decided)
         else:
             await self.decisions.record(decided)
+        DECISIONS[plan.decision].inc()
         return plan

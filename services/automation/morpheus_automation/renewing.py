@@ -35,6 +35,7 @@ from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from morpheus_automation.decisions import SAME_RENEWAL_SECONDS, Decided, Decisions
 from morpheus_automation.documents import RenewalDocument
+from morpheus_automation.metrics import DECISIONS, RENEWALS_FAILED, PassAge
 from morpheus_automation.planning import read_facts
 from morpheus_automation.policy import (
     LONGEST_PAUSE_SECONDS,
@@ -100,6 +101,7 @@ class Renewals:
         self._clock = clock
         self._staged = staged
         self._few = asyncio.Semaphore(AT_ONCE)
+        self._age = PassAge()
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -127,6 +129,7 @@ class Renewals:
             )
             await self._look_at(page.sessions)
             if not page.more:
+                self._age.made()
                 return
             after = EndingAfter(ends_at=page.sessions[-1].ends_at, id=page.sessions[-1].id)
             if await self._leases.acquire(LEASE) is None:
@@ -288,6 +291,7 @@ class Renewals:
         except DuplicateKeyError:
             raise Changed from None
         self._staged()
+        DECISIONS[decided.decision].inc()
         return written
 
     async def _note_failure(self, stored: RenewalDocument, code: str) -> None:
@@ -299,6 +303,7 @@ class Renewals:
 
         await run_transaction(self._client, body)
         self._staged()
+        RENEWALS_FAILED.inc()
 
     async def _leave_for(self, stored: RenewalDocument, *, seconds: float) -> None:
         async def body(tx: AsyncClientSession) -> bool:
