@@ -230,7 +230,8 @@ async def test_a_prompt_can_insist_on_a_parked_session_and_on_no_other_keys(hous
 
         insisted = await house.gateway.chat(session_id=first.head.session_id, model_id=None)
         refused = await house.gateway.chat(session_id=strangers.head.session_id, model_id=None)
-    assert insisted.head == first.head
+    assert insisted.head is not None
+    assert insisted.head.session_id == first.head.session_id
     assert refused.code == "session_not_found"
 
 

@@ -193,8 +193,29 @@ async def test_what_the_answer_is_about_comes_with_its_first_data_frame_only() -
     await sent.send(b"b")
 
     first, second = (headers.get(Header.HEAD) for _, _, headers in bus.sent)
-    assert json.loads(first or "") == {"model": "m", "session_id": SESSION, "provider": "0xp"}
+    told = json.loads(first or "")
+    assert told.pop("elsewhere") >= 0
+    assert told == {"model": "m", "session_id": SESSION, "provider": "0xp"}
     assert second is None
+
+
+async def test_the_gateway_is_told_how_long_a_prompt_waited_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left of the time to the first byte is ours, and measured there."""
+    now = 100.0
+    monkeypatch.setattr("morpheus_sessions.prompts.time.monotonic", lambda: now)
+    bus = Bus()
+    sent = prompt(bus)
+    sent.give_credit(100)
+    sent.waited(2.0)
+    now += 10  # of our own
+    sent.announce(AnswerHead(model="m", session_id=SESSION, provider="0xp"))
+    now += 5  # a provider that fails, and the next session
+    sent.waited(4.0)
+    sent.announce(AnswerHead(model="m", session_id=SESSION, provider="0xq"))
+    now += 1
+    await sent.send(b"a")
+
+    assert json.loads(bus.sent[0][2][Header.HEAD])["elsewhere"] == 2 + 5 + 1
 
 
 async def test_an_error_in_any_script_travels_in_ascii() -> None:

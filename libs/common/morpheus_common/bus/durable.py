@@ -16,7 +16,7 @@ from morpheus_common.bus.topology import Consumer
 from morpheus_common.errors import ApiError
 from morpheus_common.logs import get_logger
 from morpheus_common.request_context import request_id
-from morpheus_common.store.metrics import CONSUMER_PENDING, DEAD_LETTERS, EVENTS_READ
+from morpheus_common.store.metrics import CONSUMER_PENDING, DEAD_LETTERS, EVENTS_READ, OUTCOMES
 from morpheus_common.store.unavailable import database_is_away
 
 log = get_logger(__name__)
@@ -42,6 +42,10 @@ async def read_events(
     repeatable: an event can come twice.
     """
     failures = _Failures()
+    DEAD_LETTERS.labels(consumer.name)
+    for outcome in OUTCOMES:
+        # there before the first, so that its increase is seen
+        EVENTS_READ.labels(consumer.name, outcome)
     while True:
         try:
             subscription = await jetstream.pull_subscribe_bind(consumer=consumer.name, stream=consumer.stream)

@@ -17,8 +17,11 @@ FAILURES: Final = frozenset({"internal_error", "overloaded", "service_timeout", 
 Every code beside every question would be 2,900 series in auth alone; the gateway counts each code as it was answered.
 """
 _CODES: Final = 2 + len(FAILURES)
-RPC_SECONDS: Final = (0.0025, 0.01, 0.05, 0.25, 1.0, 5.0)
-"""Few buckets, because there are many questions: half a million series at fifty processes would be no help to anybody."""
+SERVER_SECONDS: Final = (0.0025, 0.01, 0.05, 0.25, 1.0, 5.0)
+CLIENT_SECONDS: Final = (0.01, 0.05, 0.25, 1.0)
+"""Few buckets, because there are many questions: a gateway asks 42. What takes longer than a second mostly is no answer at all,
+and is counted by its code.
+"""
 _UNKNOWN: Final = "unknown"
 
 
@@ -37,7 +40,7 @@ _CLIENT_SECONDS = at_most(
         "morpheus_rpc_client_seconds",
         "How long an answer of another service took, or the word that there is none",
         ["rpc"],
-        buckets=RPC_SECONDS,
+        buckets=CLIENT_SECONDS,
         registry=REGISTRY,
     ),
     asked_by,
@@ -56,7 +59,7 @@ _SERVER_SECONDS = at_most(
         "morpheus_rpc_server_seconds",
         "How long a question was here until it was answered, its wait for its turn included",
         ["rpc"],
-        buckets=RPC_SECONDS,
+        buckets=SERVER_SECONDS,
         registry=REGISTRY,
     ),
     answered_by,

@@ -6,6 +6,7 @@ from morpheus_site.generated.commands import command_page
 from morpheus_site.generated.endpoints import endpoint_pages
 from morpheus_site.generated.error_catalogue import error_page
 from morpheus_site.generated.events import event_page
+from morpheus_site.generated.metric_table import metric_page
 from morpheus_site.generated.setting_table import setting_page
 
 
@@ -16,5 +17,6 @@ def pages() -> dict[str, str]:
         "commands.md": command_page(),
         "errors.md": error_page(),
         "events-reference.md": event_page(),
+        "metrics.md": metric_page(),
         "settings.md": setting_page(),
     }
