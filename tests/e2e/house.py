@@ -21,6 +21,8 @@ from openai import OpenAI
 from tests.e2e.stack import MORPHEUS, RunningStack
 from tests.openapi import CheckedSyncClient
 
+SERVICES = ("gateway", "auth", "sessions", "automation")
+
 
 @dataclass(frozen=True)
 class Account:
@@ -152,6 +154,11 @@ class House:
         """The database as one of its users (`root`, or a service) sees it; the stack's own url is that of `ops`."""
         passwords = StackSecrets.load(self.stack.folder.path).mongo_passwords
         return self.stack.mongo_url.replace(f"ops:{passwords['ops']}@", f"{user}:{passwords[user]}@")
+
+    def metrics(self) -> dict[str, str]:
+        """What each service shows on its private port, by its name."""
+        ports = {user: int(self.stack.env[f"{user.upper()}_METRICS_PORT"]) for user in SERVICES}
+        return {user: httpx2.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text for user, port in ports.items()}
 
     def dump_databases(self) -> dict[str, bytes]:
         """Every document of every database of ours, as text."""

@@ -8,7 +8,7 @@ import httpx2
 import pytest
 from morpheus_auth.settings import DEVELOPMENT_DELEGATE
 
-from tests.e2e.house import Account, House
+from tests.e2e.house import SERVICES, Account, House
 from tests.e2e.operations import ROWS, World
 from tests.e2e.secret_search import Planted, search
 from tests.e2e.test_session_endpoints import fault, strikes
@@ -275,8 +275,8 @@ class Run:
         )
 
     def places(self, captured: list[bytes]) -> dict[str, bytes]:
-        metrics = self.house.http.get(self.house.stack.gateway_url + "/metrics").content
-        return {"bus": b"".join(captured), "metrics": metrics, **self.told.answers, **self.house.everything_written()}
+        shown = {f"metrics of {service}": text.encode() for service, text in self.house.metrics().items()}
+        return {"bus": b"".join(captured), **shown, **self.told.answers, **self.house.everything_written()}
 
 
 @pytest.mark.timeout(300)
@@ -298,6 +298,7 @@ def test_no_secret_of_a_run_is_found_in_any_form_anywhere(house: House, run: Run
         "database auth.users",
         "database local.oplog.rs",
         "stream EVENTS",
+        *(f"metrics of {service}" for service in SERVICES),
     ):
         assert len(places[needed]) > 100, f"{needed} was looked into"
     assert account.email.encode() in places["database auth.users"] + places["database local.oplog.rs"]
