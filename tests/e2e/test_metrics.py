@@ -157,6 +157,9 @@ def do_what_no_operation_is(house: House, account: Account, word: str) -> None:
         assert house.chat(account, text, stream=True).status_code == 200
     assert house.chat(account, word, model=word).status_code == 404
     house.embed(account, word)
+    # what auth asks of other services
+    deleted = house.http.delete("auth/register", headers=house.new_account(automation=False).by_token)
+    assert deleted.is_success
 
 
 @pytest.fixture(scope="module")
