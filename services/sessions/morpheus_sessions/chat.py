@@ -31,6 +31,7 @@ from morpheus_sessions.documents import LONG_AGO, Owner, SessionDocument
 from morpheus_sessions.failures import PromptFailure
 from morpheus_sessions.journal import LOST, SWITCHED, Journal, SlotTaken
 from morpheus_sessions.lifecycle import USABLE_SECONDS, Lifecycle, is_usable
+from morpheus_sessions.metrics import CLAIM, OPEN, QUEUE, PromptTimer, count_prompt, count_used
 from morpheus_sessions.operations import outcome
 from morpheus_sessions.ownership import OwnedElsewhere, OwnedSession, Ownership
 from morpheus_sessions.pinging import Pinging
@@ -180,6 +181,7 @@ class Chat:
         )
         if used is not None:
             self._usage.add(used)
+            count_used(used.record)
 
     async def beat(self) -> None:
         """Keep every attempt alive, and give up those whose other side is gone, until cancelled."""
@@ -208,6 +210,16 @@ class Chat:
                         await self._ownership.release(owned)
                     except PyMongoError as error:
                         log.warning("session not released", problem=type(error).__name__)
+
+    @property
+    def running(self) -> int:
+        """How many prompts run in their sessions."""
+        return sum(line.running is not None for line in list(self._lines.values()))
+
+    @property
+    def waiting(self) -> int:
+        """How many stand in line, or wait for a session."""
+        return sum(line.inside for line in list(self._lines.values())) - self.running
 
     def runs_in(self, session_id: str) -> bool:
         """Tell whether a prompt of this worker runs in a session (our own id)."""
@@ -260,6 +272,9 @@ class Chat:
         prompt.tally.failed(error.code, not_sent=not_sent)
         if prompt.gone:
             return
+        if owner is None and not prompt.head.ping and (not_sent or not prompt.tally.is_taken_up):
+            # no record tells of it
+            count_prompt(stream=prompt.head.stream, outcome=error.code)
         try:
             await prompt.fail(error, upstream_code=upstream_code, not_sent=not_sent, owner=owner)
         except NatsError as problem:
@@ -274,7 +289,7 @@ class Chat:
             raise PromptFailure(ApiError("overloaded", retry_after=1), not_sent=True)
         await reached(Step.PROMPT_RECEIVED, key_id)
         if self._ownership.owned(key_id) is None and key_id not in self._lines:
-            claimed = await self._ownership.claim(key_id)
+            claimed = await self._claim(key_id)
             if isinstance(claimed, OwnedElsewhere):
                 await prompt.refer(OwnerFrame(worker=claimed.worker))
                 return
@@ -313,8 +328,9 @@ class Chat:
             try:
                 # an idle line needs no clock
                 limit = self._settings.queue_wait if line.inside > 1 else None
-                async with asyncio.timeout(limit):
-                    await line.lock.acquire()
+                with QUEUE.time():
+                    async with asyncio.timeout(limit):
+                        await line.lock.acquire()
             except TimeoutError:
                 raise ApiError("session_busy", retry_after=10) from None
             try:
@@ -505,17 +521,23 @@ class Chat:
         owned = self._ownership.owned(key_id)
         if owned is not None:
             return owned
-        claimed = await self._ownership.claim(key_id)
+        claimed = await self._claim(key_id)
         if isinstance(claimed, OwnedElsewhere):
             raise GoElsewhere(claimed.worker)
         return claimed
+
+    async def _claim(self, key_id: str) -> OwnedSession | OwnedElsewhere | None:
+        with CLAIM.time():
+            return await self._ownership.claim(key_id)
 
     async def _wait_for(self, operation_id: str, model_id: str, prompt: Prompt, line: Line) -> None:
         # the time it stood in line is not the chain's
         left = prompt.head.open_wait - (time.monotonic() - prompt.turn_at)
         waits_since = time.monotonic()
         operation = await self._journal.ended(operation_id, wait=max(0.0, left))
-        prompt.waited(time.monotonic() - waits_since)
+        waited = time.monotonic() - waits_since
+        prompt.waited(waited)
+        OPEN.observe(waited)
         try:
             outcome(operation)
         except ApiError as error:
@@ -626,10 +648,11 @@ class Chat:
             raise PromptFailure(ApiError("service_unavailable", retry_after=30), not_sent=True)
         prompt.tally.ran_in(owned)
         prompt.announce(AnswerHead(model=owned.model_name, session_id=owned.chain_session, provider=owned.provider))
-        if prompt.head.stream:
-            await self._relay_stream(prompt, owned, router)
-        else:
-            await self._relay_json(prompt, owned, router)
+        with PromptTimer(prompt.head.endpoint, router.name):
+            if prompt.head.stream:
+                await self._relay_stream(prompt, owned, router)
+            else:
+                await self._relay_json(prompt, owned, router)
         await prompt.end()
         await reached(Step.PROMPT_ENDED, owned.key_id)
 

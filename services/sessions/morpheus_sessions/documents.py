@@ -367,7 +367,9 @@ class WalletDocument(Document):
     `counter`: how many stakes were tagged for it. `calling`: the chain call that runs, `{worker, boot, operation, until}`.
     `overlaps`: calls that were begun although one of a dead process might still have run. `read_to`: Unix seconds up to
     which the listing of its sessions was read completely. `passes_asked`, `passes_made`: numbers of the last pass that an
-    operator asked for, and of the last of those that was made; `last_pass`: how often it did what. `serving_until`: a
+    operator asked for, and of the last of those that was made; `last_pass`: how often it did what. `complete_pass`: when the
+    last pass over all that may be open was made (database time), how often it found what, and how much of it it could not
+    put right: `{at, found, undone}`. `serving_until`: a
     loop takes opens for it (database time); `approved_tx`: the transaction with which we set the allowance last, at or
     before the height `approved_block`; `seconds_per_open`: how long it is busy with one.
     """
@@ -383,6 +385,7 @@ class WalletDocument(Document):
     passes_asked: int = 0
     passes_made: int = 0
     last_pass: dict[str, int] | None = None
+    complete_pass: dict[str, Any] | None = None
     serving_until: datetime | None = None
     seconds_per_open: float | None = None
 

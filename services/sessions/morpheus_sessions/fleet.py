@@ -15,11 +15,16 @@ from pymongo.errors import DuplicateKeyError, PyMongoError
 from morpheus_sessions.breaker import Breaker, Circuit
 from morpheus_sessions.documents import RouterDocument
 from morpheus_sessions.queueing import Till
-from morpheus_sessions.router import ROUTER_ERRORS, Identity, Router, RouterRefused, RouterUnreachable
+from morpheus_sessions.router import (
+    CREDENTIALS_REFUSED,
+    ROUTER_ERRORS,
+    Identity,
+    Router,
+    RouterRefused,
+    RouterUnreachable,
+)
 
 log = get_logger(__name__)
-
-CREDENTIALS_REFUSED = (401, 403)
 
 
 class Member:

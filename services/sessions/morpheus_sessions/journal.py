@@ -945,6 +945,14 @@ class Journal:
             {"_id": wallet}, {"$set": {"passes_made": asked, "last_pass": dict(done)}}
         )
 
+    async def note_complete_pass(self, wallet: str, router: str, found: Mapping[str, int], *, undone: int) -> None:
+        """Write that a complete pass was made, how often it found what, and how much of that it could not put right."""
+        # a finding is a name of ours, and `$$NOW` is none: only the time is worked out
+        told = {"found": {"$literal": dict(found)}, "undone": undone, "at": "$$NOW"}
+        await WalletDocument.get_pymongo_collection().update_one(
+            {"_id": wallet}, [{"$set": {"router": router, "complete_pass": told}}], upsert=True
+        )
+
     async def pass_made(self, wallet: str, asked: int, *, wait: float) -> dict[str, int] | None:
         """Wait up to `wait` seconds for a pass; return what it did, None if it was not made by then."""
         loop = asyncio.get_running_loop()

@@ -41,7 +41,8 @@ CAPACITY_RETRY_SECONDS = 60
 
 _GUARD = "stake"
 _LIVE = [state.value for state in LIVE_STATES]
-_LIVE_AMOUNT = {"$ifNull": ["$stake", {"$ifNull": ["$reserved", 0]}]}
+LIVE_AMOUNT = {"$ifNull": ["$stake", {"$ifNull": ["$reserved", 0]}]}
+"""What a live session puts at risk, in wei."""
 _WALLET = {"$ifNull": ["$wallet", "$reserved_on"]}
 
 
@@ -162,6 +163,10 @@ class Limits:
         total = sum(capital.values())
         return Bounds(share_of(per_user, total), share_of(in_all, total), per_router, capital)
 
+    async def in_all(self) -> int:
+        """Return how much stake of all users may be at risk (wei). Raises as `bounds`."""
+        return (await self.bounds()).in_all
+
     async def room(self, user_id: str, now: datetime) -> Room:
         """Return what a session of a user may take at a time of the database's. Nothing is set aside by asking.
 
@@ -271,7 +276,7 @@ async def at_risk(
     now: datetime, *, user_id: str, wallet: str | None = None, tx: AsyncClientSession | None = None
 ) -> AtRisk:
     """Return what is at risk at a time of the database's, of a user, on a wallet, in all (wei)."""
-    live = _sums({"state": {"$in": _LIVE}}, _LIVE_AMOUNT, _WALLET, user_id, wallet)
+    live = _sums({"state": {"$in": _LIVE}}, LIVE_AMOUNT, _WALLET, user_id, wallet)
     held = _sums({"held_until": {"$gt": now}, "state": {"$nin": _LIVE}}, "$held", "$wallet", user_id, wallet)
     sessions = SessionDocument.get_pymongo_collection()
     found: list[Any] = []

@@ -53,6 +53,7 @@ from morpheus_sessions.documents import (
     SessionDocument,
     wei,
 )
+from morpheus_sessions.doubled import APPROVAL, CHAIN_SESSION, OPERATION, SLOT, Once, doubled
 from morpheus_sessions.fleet import Fleet
 from morpheus_sessions.journal import AlreadyAdopted, Journal
 from morpheus_sessions.listing import opened_by
@@ -66,6 +67,7 @@ log = get_logger(__name__)
 
 LINKS: Final = 10
 DOUBLED: Final = 100
+DOUBLED_MILLISECONDS: Final = 50_000
 WAITING: Final = 5_000
 """Operations that a plan looks at; a wallet that has more of them has other troubles."""
 
@@ -150,22 +152,12 @@ class Operator:
 
     async def doubled(self) -> DoubledRecords:
         """Return what breaks a rule that the records alone can break."""
-        sessions, operations = SessionDocument.get_pymongo_collection(), OperationDocument.get_pymongo_collection()
         return DoubledRecords(
             doubled=[
-                *await _doubled(
-                    sessions, Rule.SLOT, {"slot": {"$type": "string"}}, {"key": "$key_id", "slot": "$slot"}
-                ),
-                *await _doubled(
-                    sessions,
-                    Rule.CHAIN_SESSION,
-                    {"chain_session": {"$type": "string"}},
-                    {"chain": "$chain", "session": "$chain_session"},
-                ),
-                *await _doubled(sessions, Rule.OPERATION, {}, {"operation": "$operation_id"}),
-                *await _doubled(
-                    operations, Rule.APPROVAL, {"approval": {"$type": "string"}}, {"approval": "$approval"}
-                ),
+                *await _doubled(Rule.SLOT, SLOT),
+                *await _doubled(Rule.CHAIN_SESSION, CHAIN_SESSION),
+                *await _doubled(Rule.OPERATION, OPERATION),
+                *await _doubled(Rule.APPROVAL, APPROVAL),
             ]
         )
 
@@ -463,17 +455,7 @@ def _unavailable(router: Router, error: Exception) -> ApiError:
     return ApiError("service_unavailable", f"The router {router.name} does not answer as it should.", retry_after=5)
 
 
-async def _doubled(collection: Any, rule: Rule, query: Mapping[str, Any], key: Mapping[str, str]) -> list[Doubled]:
-    cursor = await collection.aggregate(
-        [
-            {"$match": query},
-            {"$group": {"_id": key, "count": {"$sum": 1}, "ids": {"$firstN": {"input": "$_id", "n": LINKS}}}},
-            {"$match": {"count": {"$gt": 1}}},
-            {"$limit": DOUBLED},
-        ],
-        allowDiskUse=True,
-        maxTimeMS=50_000,
-    )
+async def _doubled(rule: Rule, once: Once) -> list[Doubled]:
     return [
         Doubled(
             rule=rule,
@@ -481,5 +463,5 @@ async def _doubled(collection: Any, rule: Rule, query: Mapping[str, Any], key: M
             key="" if rule is Rule.APPROVAL else " ".join(str(part) for part in item["_id"].values()),
             ids=item["ids"],
         )
-        async for item in cursor
+        for item in await doubled(once, most=DOUBLED, ids=LINKS, milliseconds=DOUBLED_MILLISECONDS)
     ]

@@ -21,6 +21,7 @@ from pymongo import ReturnDocument, UpdateOne
 from pymongo.errors import PyMongoError
 
 from morpheus_sessions.documents import SessionDocument
+from morpheus_sessions.metrics import TAKEN_OVER
 
 log = get_logger(__name__)
 
@@ -132,7 +133,7 @@ class Ownership:
         if taken is not None:
             return taken
         other = await SessionDocument.get_pymongo_collection().find_one(
-            {"key_id": key_id, "slot": Slot.CURRENT.value}, {"owner": 1}
+            {"key_id": key_id, "slot": Slot.CURRENT.value}, {"owner": 1, "busy": 1}
         )
         if other is None:
             return None
@@ -142,7 +143,10 @@ class Ownership:
         if await is_alive(self._database, Holder(owner["worker"], owner["boot"])):
             return OwnedElsewhere(owner["worker"])
         log.info("taking over from a dead worker", key_id=key_id, dead=owner["worker"])
-        return await self._take(key_id, {"owner": owner})
+        taken = await self._take(key_id, {"owner": owner})
+        if taken is not None:
+            TAKEN_OVER.labels("busy" if other.get("busy") else "none").inc()
+        return taken
 
     async def _take(self, key_id: str, whose: dict[str, Any]) -> OwnedSession | None:
         rest = {"$dateAdd": {"startDate": "$busy.since", "unit": "millisecond", "amount": self._quarantine_ms}}

@@ -10,6 +10,7 @@ from morpheus_common.errors import ApiError
 from morpheus_common.service import CANCEL_AGAIN_SECONDS
 from nats.aio.client import Client
 
+from morpheus_sessions.metrics import FRAMES_REFUSED
 from morpheus_sessions.usage import Tally
 
 
@@ -47,6 +48,7 @@ class Prompt:
         """Take a piece of the body; a gap spoils the attempt."""
         self.heard_at = time.monotonic()
         if seq != self._next_body_frame or len(self.body) + len(data) > self.head.body_bytes:
+            FRAMES_REFUSED.labels("gap").inc()
             self.leave()
             return
         self._next_body_frame += 1

@@ -27,6 +27,7 @@ class PurseReader:
         self._lock = asyncio.Lock()
         self._last: Purse | None = None
         self._read_at = float("-inf")
+        self._last_read_at = float("-inf")
 
     async def read(self, *, at_most: float = FRESH_SECONDS) -> Purse:
         """Return the purse, read at most so many seconds ago. Raises one of `ROUTER_ERRORS`."""
@@ -39,7 +40,14 @@ class PurseReader:
                 mor, gas = await self._router.funds()
                 allowance = await self._router.allowance(self._router.diamond)
                 self._last, self._read_at = Purse(mor, gas, allowance), started
+                self._last_read_at = started
             return self._last
+
+    def last(self, *, within: float) -> Purse | None:
+        """Return the last reading if it was begun at most so many seconds ago, without asking anybody."""
+        if time.monotonic() - self._last_read_at > within:
+            return None
+        return self._last
 
     def forget(self) -> None:
         """Have it read anew: we changed it ourselves."""

@@ -4,6 +4,7 @@
 pass carries them out.
 """
 
+from collections import Counter
 from collections.abc import Awaitable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -236,13 +237,14 @@ class Reconciler:
         """Make one pass and return what it found. What it could not do, the next one finds again."""
         complete = complete or self._passes % COMPLETE_EVERY == 0
         self._passes += 1
+        wallet = self._router.wallet
         listing, findings = await self.find(complete=complete)
         moves = [finding for finding in findings if finding.act in (Act.MOVE, Act.DISPLACE)]
         done = [await self._is_done(self._move(moves, listing), Act.MOVE)]
         done += [await self._is_done(self._carry_out(finding), finding.act) for finding in findings]
         reported = [item for item in findings if item.act in (Act.REPORT_FOREIGN, Act.REPORT_LOST)]
         await self._journal.keep_findings(
-            self._router.wallet,
+            wallet,
             self._router.name,
             [
                 (FindingKind.LOST if item.act is Act.REPORT_LOST else FindingKind.FOREIGN, item.chain)
@@ -251,8 +253,11 @@ class Reconciler:
             ],
             listing,
         )
+        if complete and listing.complete:
+            found = Counter(finding.act.value for finding in findings)
+            await self._journal.note_complete_pass(wallet, self._router.name, found, undone=done.count(False))
         if listing.complete and listing.sessions and all(done):
-            await self._journal.mark_read_to(self._router.wallet, max(item.opened_at for item in listing.sessions))
+            await self._journal.mark_read_to(wallet, max(item.opened_at for item in listing.sessions))
         return findings
 
     async def _is_done(self, work: Awaitable[None], act: Act) -> bool:

@@ -9,9 +9,11 @@ import functools
 import json
 import math
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final, ParamSpec, TypeVar
+from types import TracebackType
+from typing import Any, Final, ParamSpec, Self, TypeVar
 
 import aiohttp
 import httpx2
@@ -22,6 +24,8 @@ from morpheus_common.logs import get_logger
 from morpheus_common.model_names import MAX_NAME_LENGTH
 from morpheus_common.request_context import request_id, traceparent
 
+from morpheus_sessions.metrics import FAILED_CALLS, ROUTER_SECONDS
+from morpheus_sessions.router_calls import READ_FROM_CHAIN, call_of
 from morpheus_sessions.settings import RouterSettings
 
 log = get_logger(__name__)
@@ -46,6 +50,7 @@ PROBE_SECONDS: Final = 5.0
 ZERO_ADDRESS: Final = "0x" + "0" * 40
 ALREADY_CLOSED: Final = "SessionAlreadyClosed"
 SESSION_NOT_FOUND: Final = "session not found"
+CREDENTIALS_REFUSED: Final = (401, 403)
 
 
 class RouterUnreachable(Exception):
@@ -63,6 +68,10 @@ class RouterRefused(Exception):
 
 class RouterUnclear(Exception):
     """The call went out and no usable answer came back: it may or may not have been done."""
+
+
+class RouterTimedOut(RouterUnclear):
+    """The same, because none came in time."""
 
 
 class RouterTooLong(RouterUnclear):
@@ -148,6 +157,38 @@ class Identity:
     wallet: str
     chain: int
     diamond: str
+
+
+class _Timer:
+    """Measures a call to a router, the block, and counts how it failed."""
+
+    def __init__(self, router: str, path: str) -> None:
+        self._router = router
+        self._call = call_of(path)
+
+    def __enter__(self) -> Self:
+        self._started_at = time.monotonic()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        ROUTER_SECONDS.labels(self._router, self._call).observe(time.monotonic() - self._started_at)
+        # whoever is cancelled, or finds that a session is not there, has found no fault with the router
+        if isinstance(error, ROUTER_ERRORS) and not (
+            isinstance(error, RouterRefused) and SESSION_NOT_FOUND in error.text
+        ):
+            FAILED_CALLS.labels(self._router, self._kind_of(error)).inc()
+
+    def _kind_of(self, error: BaseException) -> str:
+        if isinstance(error, RouterUnreachable):
+            return "unreachable"
+        if isinstance(error, RouterTimedOut):
+            return "timeout"
+        if isinstance(error, RouterRefused):
+            is_chain = self._call in READ_FROM_CHAIN and error.status not in CREDENTIALS_REFUSED
+            return "chain" if is_chain else "refused"
+        return "other"
 
 
 P = ParamSpec("P")
@@ -441,21 +482,27 @@ class Router:
 
     async def _get(self, path: str, params: dict[str, Any] | None = None, *, timeout: float | None = None) -> Any:
         seconds = timeout or self._read_timeout
-        try:
-            async with asyncio.timeout(seconds):
-                return await self._exchange("GET", path, seconds, params=params)
-        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-            raise RouterUnreachable(type(error).__name__) from None
-        except (httpx2.HTTPError, TimeoutError) as error:
-            raise RouterUnclear(type(error).__name__) from None
+        with _Timer(self.name, path):
+            try:
+                async with asyncio.timeout(seconds):
+                    return await self._exchange("GET", path, seconds, params=params)
+            except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+                raise RouterUnreachable(type(error).__name__) from None
+            except (httpx2.TimeoutException, TimeoutError) as error:
+                raise RouterTimedOut(type(error).__name__) from None
+            except httpx2.HTTPError as error:
+                raise RouterUnclear(type(error).__name__) from None
 
     async def _post(self, path: str, body: Any, timeout: float) -> Any:
-        try:
-            return await self._exchange("POST", path, timeout, json=body)
-        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
-            raise RouterUnreachable(type(error).__name__) from None
-        except httpx2.HTTPError as error:
-            raise RouterUnclear(type(error).__name__) from None
+        with _Timer(self.name, path):
+            try:
+                return await self._exchange("POST", path, timeout, json=body)
+            except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
+                raise RouterUnreachable(type(error).__name__) from None
+            except httpx2.TimeoutException as error:
+                raise RouterTimedOut(type(error).__name__) from None
+            except httpx2.HTTPError as error:
+                raise RouterUnclear(type(error).__name__) from None
 
     async def _exchange(self, method: str, path: str, timeout: float, **more: Any) -> Any:
         limit = httpx2.Timeout(timeout, connect=CONNECT_SECONDS)

@@ -79,6 +79,9 @@ class SessionsSettings(StoreSettings):
     left_behind_seconds: float = Field(
         60.0, gt=0, description="how often sessions on wallets whose router was taken out are looked at"
     )
+    gauges_seconds: float = Field(
+        15.0, gt=0, description="how often the figures of the whole deployment that metrics show are read"
+    )
     own_close_after: float = Field(600.0, gt=0, description="we close an expired session ourselves after this")
     handshakes_at_once: int = Field(4, ge=1, description="session requests to providers in parallel, per wallet")
     least_gas: int = Field(

@@ -84,10 +84,13 @@ from pydantic import ValidationError
 from morpheus_sessions.approvals import Approvals
 from morpheus_sessions.capital import Capital
 from morpheus_sessions.catalogue import CatalogueCopy
+from morpheus_sessions.chain_watch import ChainWatch
 from morpheus_sessions.chat import Chat
 from morpheus_sessions.documents import DOCUMENTS
 from morpheus_sessions.erasing import Erasing
+from morpheus_sessions.figures import FiguresReader
 from morpheus_sessions.fleet import Fleet, Member
+from morpheus_sessions.gauges import Gauges, Own, show
 from morpheus_sessions.holds import Holds
 from morpheus_sessions.intake import Intake
 from morpheus_sessions.journal import Journal
@@ -95,11 +98,13 @@ from morpheus_sessions.key_watch import KeyWatch
 from morpheus_sessions.left_behind import LeftBehind
 from morpheus_sessions.lifecycle import Lifecycle
 from morpheus_sessions.limits import Limits
+from morpheus_sessions.metrics import FRAMES_REFUSED
 from morpheus_sessions.names import StoredNames
 from morpheus_sessions.operator import Operator
 from morpheus_sessions.operator_rpc import subscribe_operator
 from morpheus_sessions.ownership import Ownership
 from morpheus_sessions.pinging import Pinging
+from morpheus_sessions.prompts import Prompt
 from morpheus_sessions.purse import PurseReader
 from morpheus_sessions.queueing import Till
 from morpheus_sessions.quotes import Quotes
@@ -238,19 +243,25 @@ async def subscribe_chat(connection: Client, parts: Parts) -> list[Subscription]
             return
         chat.start(head, msg.reply, msg.data)
 
-    async def credit(msg: Msg) -> None:
+    def addressed(msg: Msg, frame: str) -> Prompt | None:
         prompt = chat.prompt(_attempt(msg))
+        if prompt is None:
+            FRAMES_REFUSED.labels(frame).inc()
+        return prompt
+
+    async def credit(msg: Msg) -> None:
+        prompt = addressed(msg, "credit")
         if prompt is not None and msg.data.isdigit():
             prompt.give_credit(int(msg.data))
 
     async def body(msg: Msg) -> None:
-        prompt = chat.prompt(_attempt(msg))
+        prompt = addressed(msg, "body")
         seq = (msg.headers or {}).get(Header.SEQ, "")
         if prompt is not None and seq.isdigit():
             prompt.add_body(msg.data, int(seq))
 
     async def cancel(msg: Msg) -> None:
-        prompt = chat.prompt(_attempt(msg))
+        prompt = addressed(msg, "cancel")
         if prompt is not None:
             prompt.leave()
 
@@ -370,6 +381,21 @@ async def serve(settings: SessionsSettings, standing: Standing | None = None) ->
         reconcilers = {router.name: loop.reconciler for router, loop in zip(routers.values(), loops, strict=True)}
         operator = Operator(journal, catalogue, routers, reconcilers, settings, fleet, RpcClient(connection))
         subscribe_operator(store.broker, operator)
+        chains = ChainWatch(routers.values(), seconds=settings.gauges_seconds)
+        gauges = Gauges(
+            Own(
+                fleet=fleet,
+                chains=chains,
+                purses=purses,
+                prompts_waiting=lambda: chat.waiting,
+                prompts_running=lambda: chat.running,
+                sessions_owned=lambda: len(ownership.all()),
+            ),
+            FiguresReader(store.client, routers=routers, deployment=settings.deployment_number).read,
+            limits.in_all,
+            seconds=settings.gauges_seconds,
+        )
+        show(gauges)
         # entered first, left last: questions that wait for the chain are answered while the loops still run
         await stack.enter_async_context(
             background(
@@ -384,6 +410,8 @@ async def serve(settings: SessionsSettings, standing: Standing | None = None) ->
                 chat.release_idle(),
                 keys.run(),
                 left_behind.run(),
+                chains.run(),
+                gauges.run(),
                 *(loop.run() for loop in loops),
                 *readers,
             )
