@@ -102,7 +102,7 @@ async def violations(
 
 async def _doubled(once: Once) -> int:
     """Count what more than one record has. A unique index has nothing twice: only without it are all records read."""
-    known: Mapping[str, Any] = await once.document.get_pymongo_collection().index_information()
+    known: Mapping[str, Any] = await once.document.get_pymongo_collection().index_information(comment=COMMENT)
     if known.get(str(once.index), {}).get("unique"):
         return 0
     log.error("a unique index is missing; run `morpheus apply`", index=once.index)

@@ -40,6 +40,16 @@ PER_SECOND = {
     ("commitTransaction", None, None): 1,
     ("update", "outbox", None): 1,
     ("update", "usage_series", None): 0,
+    # a reading of the gauges
+    ("aggregate", "sessions", "gauges"): 4 / 15,
+    ("aggregate", "operations", "gauges"): 1 / 15,
+    ("aggregate", "findings", "gauges"): 1 / 15,
+    ("aggregate", "outbox", "gauges"): 1 / 15,
+    ("find", "wallets", "gauges"): 1 / 15,
+    ("listIndexes", "sessions", "gauges"): 2 / 15,
+    ("listIndexes", "operations", "gauges"): 1 / 15,
+    ("listIndexes", "outbox", "gauges"): 1 / 15,
+    ("hello", None, None): 2 / 15,
 }
 """Everything a worker may ask of its database while warm sessions are prompted (command, collection, comment): beats of
 its own, so many a second at most, whether there is one prompt or a thousand.
