@@ -30,8 +30,7 @@ MOST_ANSWERS: Final = 500
 """Routes with the statuses that OpenAPI tells of, as they are shown. A test holds both numbers against the application."""
 
 _SHOWN: Final = {
-    status: str(status)
-    for status in (200, 201, 202, 204, 304, 308, 401, 404, 429, CLIENT_LEFT, 500, 502, 503, 504)
+    status: str(status) for status in (200, 201, 202, 204, 304, 308, 401, 404, 429, CLIENT_LEFT, 500, 502, 503, 504)
 }
 """Statuses that stand for themselves. The rest is `4xx`, what a client did wrong: `morpheus_errors_total` has it exactly."""
 _OPERATIONS: Final = {Endpoint.CHAT: "chat", Endpoint.EMBEDDINGS: "embeddings"}
