@@ -147,7 +147,8 @@ lock: install ## Write requirements/*.lock anew (make lock UPGRADE=--upgrade tak
 	@for service in gateway auth sessions automation; do echo "requirements/$$service.lock"; \
 		$(UV_COMPILE) $(LOCAL_PACKAGES) --constraints requirements/dev.lock \
 			services/$$service/pyproject.toml -o requirements/$$service.lock || exit 1; done
-	$(UV_COMPILE) --constraints requirements/bootstrap.lock requirements/clients.in -o requirements/clients.lock
+	@for apart in clients deploy; do echo "requirements/$$apart.lock"; $(UV_COMPILE) --constraints requirements/bootstrap.lock \
+		requirements/$$apart.in -o requirements/$$apart.lock || exit 1; done
 
 # Dependencies of the peers are those of their time: with what came later they were never tested.
 lock-bench: install ## Write the locks of what `make bench` measures us against
@@ -157,7 +158,7 @@ lock-bench: install ## Write the locks of what `make bench` measures us against
 	npm install --prefix benchmarks --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts --no-audit --no-fund
 
 clean: ## Remove .venv and all caches (the data in .data stays)
-	rm -rf .venv .venv-clients tests/clients/node/node_modules tests/browser/node/node_modules tools/contracts/node_modules benchmarks/node_modules benchmarks/.work/litellm
+	rm -rf .venv .venv-clients .venv-deploy tests/clients/node/node_modules tests/browser/node/node_modules tools/contracts/node_modules benchmarks/node_modules benchmarks/.work/litellm
 	rm -rf .site services/gateway/morpheus_gateway/site
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find libs services tests examples benchmarks requirements -name __pycache__ -type d -prune -exec rm -rf {} +

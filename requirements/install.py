@@ -1,8 +1,8 @@
 """Makes `.venv` what the lock files say; does nothing, quickly, when it already is.
 
 Needs only the standard library of the Python that is to run the project. pip installs uv from `bootstrap.lock`, uv the rest
-from `dev.lock` (both with hashes), then every package of this repository is installed editable. With `clients` it makes
-`.venv-clients` from `clients.lock` instead, with the uv of `.venv`.
+from `dev.lock` (both with hashes), then every package of this repository is installed editable. With `clients` or `deploy` it
+makes `.venv-clients` or `.venv-deploy` from the lock of that name instead, with the uv of `.venv`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 UV = VENV / "bin" / "uv"
-CLIENTS_VENV = ROOT / ".venv-clients"
 REQUIREMENTS = ROOT / "requirements"
 BOOTSTRAP = REQUIREMENTS / "bootstrap.lock"
 DEV = REQUIREMENTS / "dev.lock"
-CLIENTS = REQUIREMENTS / "clients.lock"
+APART = ("clients", "deploy")
+"""What does not fit beside the product, or is not of its making: each has a lock and an environment of its own."""
 
 UV_NAME_OF_PIP_SETTING = {
     "PIP_INDEX_URL": "UV_DEFAULT_INDEX",
@@ -83,13 +83,14 @@ def uv_pip(command: str, *arguments: str | Path, python: Path = PYTHON) -> None:
     run(UV, "pip", command, "--quiet", "--no-config", "--python", python, "--build-constraints", BOOTSTRAP, *arguments)
 
 
-def install_clients() -> None:
-    installed, wanted = CLIENTS_VENV / "installed", digest(BOOTSTRAP, CLIENTS)
+def install_apart(name: str) -> None:
+    environment_folder, lock = ROOT / f".venv-{name}", REQUIREMENTS / f"{name}.lock"
+    installed, wanted = environment_folder / "installed", digest(BOOTSTRAP, lock)
     if is_stamped(installed, wanted):
         return
-    print("install: .venv-clients from requirements/clients.lock", flush=True)
-    run(UV, "venv", "--quiet", "--no-config", "--clear", "--python", PYTHON, CLIENTS_VENV)
-    uv_pip("sync", "--require-hashes", CLIENTS, python=CLIENTS_VENV / "bin" / "python")
+    print(f"install: {environment_folder.name} from requirements/{lock.name}", flush=True)
+    run(UV, "venv", "--quiet", "--no-config", "--clear", "--python", PYTHON, environment_folder)
+    uv_pip("sync", "--require-hashes", lock, python=environment_folder / "bin" / "python")
     installed.write_text(wanted)
 
 
@@ -120,7 +121,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["clients"]:
-        install_clients()
-    else:
+    if len(sys.argv) == 1:
         main()
+    elif len(sys.argv) == 2 and sys.argv[1] in APART:
+        install_apart(sys.argv[1])
+    else:
+        sys.exit(f"install: say nothing, or one of {', '.join(APART)}")
