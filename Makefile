@@ -143,10 +143,11 @@ lock: install ## Write requirements/*.lock anew (make lock UPGRADE=--upgrade tak
 	$(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
 		--custom-compile-command 'make lock' $(UPGRADE) requirements/bootstrap.in -o requirements/bootstrap.lock
 	$(UV_COMPILE) $(LOCAL_PACKAGES) --constraints requirements/bootstrap.lock --group pyproject.toml:dev \
-		libs/*/pyproject.toml services/*/pyproject.toml -o requirements/dev.lock
-	@for service in gateway auth sessions automation; do echo "requirements/$$service.lock"; \
-		$(UV_COMPILE) $(LOCAL_PACKAGES) --constraints requirements/dev.lock \
-			services/$$service/pyproject.toml -o requirements/$$service.lock || exit 1; done
+		--extra servers libs/*/pyproject.toml services/*/pyproject.toml -o requirements/dev.lock
+	@for part in services/gateway services/auth services/sessions services/automation ops:libs/devstack \
+		simulator:libs/proxy_router_sim libs/site; do folder=$${part#*:}; name=$$(basename $${part%%:*}); \
+		echo "requirements/$$name.lock"; $(UV_COMPILE) $(LOCAL_PACKAGES) --constraints requirements/dev.lock \
+			$$folder/pyproject.toml -o requirements/$$name.lock || exit 1; done
 	@for apart in clients deploy; do echo "requirements/$$apart.lock"; $(UV_COMPILE) --constraints requirements/bootstrap.lock \
 		requirements/$$apart.in -o requirements/$$apart.lock || exit 1; done
 

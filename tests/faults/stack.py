@@ -19,7 +19,7 @@ import nats
 from morpheus_common.bus.names import ACCOUNT, INBOX, User
 from morpheus_common.bus.rpc import RpcClient
 from morpheus_devstack.apply import ApplySettings, apply
-from morpheus_devstack.env import OBSERVER, Places, Router, roles_of
+from morpheus_devstack.env import OBSERVER, Places, Router
 from morpheus_devstack.ports import LOOPBACK, free_ports
 from morpheus_devstack.processes import Command, spawn
 from morpheus_devstack.secrets import StackSecrets
@@ -217,7 +217,7 @@ class FaultStack:
         await self._add(self._simulator())
         await self._require(places.mongo.until_ready(), "mongod")
         await self._require(places.nats.until_ready(), "nats-server")
-        await places.mongo.make_users(secrets.mongo_passwords, roles_of)
+        await places.mongo.make_users(secrets.mongo_passwords)
         self._mongo = places.mongo.client("root", secrets.mongo_passwords["root"])
         await self._mongo.admin.command("setParameter", 1, transactionLifetimeLimitSeconds=TRANSACTION_SECONDS)
         await apply(

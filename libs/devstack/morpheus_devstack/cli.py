@@ -17,6 +17,8 @@ from morpheus_devstack.folder import StackFolder
 from morpheus_devstack.kek_command import rotate_kek
 from morpheus_devstack.keys_command import app as keys_app
 from morpheus_devstack.nats_config_command import nats_config
+from morpheus_devstack.prepare_mongo_command import prepare_mongo
+from morpheus_devstack.secrets_command import make as make_secrets
 from morpheus_devstack.sessions_command import app as sessions_app
 from morpheus_devstack.waiting import poll
 
@@ -42,6 +44,8 @@ app.add_typer(keys_app, name="keys")
 app.add_typer(admin_app, name="admin")
 app.command("rotate-kek")(rotate_kek)
 app.command("nats-config")(nats_config)
+app.command("secrets")(make_secrets)
+app.command("prepare-mongo")(prepare_mongo)
 
 Data = Annotated[Path, typer.Option("--data", help="folder of the stack's data, secrets and logs")]
 DATA = Path(".data")

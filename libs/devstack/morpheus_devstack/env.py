@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from morpheus_auth.settings import DEVELOPMENT_DELEGATE
 from morpheus_common.bus.names import User
 
+from morpheus_devstack.mongo_setup import STORES
 from morpheus_devstack.ports import LOOPBACK
 from morpheus_devstack.secrets import StackSecrets
 from morpheus_devstack.servers import MongoServer, NatsServer
@@ -15,8 +16,6 @@ from morpheus_devstack.servers import MongoServer, NatsServer
 DRAIN_SECONDS = 10
 """How long a service finishes what it has begun. Shorter than in production: somebody waits for his prompt."""
 OBSERVER = "observer"
-STORES = (User.AUTH, User.SESSIONS, User.AUTOMATION)
-"""The services with a database; it bears the service's name, and so does its user."""
 SERVICES = (*STORES, User.GATEWAY)
 """All services, in the order in which they are started."""
 
@@ -124,13 +123,3 @@ class Places:
             "PROXY_ROUTER_USER": self.router.user,
             "PROXY_ROUTER_PASSWORD": self.router.password,
         }
-
-
-def roles_of(user: str) -> list[dict[str, str]]:
-    """Return the roles of a MongoDB user: a service has its own database and no other; operators make indexes, read, and
-    see what the server does.
-    """
-    if user == User.OPS:
-        roles = [{"role": role, "db": store.value} for store in STORES for role in ("dbAdmin", "read")]
-        return [*roles, {"role": "clusterMonitor", "db": "admin"}]
-    return [{"role": "readWrite", "db": user}]

@@ -32,7 +32,8 @@ def public_key(seed: str) -> str:
     return bytes(nkeys.from_seed(seed.encode()).public_key).decode()
 
 
-def _base64(count: int) -> str:
+def random_base64(count: int) -> str:
+    """Return so many random bytes, in base64."""
     return base64.b64encode(secrets.token_bytes(count)).decode()
 
 
@@ -59,10 +60,10 @@ class StackSecrets(BaseModel):
         return cls(
             nats_seeds={user: new_seed() for user in User},
             observer_password=secrets.token_urlsafe(18),
-            mongo_key=_base64(96),
+            mongo_key=random_base64(96),
             mongo_passwords={user: secrets.token_urlsafe(24) for user in users},
-            auth_pepper=_base64(32),
-            auth_key=_base64(32),
+            auth_pepper=random_base64(32),
+            auth_key=random_base64(32),
             router_password=secrets.token_urlsafe(18),
         )
 

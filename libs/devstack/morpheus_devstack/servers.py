@@ -6,17 +6,17 @@ The tests start the same servers through this module.
 import importlib.util
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from morpheus_common.bus.names import User
 from morpheus_common.bus.permissions import render_server_config
 from pymongo import AsyncMongoClient
-from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.errors import PyMongoError
 
 from morpheus_devstack.errors import StackError
+from morpheus_devstack.mongo_setup import ROOT, MongoClient, initiate, make_root, make_users
 from morpheus_devstack.ports import LOOPBACK, accepts_connections
 from morpheus_devstack.processes import Command
 from morpheus_devstack.secrets import write_private
@@ -32,11 +32,6 @@ transaction is as old as this. Ours take milliseconds; mongod's default of 60 wo
 """
 READY_SECONDS = 30.0
 """mongod is ready after 1.3 s (measured); a slow disk may take a while longer."""
-UNAUTHORIZED = 13
-ALREADY_INITIALIZED = 23
-"""MongoDB's error codes."""
-
-MongoClient = AsyncMongoClient[dict[str, Any]]
 
 
 def find_mongod() -> str:
@@ -162,28 +157,16 @@ class MongoServer:
         """
         if not await poll(lambda: accepts_connections(self.port), seconds=READY_SECONDS):
             return False
-        root = None if self.root_password is None else "root"
+        root = None if self.root_password is None else ROOT
         async with self.client() as anyone, self.client(root, self.root_password) as known:
-            if not (await anyone.admin.command("hello")).get("setName") and not await self._initiate(anyone):
+            if not (await anyone.admin.command("hello")).get("setName") and not await initiate(
+                anyone, REPLICA_SET, [self.address]
+            ):
                 await self._join(known)
             if not await poll(lambda: self._is_primary(anyone), seconds=READY_SECONDS):
                 return False
-            if root is not None:
-                await self._make_root(anyone)
-        return True
-
-    async def _initiate(self, anyone: MongoClient) -> bool:
-        """Make this server a replica set of one; False when it is one already.
-
-        A server without users lets anybody on this machine do that and make the first user; with users it refuses.
-        """
-        config = {"_id": REPLICA_SET, "members": [{"_id": 0, "host": self.address}]}
-        try:
-            await anyone.admin.command("replSetInitiate", config)
-        except OperationFailure as error:
-            if error.code in {ALREADY_INITIALIZED, UNAUTHORIZED}:
-                return False
-            raise
+            if self.root_password is not None:
+                await make_root(anyone, self.root_password)
         return True
 
     async def _join(self, known: MongoClient) -> None:
@@ -200,19 +183,7 @@ class MongoServer:
         except PyMongoError:
             return False
 
-    async def _make_root(self, anyone: MongoClient) -> None:
-        """Make the first user, who makes the others. When there is one already mongod refuses."""
-        try:
-            await anyone.admin.command("createUser", "root", pwd=self.root_password, roles=["root"])
-        except OperationFailure as error:
-            if error.code != UNAUTHORIZED:
-                raise
-
-    async def make_users(self, passwords: Mapping[str, str], roles_of: Callable[[str], list[dict[str, str]]]) -> None:
-        """Make or renew the users in `passwords` (by name) with the roles that `roles_of` gives them."""
-        async with self.client("root", self.root_password) as client:
-            present = {user["user"] for user in (await client.admin.command("usersInfo"))["users"]}
-            for name, password in passwords.items():
-                if name != "root":
-                    command = "updateUser" if name in present else "createUser"
-                    await client.admin.command(command, name, pwd=password, roles=roles_of(name))
+    async def make_users(self, passwords: Mapping[str, str]) -> None:
+        """Make or renew the users in `passwords` (by name)."""
+        async with self.client(ROOT, self.root_password) as client:
+            await make_users(client, passwords)

@@ -16,9 +16,10 @@ import httpx2
 from morpheus_common.bus.names import ACCOUNT, User
 from pydantic import SecretStr
 
-from morpheus_devstack.env import DRAIN_SECONDS, OBSERVER, SERVICES, STORES, Places, Router, roles_of
+from morpheus_devstack.env import DRAIN_SECONDS, OBSERVER, SERVICES, Places, Router
 from morpheus_devstack.errors import StackError
 from morpheus_devstack.folder import StackFolder
+from morpheus_devstack.mongo_setup import STORES
 from morpheus_devstack.ports import LOOPBACK, accepts_connections, free_ports, remembered_or_free, require_free
 from morpheus_devstack.processes import Command, Say, Supervised
 from morpheus_devstack.secrets import StackSecrets
@@ -86,7 +87,7 @@ class Stack:
         apply_module = asyncio.create_task(asyncio.to_thread(importlib.import_module, "morpheus_devstack.apply"))
         await self._until("mongod", places.mongo.until_ready)
         await self._until("nats-server", places.nats.until_ready)
-        await places.mongo.make_users(secrets.mongo_passwords, roles_of)
+        await places.mongo.make_users(secrets.mongo_passwords)
         await apply_module
         await self.apply()
         self._say("streams and indexes are as they should be")

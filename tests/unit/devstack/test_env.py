@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 from morpheus_common.bus.names import User
-from morpheus_devstack.env import STORES, Places, Router, roles_of
+from morpheus_devstack.env import Places, Router
+from morpheus_devstack.mongo_setup import STORES
 from morpheus_devstack.secrets import StackSecrets
 from morpheus_devstack.servers import MongoServer, NatsServer
 
@@ -52,12 +53,3 @@ def test_what_development_needs_can_be_changed_by_the_caller(places: Places, mon
     assert int(places.of_service(User.GATEWAY)["REGISTRATIONS_PER_HOUR"]) > 1_000
     monkeypatch.setenv("REGISTRATIONS_PER_HOUR", "5")
     assert places.of_service(User.GATEWAY)["REGISTRATIONS_PER_HOUR"] == "5"
-
-
-def test_a_database_user_of_a_service_has_one_database() -> None:
-    for service in STORES:
-        assert roles_of(service) == [{"role": "readWrite", "db": service}]
-
-
-def test_operators_may_not_write_documents() -> None:
-    assert {role["role"] for role in roles_of(User.OPS)} == {"dbAdmin", "read", "clusterMonitor"}
