@@ -1,7 +1,8 @@
 # `make` needs nothing but python3 (3.11, 3.12 or 3.13); it installs the rest into .venv.
 .DEFAULT_GOAL := help
 .PHONY: help install docs run test .test-sessions-1 .test-sessions-2 .test-units .test-stacks .test-rest test-clients test-node test-browser fleet faults faults-full \
-	relay-faults canary rolling slow-clients leaks renewals catalogue state-machine fuzz bench lint format contracts lint-contracts lock lock-bench clean
+	relay-faults canary rolling slow-clients leaks renewals catalogue state-machine fuzz bench lint format contracts lint-contracts \
+	images sbom test-images lint-containers lock lock-bench clean
 
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 # The first Python that fits, that of .venv if there is one; `make PYTHON=/path/to/python …` chooses another.
@@ -13,6 +14,7 @@ UNIT_TESTS := tests/unit tests/contract tests/state_machine tests/faults tests/s
 STACK_TESTS := tests/e2e tests/fuzz
 CLIENTS_TESTS := tests/clients
 BROWSER_TESTS := tests/browser
+IMAGES_TESTS := tests/images
 SPECTRAL := tools/contracts
 UV_COMPILE = $(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
 	--custom-compile-command 'make lock' --build-constraints requirements/bootstrap.lock $(UPGRADE)
@@ -57,7 +59,7 @@ test: install docs ## Run all tests, in five parts at once: they wait more than 
 	@$(BIN)/python -m pytest $(STACK_TESTS)
 
 .test-rest:
-	@$(BIN)/python -m pytest tests $(addprefix --ignore ,$(SESSIONS_TESTS) $(UNIT_TESTS) $(STACK_TESTS) $(CLIENTS_TESTS) $(BROWSER_TESTS))
+	@$(BIN)/python -m pytest tests $(addprefix --ignore ,$(SESSIONS_TESTS) $(UNIT_TESTS) $(STACK_TESTS) $(CLIENTS_TESTS) $(BROWSER_TESTS) $(IMAGES_TESTS))
 
 test-clients: install ## OpenAI's Python SDK, LangChain, curl and the documentation's examples against a running stack
 	@command -v curl > /dev/null || { echo "make: $@ needs curl (Debian and Ubuntu: apt install curl)" >&2; exit 1; }
@@ -139,11 +141,33 @@ lint-contracts: ## Lint docs/openapi.json and docs/asyncapi.json with Spectral (
 	@for document in openapi asyncapi; do $(SPECTRAL)/node_modules/.bin/spectral lint --fail-severity hint \
 		--ruleset $(SPECTRAL)/$$document.yaml docs/$$document.json || exit 1; done
 
+images: install ## Build the container images: make images ENGINE=podman BASE_IMAGE=… NETWORK=host TARGETS="gateway ops" RELEASE=1
+	@$(BIN)/python -m deploy.docker.images --engine "$(or $(ENGINE),docker)" $(if $(BASE_IMAGE),--base-image "$(BASE_IMAGE)") \
+		$(if $(NETWORK),--network $(NETWORK)) $(if $(RELEASE),--release) $(TARGETS)
+
+sbom: install ## List what is in each image as CycloneDX documents, in .sbom (from the locks, without network)
+	@$(BIN)/python requirements/install.py deploy
+	@.venv-deploy/bin/python -m deploy.docker.sbom .sbom 3.13
+
+test-images: install ## Build the images twice and run the system of them: make test-images ENGINE=docker BASE_IMAGE=… (needs a container engine)
+	@ENGINE="$(or $(ENGINE),docker)" BASE_IMAGE="$(BASE_IMAGE)" NETWORK="$(NETWORK)" $(BIN)/python -m pytest -q -s --timeout 3000 $(IMAGES_TESTS)
+
+lint-containers: install ## Lint Dockerfile and docker-compose.yml (needs Node 20.19 or newer, and npm)
+	@node -e 'const [a, b] = process.versions.node.split("."); process.exit(a > 20 || (a == 20 && b >= 19) ? 0 : 1)' && command -v npm > /dev/null || { \
+		echo "make: $@ needs Node 20.19 or newer, with npm, on PATH" >&2; exit 1; }
+	@$(BIN)/python requirements/install.py deploy
+	@npm ci --prefix tools/compose --ignore-scripts --no-audit --no-fund --silent
+	.venv-deploy/bin/hadolint --failure-threshold style deploy/docker/Dockerfile
+	.venv-deploy/bin/yamllint --strict --config-file deploy/docker/yamllint.yaml docker-compose.yml deploy/docker tools/compose/dclint.yaml \
+		tools/compose/compose-lint.yaml
+	.venv-deploy/bin/compose-lint check --quiet --skip-suppressed --no-env --strict-config --config tools/compose/compose-lint.yaml --fail-on medium docker-compose.yml
+	tools/compose/node_modules/.bin/dclint --config tools/compose/dclint.yaml --max-warnings 0 docker-compose.yml
+
 lock: install ## Write requirements/*.lock anew (make lock UPGRADE=--upgrade takes newer versions)
 	$(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
 		--custom-compile-command 'make lock' $(UPGRADE) requirements/bootstrap.in -o requirements/bootstrap.lock
 	$(UV_COMPILE) $(LOCAL_PACKAGES) --constraints requirements/bootstrap.lock --group pyproject.toml:dev \
-		--extra servers libs/*/pyproject.toml services/*/pyproject.toml -o requirements/dev.lock
+		--extra stack libs/*/pyproject.toml services/*/pyproject.toml -o requirements/dev.lock
 	@for part in services/gateway services/auth services/sessions services/automation ops:libs/devstack \
 		simulator:libs/proxy_router_sim libs/site; do folder=$${part#*:}; name=$$(basename $${part%%:*}); \
 		echo "requirements/$$name.lock"; $(UV_COMPILE) $(LOCAL_PACKAGES) --constraints requirements/dev.lock \
@@ -159,7 +183,7 @@ lock-bench: install ## Write the locks of what `make bench` measures us against
 	npm install --prefix benchmarks --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts --no-audit --no-fund
 
 clean: ## Remove .venv and all caches (the data in .data stays)
-	rm -rf .venv .venv-clients .venv-deploy tests/clients/node/node_modules tests/browser/node/node_modules tools/contracts/node_modules benchmarks/node_modules benchmarks/.work/litellm
-	rm -rf .site services/gateway/morpheus_gateway/site
+	rm -rf .venv .venv-clients .venv-deploy tests/clients/node/node_modules tests/browser/node/node_modules tools/*/node_modules benchmarks/node_modules benchmarks/.work/litellm
+	rm -rf .site .sbom services/gateway/morpheus_gateway/site
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find libs services tests examples benchmarks requirements -name __pycache__ -type d -prune -exec rm -rf {} +
