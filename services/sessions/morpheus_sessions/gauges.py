@@ -15,17 +15,21 @@ from typing import Final
 
 from morpheus_common.errors import ApiError
 from morpheus_common.logs import get_logger
-from morpheus_common.metrics import REGISTRY
+from morpheus_common.metrics import REGISTRY, at_most
 from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from pymongo.errors import PyMongoError
 
 from morpheus_sessions.chain_watch import ChainWatch
-from morpheus_sessions.figures import Figures
+from morpheus_sessions.documents import OperationKind
+from morpheus_sessions.figures import LIVE, STAKED, Figures
 from morpheus_sessions.fleet import Fleet
-from morpheus_sessions.metrics import FAILED_CALLS
+from morpheus_sessions.invariants import TOLD
+from morpheus_sessions.journal import IN_HAND
+from morpheus_sessions.metrics import FAILED_CALLS, MOST_ROUTERS
 from morpheus_sessions.purse import PurseReader
+from morpheus_sessions.reconcile import Act
 
 log = get_logger(__name__)
 
@@ -104,12 +108,18 @@ class Gauges:
 
     def collect(self) -> Iterator[Metric]:
         """Return all gauges as they are now."""
+        last, age = self._last, self._clock() - self._read_at
+        return self._shown(None if age > KEPT_SECONDS else last, age)
+
+    def described(self) -> Iterator[Metric]:
+        """Return all gauges that there can be, whatever they say."""
+        return self._shown((Figures(), 0, 0.0), 0.0)
+
+    def _shown(self, last: tuple[Figures, int | None, float] | None, age: float) -> Iterator[Metric]:
         yield from self._of_this_worker()
         yield from self._of_the_routers()
-        age = self._clock() - self._read_at
         yield _gauge("morpheus_gauges_age_seconds", "Since the last reading of the deployment's figures began", age)
-        last = self._last
-        if last is None or age > KEPT_SECONDS:
+        if last is None:
             return
         figures, limit, took = last
         yield _gauge("morpheus_gauges_read_seconds", "How long that reading took", took)
@@ -232,12 +242,27 @@ class _Shown(Collector):
     def __init__(self) -> None:
         self.gauges: Gauges | None = None
 
+    def describe(self) -> Iterable[Metric]:
+        """Return what there is to be measured, as a worker without a router and without a reading has it."""
+        own = Own(Fleet([]), ChainWatch([], seconds=1.0), {}, int, int, int)
+        yield from Gauges(own, _nothing, _no_limit, seconds=1.0).described()
+
     def collect(self) -> Iterable[Metric]:
         gauges = self.gauges
         return () if gauges is None else gauges.collect()
 
 
-_SHOWN: Final = _Shown()
+async def _nothing() -> Figures:
+    return Figures()
+
+
+async def _no_limit() -> int:
+    return 0
+
+
+_OF_A_ROUTER: Final = 4 + 2 + len(Act) + 2
+_OF_THE_DEPLOYMENT: Final = len(LIVE) + len(STAKED) + 3 + 2 * len(OperationKind) * len(IN_HAND) + len(TOLD) + 16
+_SHOWN: Final = at_most(_Shown(), MOST_ROUTERS * _OF_A_ROUTER + _OF_THE_DEPLOYMENT)
 REGISTRY.register(_SHOWN)
 
 
