@@ -281,7 +281,7 @@ class Run:
 
 @pytest.mark.timeout(300)
 def test_no_secret_of_a_run_is_found_in_any_form_anywhere(house: House, run: Run) -> None:
-    """C2, C4, C39, C54: passwords, keys, private keys, what the operator gives, all tokens; plain, base64, hex, URL-encoded."""
+    """C2, C4, C39, C49, C54: passwords, keys, private keys, what the operator gives, all tokens; plain, base64, hex, URL-encoded."""
     with house.bus_capture() as captured:
         account = run.account()
         assert house.http.put("automation/settings", json={"is_enabled": True}, headers=account.by_token).is_success

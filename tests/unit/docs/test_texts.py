@@ -34,7 +34,14 @@ TEXTS = [
 DOCS = ROOT / "docs"
 SITE = sorted(DOCS.glob("*.md"))
 """The pages of the documentation's site that are written by hand; decisions are there, too."""
-GENERATED = set(pages()) or {"api/index.md", "errors.md", "settings.md", "commands.md", "events-reference.md"}
+GENERATED = set(pages()) or {
+    "api/index.md",
+    "errors.md",
+    "settings.md",
+    "metrics.md",
+    "commands.md",
+    "events-reference.md",
+}
 """Pages that are written from the code when the site is built, and stand in no folder."""
 PLACEHOLDER = "https://gateway.example"
 """The address of the reader's own gateway, which a served page puts in its place."""

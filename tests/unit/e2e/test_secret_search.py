@@ -51,6 +51,12 @@ def test_a_secret_is_found_wherever_it_stands_in_something_encoded(before: bytes
     assert search({"it": Planted(secret)}, {"place": b"<" + blob + b">"})
 
 
+def test_a_secret_in_the_label_of_a_metric_is_found() -> None:
+    """C49."""
+    shown = f'http_server_requests_total{{http_route="/{quote(PASSWORD.text, safe="")}"}} 1.0\n'.encode()
+    assert search({"password": PASSWORD}, {"metrics of gateway": shown}) == ["password (escaped) in metrics of gateway"]
+
+
 @given(st.integers(0, 10**6))
 def test_what_is_not_there_is_not_found(seed: int) -> None:
     noise = base64.b64encode(str(seed).encode() * 50) + str(seed).encode()

@@ -13,6 +13,7 @@ from morpheus_common.errors import CATALOGUE
 from morpheus_devstack.cli import app
 from morpheus_site.generated import pages
 from morpheus_site.generated.events import _ENTITIES, _HEADERS
+from morpheus_site.generated.metric_table import collectors, shown_by
 from morpheus_site.generated.schemas import Schemas
 from morpheus_site.generated.setting_table import SERVICES
 from typer.core import TyperCommand, TyperGroup
@@ -139,3 +140,17 @@ def test_the_headers_that_are_told_of_are_those_of_events() -> None:
         "evt.a.b.c.v1", event_id="e", entity_id="x", version=1, time=utc_now(), request_id="r", traceparent="t"
     )
     assert _HEADERS.keys() == given.keys() - {"ce-specversion", "content-type"}
+
+
+# metrics
+
+
+def test_everything_that_measures_has_a_row_with_its_meaning() -> None:
+    """C49: a collector that says nothing beforehand would be missing."""
+    for collector in collectors():
+        told = list(shown_by(collector))
+        assert told, f"{type(collector).__module__} describes nothing"
+        for shown in told:
+            [row] = [line for line in PAGES["metrics.md"].splitlines() if line.startswith(f"| `{shown.name}` |")]
+            assert shown.meaning
+            assert all(f"`{label}`" in row for label in shown.labels)
