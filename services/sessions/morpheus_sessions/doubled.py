@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from beanie import Document
 from morpheus_common.store.outbox import OutboxRow
+from pymongo.asynchronous.collection import AsyncCollection
 
 from morpheus_sessions.documents import OperationDocument, SessionDocument
 
@@ -36,12 +37,14 @@ APPROVAL: Final = Once(
 VERSION: Final = Once(OutboxRow, {"entity": "$entity", "version": "$version"}, {}, "entity_version")
 
 
-async def doubled(once: Once, *, most: int, ids: int, milliseconds: int) -> list[dict[str, Any]]:
+async def doubled(
+    collection: AsyncCollection[dict[str, Any]], once: Once, *, most: int, ids: int, milliseconds: int
+) -> list[dict[str, Any]]:
     """Return what more than one record has, at most `most` of it: the key as `_id`, and `ids` of its records.
 
     Reads the whole collection, for at most so many milliseconds.
     """
-    cursor = await once.document.get_pymongo_collection().aggregate(
+    cursor = await collection.aggregate(
         [
             {"$match": once.which},
             {"$group": {"_id": once.key, "count": {"$sum": 1}, "ids": {"$firstN": {"input": "$_id", "n": ids}}}},

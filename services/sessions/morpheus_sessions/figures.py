@@ -11,8 +11,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from morpheus_common.contracts.sessions import SessionState, Slot
-from morpheus_common.store.mongo import MongoClient
-from pymongo.asynchronous.client_session import AsyncClientSession
+from morpheus_common.store.mongo import Database
 
 from morpheus_sessions.capital import as_wei
 from morpheus_sessions.documents import (
@@ -24,7 +23,7 @@ from morpheus_sessions.documents import (
     SessionDocument,
     WalletDocument,
 )
-from morpheus_sessions.invariants import COMMAND_MS, COMMENT, Broken, aggregate, live_rules, violations
+from morpheus_sessions.invariants import Broken, Snapshot, live_rules, violations
 from morpheus_sessions.journal import IN_HAND
 from morpheus_sessions.limits import LIVE_AMOUNT
 from morpheus_sessions.reconcile import Act
@@ -76,15 +75,17 @@ class Figures:
 class FiguresReader:
     """Reads the figures; of routers and their wallets, those that are configured (by name)."""
 
-    def __init__(self, client: MongoClient, *, routers: Collection[str], deployment: int) -> None:
-        self._client = client
+    def __init__(self, database: Database, *, routers: Collection[str], deployment: int) -> None:
+        self._database = database
         self._routers = tuple(routers)
         self._deployment = deployment
 
     async def read(self) -> Figures:
         """Make one reading. Raises `PyMongoError`."""
-        async with self._client.start_session(snapshot=True) as snapshot:
-            answer = await self._client.admin.command("hello", codec_options=self._client.codec_options)
+        client = self._database.client
+        async with client.start_session(snapshot=True) as session:
+            snapshot = Snapshot(self._database, session)
+            answer = await client.admin.command("hello", codec_options=client.codec_options)
             now: datetime = answer["localTime"]
             live = await self._live(snapshot, now)
             operations = await self._operations(snapshot)
@@ -122,7 +123,7 @@ class FiguresReader:
                 ),
             )
 
-    async def _live(self, snapshot: AsyncClientSession, now: datetime) -> list[dict[str, Any]]:
+    async def _live(self, snapshot: Snapshot, now: datetime) -> list[dict[str, Any]]:
         """Return the sessions that are live, or stand in a slot all the same, by state and router."""
         which = {"$or": [{"state": {"$in": LIVE}}, {"slot": {"$in": [slot.value for slot in Slot]}}]}
         group = {
@@ -133,14 +134,12 @@ class FiguresReader:
             "absent": _counting({"$gt": ["$absences", 0]}),
             **{name: _counting(is_so) for name, is_so in live_rules(self._deployment).items()},
         }
-        return await aggregate(SessionDocument, [{"$match": which}, {"$group": group}], snapshot)
+        return await snapshot.aggregate(SessionDocument, [{"$match": which}, {"$group": group}])
 
-    async def _stake(
-        self, snapshot: AsyncClientSession, live: Sequence[Mapping[str, Any]], now: datetime
-    ) -> dict[str, int]:
+    async def _stake(self, snapshot: Snapshot, live: Sequence[Mapping[str, Any]], now: datetime) -> dict[str, int]:
         which = {"held_until": {"$gt": now}, "state": {"$nin": LIVE}}
         group = {"_id": "$state", "held": {"$sum": "$held"}}
-        ended = await aggregate(SessionDocument, [{"$match": which}, {"$group": group}], snapshot, hint="on_hold")
+        ended = await snapshot.aggregate(SessionDocument, [{"$match": which}, {"$group": group}], hint="on_hold")
         held = {item["_id"]: as_wei(item["held"]) for item in ended}
         stake = {
             kind: sum(as_wei(item["stake"]) for item in live if item["_id"]["state"] == state)
@@ -150,7 +149,7 @@ class FiguresReader:
         stake["given_up"] = sum(held.values()) - stake["held"]
         return stake | {"at_risk": sum(stake.values())}
 
-    async def _operations(self, snapshot: AsyncClientSession) -> list[dict[str, Any]]:
+    async def _operations(self, snapshot: Snapshot) -> list[dict[str, Any]]:
         is_unbound = [
             {"$eq": ["$state", OperationState.PENDING.value]},
             {"$ne": ["$kind", OperationKind.CLOSE.value]},
@@ -163,44 +162,40 @@ class FiguresReader:
             "unbound": _counting({"$and": is_unbound}),
             "stuck": _counting({"$eq": ["$stuck", True]}),
         }
-        return await aggregate(
-            OperationDocument, [{"$match": {"state": {"$in": IN_HAND}}}, {"$group": group}], snapshot
-        )
+        return await snapshot.aggregate(OperationDocument, [{"$match": {"state": {"$in": IN_HAND}}}, {"$group": group}])
 
-    async def _stuck_providers(self, snapshot: AsyncClientSession) -> int:
-        session = {"from": "sessions", "localField": "session", "foreignField": "_id", "as": "session"}
-        found = await aggregate(
+    async def _stuck_providers(self, snapshot: Snapshot) -> int:
+        session = {
+            "from": SessionDocument.get_collection_name(),
+            "localField": "session",
+            "foreignField": "_id",
+            "as": "session",
+        }
+        return await snapshot.count(
             OperationDocument,
             [
                 {"$match": {"state": {"$in": IN_HAND}, "stuck": True}},
                 {"$lookup": session},
                 {"$group": {"_id": {"$first": "$session.provider"}}},
-                {"$count": "count"},
             ],
-            snapshot,
         )
-        return int(found[0]["count"]) if found else 0
 
-    async def _wallets(self, snapshot: AsyncClientSession) -> list[dict[str, Any]]:
-        cursor = WalletDocument.get_pymongo_collection().find(
-            {"router": {"$in": self._routers}},
-            {"router": 1, "overlaps": 1, "complete_pass": 1},
-            session=snapshot,
-            max_time_ms=COMMAND_MS,
-            comment=COMMENT,
+    async def _wallets(self, snapshot: Snapshot) -> list[dict[str, Any]]:
+        fields = {"router": 1, "overlaps": 1, "complete_pass": 1}
+        return await snapshot.aggregate(
+            WalletDocument, [{"$match": {"router": {"$in": self._routers}}}, {"$project": fields}]
         )
-        return await cursor.to_list()
 
     async def _findings(
         self,
-        snapshot: AsyncClientSession,
+        snapshot: Snapshot,
         live: Sequence[Mapping[str, Any]],
         wallets: Sequence[Mapping[str, Any]],
     ) -> dict[tuple[str, str], int]:
         group = {"_id": {"router": "$router", "kind": "$kind"}, "count": {"$sum": 1}}
         kept = {
             (item["_id"]["router"], item["_id"]["kind"]): int(item["count"])
-            for item in await aggregate(FindingDocument, [{"$group": group}], snapshot)
+            for item in await snapshot.aggregate(FindingDocument, [{"$group": group}])
         }
         made = {item["router"]: (item.get("complete_pass") or {}).get("found", {}) for item in wallets}
         findings: dict[tuple[str, str], int] = {}

@@ -19,11 +19,12 @@ from typing import Any, Final
 from beanie import Document
 from morpheus_common.contracts.sessions import SESSION_EVENTS, SessionState
 from morpheus_common.logs import get_logger
+from morpheus_common.store.mongo import Database
 from morpheus_common.store.outbox import OutboxRow
 from pymongo import DESCENDING
 from pymongo.asynchronous.client_session import AsyncClientSession
 
-from morpheus_sessions.documents import FindingDocument, FindingKind, SessionDocument
+from morpheus_sessions.documents import FindingDocument, FindingKind, KeyGuardDocument, SessionDocument
 from morpheus_sessions.doubled import APPROVAL, CHAIN_SESSION, SLOT, VERSION, Once, doubled
 from morpheus_sessions.stake import TAG_COUNTERS, TAG_SPACE
 
@@ -56,15 +57,27 @@ class Broken:
     undone: int
 
 
-async def aggregate(
-    document: type[Document], pipeline: list[dict[str, Any]], snapshot: AsyncClientSession, *, hint: str | None = None
-) -> list[dict[str, Any]]:
-    """Return what a pipeline finds in the snapshot, within `COMMAND_MS`."""
-    more: dict[str, Any] = {} if hint is None else {"hint": hint}
-    cursor = await document.get_pymongo_collection().aggregate(
-        pipeline, session=snapshot, maxTimeMS=COMMAND_MS, comment=COMMENT, **more
-    )
-    return await cursor.to_list()
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A database as it is at one moment. Each command has `COMMAND_MS`."""
+
+    database: Database
+    session: AsyncClientSession
+
+    async def aggregate(
+        self, document: type[Document], pipeline: list[dict[str, Any]], *, hint: str | None = None
+    ) -> list[dict[str, Any]]:
+        """Return what a pipeline finds."""
+        more: dict[str, Any] = {} if hint is None else {"hint": hint}
+        cursor = await self.database[document.get_collection_name()].aggregate(
+            pipeline, session=self.session, maxTimeMS=COMMAND_MS, comment=COMMENT, **more
+        )
+        return await cursor.to_list()
+
+    async def count(self, document: type[Document], pipeline: list[dict[str, Any]]) -> int:
+        """Return how much a pipeline finds."""
+        found = await self.aggregate(document, [*pipeline, {"$count": "count"}])
+        return int(found[0]["count"]) if found else 0
 
 
 def live_rules(deployment: int) -> dict[str, Any]:
@@ -85,31 +98,32 @@ def _untagged(deployment: int) -> dict[str, Any]:
 
 
 async def violations(
-    counted: Broken, snapshot: AsyncClientSession, *, now: datetime, wallets: Iterable[str], deployment: int
+    counted: Broken, snapshot: Snapshot, *, now: datetime, wallets: Iterable[str], deployment: int
 ) -> dict[str, int]:
     """Return how often each of `TOLD` is broken. Raises `PyMongoError`."""
     return {
-        "I1": counted.misplaced + await _doubled(SLOT),
+        "I1": counted.misplaced + await _doubled(snapshot, SLOT),
         "I2": counted.lost + counted.undone,
-        "I3": await _doubled(APPROVAL) + (await _opened_twice(snapshot) if counted.lost else 0),
-        "I5": await _gaps(snapshot) + await _doubled(VERSION),
+        "I3": await _doubled(snapshot, APPROVAL) + (await _opened_twice(snapshot) if counted.lost else 0),
+        "I5": await _gaps(snapshot) + await _doubled(snapshot, VERSION),
         "I6": await _usable_though_revoked(snapshot),
         "I8": counted.restless,
-        "I9": await _doubled(CHAIN_SESSION),
+        "I9": await _doubled(snapshot, CHAIN_SESSION),
         "I10": counted.untagged + await _closed_untagged(snapshot, now, wallets, deployment),
     }
 
 
-async def _doubled(once: Once) -> int:
+async def _doubled(snapshot: Snapshot, once: Once) -> int:
     """Count what more than one record has. A unique index has nothing twice: only without it are all records read."""
-    known: Mapping[str, Any] = await once.document.get_pymongo_collection().index_information(comment=COMMENT)
+    collection = snapshot.database[once.document.get_collection_name()]
+    known: Mapping[str, Any] = await collection.index_information(comment=COMMENT)
     if known.get(str(once.index), {}).get("unique"):
         return 0
     log.error("a unique index is missing; run `morpheus apply`", index=once.index)
-    return len(await doubled(once, most=FOUND, ids=1, milliseconds=COMMAND_MS))
+    return len(await doubled(collection, once, most=FOUND, ids=1, milliseconds=COMMAND_MS))
 
 
-async def _opened_twice(snapshot: AsyncClientSession) -> int:
+async def _opened_twice(snapshot: Snapshot) -> int:
     """Count chain sessions without a record whose bid and stake are those of a recorded one: one open staked twice."""
     same = [{"$eq": [f"${name}", f"$${name}"]} for name in ("wallet", "bid_id", "stake")]
     recorded = {
@@ -118,7 +132,7 @@ async def _opened_twice(snapshot: AsyncClientSession) -> int:
         "pipeline": [{"$match": {"$expr": {"$and": same}}}, {"$limit": 1}, {"$project": {"_id": 1}}],
         "as": "recorded",
     }
-    return await _count(
+    return await snapshot.count(
         FindingDocument,
         [
             {"$match": {"kind": FindingKind.LOST.value}},
@@ -126,11 +140,10 @@ async def _opened_twice(snapshot: AsyncClientSession) -> int:
             {"$lookup": recorded},
             {"$match": {"recorded": {"$ne": []}}},
         ],
-        snapshot,
     )
 
 
-async def _gaps(snapshot: AsyncClientSession) -> int:
+async def _gaps(snapshot: Snapshot) -> int:
     """Count the sessions told of lately whose events have a gap, or do not end where the session is.
 
     The first events of a session are not kept for ever.
@@ -160,7 +173,7 @@ async def _gaps(snapshot: AsyncClientSession) -> int:
     }
     has_gap = {"$ne": ["$told.count", {"$add": [{"$subtract": ["$told.last", "$told.first"]}, 1]}]}
     is_elsewhere = {"$and": [{"$gt": ["$is", None]}, {"$ne": ["$is.version", "$told.last"]}]}
-    return await _count(
+    return await snapshot.count(
         OutboxRow,
         [
             {"$sort": {"_id": DESCENDING}},
@@ -173,29 +186,27 @@ async def _gaps(snapshot: AsyncClientSession) -> int:
             {"$set": {"told": {"$first": "$told"}, "is": {"$first": "$is"}}},
             {"$match": {"$expr": {"$or": [has_gap, is_elsewhere]}}},
         ],
-        snapshot,
     )
 
 
-async def _usable_though_revoked(snapshot: AsyncClientSession) -> int:
-    guard = {"from": "key_guards", "localField": "key_id", "foreignField": "_id", "as": "guard"}
+async def _usable_though_revoked(snapshot: Snapshot) -> int:
+    guard = {
+        "from": KeyGuardDocument.get_collection_name(),
+        "localField": "key_id",
+        "foreignField": "_id",
+        "as": "guard",
+    }
     usable = [SessionState.ACTIVE.value, SessionState.PARKED.value]
-    return await _count(
+    return await snapshot.count(
         SessionDocument,
         [{"$match": {"state": {"$in": usable}}}, {"$lookup": guard}, {"$match": {"guard.wanted": False}}],
-        snapshot,
     )
 
 
-async def _closed_untagged(snapshot: AsyncClientSession, now: datetime, wallets: Iterable[str], deployment: int) -> int:
+async def _closed_untagged(snapshot: Snapshot, now: datetime, wallets: Iterable[str], deployment: int) -> int:
     closed_lately = {
         "wallet": {"$in": list(wallets)},
         "state": SessionState.CLOSED.value,
         "updated_at": {"$gt": now - CLOSED_LATELY},
     }
-    return await _count(SessionDocument, [{"$match": {**closed_lately, "$expr": _untagged(deployment)}}], snapshot)
-
-
-async def _count(document: type[Document], pipeline: list[dict[str, Any]], snapshot: AsyncClientSession) -> int:
-    found = await aggregate(document, [*pipeline, {"$count": "count"}], snapshot)
-    return int(found[0]["count"]) if found else 0
+    return await snapshot.count(SessionDocument, [{"$match": {**closed_lately, "$expr": _untagged(deployment)}}])

@@ -456,6 +456,7 @@ def _unavailable(router: Router, error: Exception) -> ApiError:
 
 
 async def _doubled(rule: Rule, once: Once) -> list[Doubled]:
+    collection = once.document.get_pymongo_collection()
     return [
         Doubled(
             rule=rule,
@@ -463,5 +464,5 @@ async def _doubled(rule: Rule, once: Once) -> list[Doubled]:
             key="" if rule is Rule.APPROVAL else " ".join(str(part) for part in item["_id"].values()),
             ids=item["ids"],
         )
-        for item in await doubled(once, most=DOUBLED, ids=LINKS, milliseconds=DOUBLED_MILLISECONDS)
+        for item in await doubled(collection, once, most=DOUBLED, ids=LINKS, milliseconds=DOUBLED_MILLISECONDS)
     ]

@@ -324,6 +324,21 @@ async def serve(settings: SessionsSettings, standing: Standing | None = None) ->
             settings=settings,
         )
         release = Release(store.database, journal, ownership, chat, connection)
+        chains = ChainWatch(routers.values(), seconds=settings.gauges_seconds)
+        gauges = Gauges(
+            Own(
+                fleet=fleet,
+                chains=chains,
+                purses=purses,
+                prompts_waiting=lambda: chat.waiting,
+                prompts_running=lambda: chat.running,
+                sessions_owned=lambda: len(ownership.all()),
+            ),
+            FiguresReader(store.database, routers=routers, deployment=settings.deployment_number).read,
+            limits.in_all,
+            seconds=settings.gauges_seconds,
+        )
+        show(gauges)
         parts = Parts(
             catalogue=catalogue,
             lifecycle=lifecycle,
@@ -381,21 +396,6 @@ async def serve(settings: SessionsSettings, standing: Standing | None = None) ->
         reconcilers = {router.name: loop.reconciler for router, loop in zip(routers.values(), loops, strict=True)}
         operator = Operator(journal, catalogue, routers, reconcilers, settings, fleet, RpcClient(connection))
         subscribe_operator(store.broker, operator)
-        chains = ChainWatch(routers.values(), seconds=settings.gauges_seconds)
-        gauges = Gauges(
-            Own(
-                fleet=fleet,
-                chains=chains,
-                purses=purses,
-                prompts_waiting=lambda: chat.waiting,
-                prompts_running=lambda: chat.running,
-                sessions_owned=lambda: len(ownership.all()),
-            ),
-            FiguresReader(store.client, routers=routers, deployment=settings.deployment_number).read,
-            limits.in_all,
-            seconds=settings.gauges_seconds,
-        )
-        show(gauges)
         # entered first, left last: questions that wait for the chain are answered while the loops still run
         await stack.enter_async_context(
             background(

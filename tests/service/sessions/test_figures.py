@@ -52,7 +52,7 @@ async def database(mongo_url: str, mongo_database: str) -> AsyncIterator[Databas
 
 @pytest.fixture
 def reader(database: Database) -> FiguresReader:
-    return FiguresReader(database.client, routers=["r1"], deployment=DEPLOYMENT)
+    return FiguresReader(database, routers=["r1"], deployment=DEPLOYMENT)
 
 
 def now() -> datetime:

@@ -45,7 +45,7 @@ PER_SECOND = {
     ("aggregate", "operations", "gauges"): 1 / 15,
     ("aggregate", "findings", "gauges"): 1 / 15,
     ("aggregate", "outbox", "gauges"): 1 / 15,
-    ("find", "wallets", "gauges"): 1 / 15,
+    ("aggregate", "wallets", "gauges"): 1 / 15,
     ("listIndexes", "sessions", "gauges"): 2 / 15,
     ("listIndexes", "operations", "gauges"): 1 / 15,
     ("listIndexes", "outbox", "gauges"): 1 / 15,
