@@ -1,4 +1,4 @@
-"""`morpheus apply`: makes streams, durable consumers, collections and indexes. Repeatable; drops nothing."""
+"""`morpheus apply`: makes streams, durable consumers, collections and indexes, and carries out migrations. Repeatable."""
 
 import asyncio
 from pathlib import Path
@@ -12,12 +12,13 @@ from morpheus_common.bus.connection import encryption
 from morpheus_common.bus.names import INBOX, User
 from morpheus_common.bus.topology import apply_topology
 from morpheus_common.settings import EnvironmentSettings
+from morpheus_common.store.migrations import LeaseLostError, migrate
 from morpheus_common.store.mongo import apply_indexes, database_of
 from nats.errors import Error as NatsError
 from pydantic import SecretStr, ValidationError
 from pydantic_settings import SettingsConfigDict
 from pymongo import AsyncMongoClient
-from pymongo.errors import PyMongoError
+from pymongo.errors import OperationFailure, PyMongoError
 
 from morpheus_devstack.errors import StackError
 from morpheus_devstack.folder import StackFolder
@@ -27,7 +28,14 @@ DOCUMENTS = {
     "sessions": morpheus_sessions.documents.DOCUMENTS,
     "automation": morpheus_automation.documents.DOCUMENTS,
 }
+MIGRATIONS = {
+    "auth": morpheus_auth.documents.MIGRATIONS,
+    "sessions": morpheus_sessions.documents.MIGRATIONS,
+    "automation": morpheus_automation.documents.MIGRATIONS,
+}
 TIMEOUT_MS = 5_000
+UNAUTHORIZED = 13
+"""MongoDB's error code."""
 
 
 class ApplySettings(EnvironmentSettings):
@@ -67,14 +75,14 @@ async def apply(settings: ApplySettings) -> list[str]:
         StackError: bus or database cannot be reached, or refuse.
     """
     try:
-        streams, _ = await asyncio.gather(_apply_bus(settings), _apply_database(settings))
+        streams, migrated = await asyncio.gather(_apply_bus(settings), _apply_database(settings))
     except (NatsError, OSError) as error:
         raise StackError(
             f"The bus refused what `morpheus apply` makes: {str(error) or type(error).__name__}."
         ) from error
     except PyMongoError as error:
         raise StackError(f"The database refused what `morpheus apply` makes: {error}.") from error
-    return streams
+    return [*streams, *migrated]
 
 
 async def _apply_bus(settings: ApplySettings) -> list[str]:
@@ -91,8 +99,26 @@ async def _apply_bus(settings: ApplySettings) -> list[str]:
         await connection.close()
 
 
-async def _apply_database(settings: ApplySettings) -> None:
+async def _apply_database(settings: ApplySettings) -> list[str]:
+    done = []
     client: AsyncMongoClient[dict[str, Any]]
     async with AsyncMongoClient(settings.mongo_url.get_secret_value(), serverSelectionTimeoutMS=TIMEOUT_MS) as client:
         for name, documents in DOCUMENTS.items():
-            await apply_indexes(database_of(client, name), documents)
+            database = database_of(client, name)
+            await apply_indexes(database, documents)
+            try:
+                done += [
+                    f"migration {name}.{migration} done" for migration in await migrate(database, MIGRATIONS[name])
+                ]
+            except OperationFailure as error:
+                if error.code != UNAUTHORIZED:
+                    raise
+                raise StackError(
+                    f"This version migrates documents of the database `{name}`, which the user in MONGO_URL may not write: "
+                    "give it the role `readWrite` there until `morpheus apply` has ended well."
+                ) from error
+            except LeaseLostError as error:
+                raise StackError(
+                    f"Another `morpheus apply` carries the migrations of `{name}` on; repeat this one when it has ended."
+                ) from error
+    return done

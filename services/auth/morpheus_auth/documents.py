@@ -8,6 +8,7 @@ from beanie import Document
 from morpheus_common.contracts.auth import Scope
 from morpheus_common.contracts.delegations import Verification
 from morpheus_common.ids import uuid7
+from morpheus_common.store.migrations import Migration
 from morpheus_common.store.outbox import OutboxRow
 from pydantic import BaseModel, Field
 from pymongo import ASCENDING, DESCENDING, IndexModel
@@ -474,3 +475,6 @@ DOCUMENTS: tuple[type[Document], ...] = (
     OutboxRow,
 )
 """Everything stored, for `morpheus apply` and for the start."""
+
+MIGRATIONS: tuple[Migration, ...] = ()
+"""What `morpheus apply` does to documents that are stored already, in order. A name stays here for as long as a version."""

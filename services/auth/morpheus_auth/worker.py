@@ -103,7 +103,7 @@ from morpheus_auth.audit import Audit, load_audit_keys
 from morpheus_auth.deferred_writes import DeferredWrites
 from morpheus_auth.delegations import Delegations
 from morpheus_auth.deletion import Deletions
-from morpheus_auth.documents import DOCUMENTS, ApiKeyDocument
+from morpheus_auth.documents import DOCUMENTS, MIGRATIONS, ApiKeyDocument
 from morpheus_auth.erasing import parts_of
 from morpheus_auth.invites import Invites
 from morpheus_auth.kek_rotation import KekRotation
@@ -428,7 +428,10 @@ async def build(settings: AuthSettings, service: StoreService, keyring: Keyring)
 @asynccontextmanager
 async def serve(settings: AuthSettings, standing: Standing | None = None) -> AsyncIterator[None]:
     """Answer questions while the block runs."""
-    async with open_keyring(settings) as keyring, store_service(settings, SERVICE, DOCUMENTS, standing) as service:
+    async with (
+        open_keyring(settings) as keyring,
+        store_service(settings, SERVICE, DOCUMENTS, standing, MIGRATIONS) as service,
+    ):
         auth = await build(settings, service, keyring)
         subscribe(service.broker, auth)
         subscribe_operator(

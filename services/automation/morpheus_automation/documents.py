@@ -6,6 +6,7 @@ from typing import ClassVar
 from beanie import Document
 from morpheus_common.contracts.automation import Decision, DecisionRow
 from morpheus_common.ids import uuid7
+from morpheus_common.store.migrations import Migration
 from morpheus_common.store.outbox import OutboxRow
 from morpheus_common.store.user_guards import UserGuardDocument
 from pydantic import Field
@@ -111,3 +112,6 @@ DOCUMENTS: tuple[type[Document], ...] = (
     OutboxRow,
 )
 """Everything stored, for `morpheus apply` and for the start."""
+
+MIGRATIONS: tuple[Migration, ...] = ()
+"""What `morpheus apply` does to documents that are stored already, in order. A name stays here for as long as a version."""

@@ -33,7 +33,7 @@ from morpheus_common.store.service import store_service
 from morpheus_common.store.watch import DatabaseWatch
 
 from morpheus_automation.decisions import Decisions
-from morpheus_automation.documents import DOCUMENTS
+from morpheus_automation.documents import DOCUMENTS, MIGRATIONS
 from morpheus_automation.erasing import Erasing
 from morpheus_automation.planning import Planning
 from morpheus_automation.preferences import Preferences
@@ -91,7 +91,7 @@ def subscribe(broker: NatsBroker, parts: Parts) -> None:
 @asynccontextmanager
 async def serve(settings: AutomationServiceSettings, standing: Standing | None = None) -> AsyncIterator[None]:
     """Answer questions while the block runs; leaving it drains."""
-    async with store_service(settings, SERVICE, DOCUMENTS, standing) as store:
+    async with store_service(settings, SERVICE, DOCUMENTS, standing, MIGRATIONS) as store:
         preferences = Preferences(
             client=store.client,
             default_duration=settings.default_session_duration,

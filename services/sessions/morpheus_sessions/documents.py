@@ -12,6 +12,7 @@ from morpheus_common.contracts.sessions import AutomationWord, SessionChanged, S
 from morpheus_common.contracts.sessions import OperationKind as OperationKind  # noqa: PLC0414 - stored here, told there
 from morpheus_common.contracts.usage import TokensFrom
 from morpheus_common.ids import uuid7
+from morpheus_common.store.migrations import Migration
 from morpheus_common.store.outbox import OutboxRow
 from morpheus_common.store.user_guards import UserGuardDocument
 from pydantic import BaseModel, BeforeValidator, Field
@@ -586,3 +587,6 @@ DOCUMENTS: tuple[type[Document], ...] = (
     OutboxRow,
 )
 """Everything in this service's database that has an index."""
+
+MIGRATIONS: tuple[Migration, ...] = ()
+"""What `morpheus apply` does to documents that are stored already, in order. A name stays here for as long as a version."""

@@ -86,7 +86,7 @@ from morpheus_sessions.capital import Capital
 from morpheus_sessions.catalogue import CatalogueCopy
 from morpheus_sessions.chain_watch import ChainWatch
 from morpheus_sessions.chat import Chat
-from morpheus_sessions.documents import DOCUMENTS
+from morpheus_sessions.documents import DOCUMENTS, MIGRATIONS
 from morpheus_sessions.erasing import Erasing
 from morpheus_sessions.figures import FiguresReader
 from morpheus_sessions.fleet import Fleet, Member
@@ -285,7 +285,10 @@ def _attempt(msg: Msg) -> str:
 @asynccontextmanager
 async def serve(settings: SessionsSettings, standing: Standing | None = None) -> AsyncIterator[Parts]:
     """Run a session worker for the length of the block; leaving it drains."""
-    async with store_service(settings, User.SESSIONS, DOCUMENTS, standing) as store, AsyncExitStack() as stack:
+    async with (
+        store_service(settings, User.SESSIONS, DOCUMENTS, standing, MIGRATIONS) as store,
+        AsyncExitStack() as stack,
+    ):
         routers = {item.name: Router(item, read_timeout=settings.router_read_timeout) for item in settings.routers}
         for router in routers.values():
             stack.push_async_callback(router.aclose)

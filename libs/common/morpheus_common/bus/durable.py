@@ -12,7 +12,7 @@ from nats.js import JetStreamContext
 from nats.js.errors import Error as JetStreamError
 
 from morpheus_common.bus.names import Header
-from morpheus_common.bus.topology import Consumer
+from morpheus_common.bus.topology import Consumer, missing_topology
 from morpheus_common.errors import ApiError
 from morpheus_common.logs import get_logger
 from morpheus_common.request_context import request_id
@@ -48,6 +48,10 @@ async def read_events(
         EVENTS_READ.labels(consumer.name, outcome)
     while True:
         try:
+            if missing := await missing_topology(jetstream, consumer.service):
+                log.error("events wait for what is missing; run `morpheus apply`", missing=missing)
+                await asyncio.sleep(PAUSE_SECONDS)
+                continue
             subscription = await jetstream.pull_subscribe_bind(consumer=consumer.name, stream=consumer.stream)
             try:
                 await _read(jetstream, consumer, subscription, handle, failures)

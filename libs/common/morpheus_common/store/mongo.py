@@ -9,7 +9,6 @@ from pymongo import AsyncMongoClient
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import PyMongoError, ServerSelectionTimeoutError
 
-from morpheus_common.service import until_it_works
 from morpheus_common.settings import StoreSettings
 from morpheus_common.store.metrics import CommandWatch, no_server_found
 
@@ -23,10 +22,10 @@ def from_now(seconds: float) -> dict[str, Any]:
 
 
 class NotAppliedError(Exception):
-    """The database lacks indexes."""
+    """The database lacks what `morpheus apply` makes."""
 
     def __init__(self, missing: Sequence[str]) -> None:
-        super().__init__(f"missing indexes: {', '.join(missing)}; run `morpheus apply`")
+        super().__init__(f"missing: {', '.join(missing)}; run `morpheus apply`")
 
 
 def connect(settings: StoreSettings, service: str) -> MongoClient:
@@ -75,29 +74,18 @@ async def apply_indexes(database: Database, models: Sequence[type[Document]]) ->
 
 
 async def missing_indexes(database: Database, models: Sequence[type[Document]]) -> list[str]:
-    """Return what `morpheus apply` has still to make, `collection.index` each."""
+    """Return what `morpheus apply` has still to make, `index collection.name` each."""
     missing = []
     for model in models:
         name = model.get_collection_name()
         present = set(await database.get_collection(name).index_information())
         wanted = getattr(model.get_settings(), "indexes", []) or []
         missing += [
-            f"{name}.{index.document['name']}"
+            f"index {name}.{index.document['name']}"
             for index in (getattr(item, "index", item) for item in wanted)
             if index.document["name"] not in present
         ]
     return missing
-
-
-async def until_applied(database: Database, models: Sequence[type[Document]]) -> None:
-    """Bind document classes to their database as soon as it is there and `morpheus apply` has made what they need."""
-
-    async def ready() -> None:
-        await init_documents(database, models)
-        if missing := await missing_indexes(database, models):
-            raise NotAppliedError(missing)
-
-    await until_it_works("database", ready, errors=(PyMongoError, NotAppliedError))
 
 
 async def is_reachable(database: Database) -> bool:

@@ -1,5 +1,6 @@
 """What every service with a database consists of, and the order in which it comes up and goes down."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 from beanie import Document
 from faststream.nats import NatsBroker
 from nats.errors import Error as NatsError
+from pymongo.errors import PyMongoError
 
 from morpheus_common.bus.connection import make_broker, raw_connection, round_trip
 from morpheus_common.bus.names import User
@@ -15,7 +17,16 @@ from morpheus_common.service import background, leave_queue_groups, stop_broker,
 from morpheus_common.settings import StoreSettings
 from morpheus_common.standing import Standing
 from morpheus_common.store.leases import Holder, Leases
-from morpheus_common.store.mongo import Database, MongoClient, connect, database_of, until_applied
+from morpheus_common.store.migrations import Migration, missing_migrations
+from morpheus_common.store.mongo import (
+    Database,
+    MongoClient,
+    NotAppliedError,
+    connect,
+    database_of,
+    init_documents,
+    missing_indexes,
+)
 from morpheus_common.store.outbox import OutboxRelay
 from morpheus_common.store.unavailable import StoreMiddleware
 from morpheus_common.store.watch import DatabaseWatch
@@ -40,7 +51,7 @@ class StoreService:
     async def answering(self) -> AsyncIterator[None]:
         """Answer questions and publish events while the block runs; then finish what was received."""
         await self.watch.check()
-        async with background(self.relay.run(), self.relay.measure(), self.watch.run()):
+        async with background(self.relay.run(), self.relay.measure()):
             await self.broker.start()
             # a subscription counts once the server has it; until then it says that nobody listens
             await round_trip(raw_connection(self.broker))
@@ -51,29 +62,65 @@ class StoreService:
         await self.relay.retire()
 
 
+async def _until_applied(
+    database: Database, documents: Sequence[type[Document]], migrations: Sequence[Migration]
+) -> None:
+    """Bind document classes to their database as soon as it is there and `morpheus apply` has made what they need."""
+
+    async def applied() -> None:
+        await init_documents(database, documents)
+        missing = await missing_indexes(database, documents)
+        missing += [f"migration {name}" for name in await missing_migrations(database, migrations)]
+        if missing:
+            raise NotAppliedError(missing)
+
+    await until_it_works("database", applied, errors=(PyMongoError, NotAppliedError))
+
+
 @asynccontextmanager
 async def store_service(
-    settings: StoreSettings, user: User, documents: Sequence[type[Document]], standing: Standing | None = None
+    settings: StoreSettings,
+    user: User,
+    documents: Sequence[type[Document]],
+    standing: Standing | None = None,
+    migrations: Sequence[Migration] = (),
 ) -> AsyncIterator[StoreService]:
-    """Connect to database and bus, in whatever order they come up, and disconnect at the end. `standing` is told of both."""
+    """Connect to database and bus, in whatever order they come up, and disconnect at the end. `standing` is told of both, and
+    of `apply`: whether the database has what `morpheus apply` makes.
+    """
     standing = standing or Standing()
     client = connect(settings, user)
-    try:
-        database = database_of(client, settings.mongo_database)
-        watch = DatabaseWatch(database)
-        standing.need("database", lambda: watch.healthy)
-        standing.need("bus", lambda: False)
-        await until_applied(database, documents)
-        holder = await boot(database, settings.worker_id)
-        leases = Leases(database, holder, seconds=settings.lease_seconds)
-        broker = make_broker(settings, user, middlewares=[RpcMiddleware, StoreMiddleware])
+    broker = make_broker(settings, user, middlewares=[RpcMiddleware, StoreMiddleware])
+    database = database_of(client, settings.mongo_database)
+    watch = DatabaseWatch(database)
+    applied, connected = asyncio.Event(), asyncio.Event()
+    standing.need("database", lambda: watch.healthy)
+    standing.need("apply", applied.is_set)
+    standing.need("bus", lambda: connected.is_set() and raw_connection(broker).is_connected)
+
+    async def reach_database() -> None:
+        await _until_applied(database, documents, migrations)
+        applied.set()
+
+    async def reach_bus() -> None:
         await until_it_works("bus", broker.connect, errors=(NatsError, OSError))
-        try:
-            connection = raw_connection(broker)
-            standing.need("bus", lambda: connection.is_connected)
-            relay = OutboxRelay(connection.jetstream(), leases)
-            yield StoreService(client, database, broker, holder, leases, relay, watch, standing, settings.drain_seconds)
-        finally:
-            await stop_broker(broker, seconds=settings.drain_seconds)
+        connected.set()
+
+    try:
+        async with background(watch.run()):
+            try:
+                # at once, so that what is missing is all that is told of
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(reach_database())
+                    group.create_task(reach_bus())
+                holder = await boot(database, settings.worker_id)
+                leases = Leases(database, holder, seconds=settings.lease_seconds)
+                relay = OutboxRelay(raw_connection(broker).jetstream(), leases)
+                yield StoreService(
+                    client, database, broker, holder, leases, relay, watch, standing, settings.drain_seconds
+                )
+            finally:
+                if connected.is_set():
+                    await stop_broker(broker, seconds=settings.drain_seconds)
     finally:
         await client.close()
