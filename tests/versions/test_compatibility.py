@@ -153,7 +153,10 @@ BREAKS: dict[str, tuple[Callable[[Json], None], str]] = {
     "a field of a question is gone": (_in_models(QUESTION, _without("key_id")), "rpc.sessions.open.v1 question.key_id"),
     "a field of an answer is gone": (_in_models(ANSWER, _without("id")), "rpc.auth.register.v1 answer.id"),
     "a field of a document is gone": (_in_models(STORED, _without("kind")), "sessions.operations.kind"),
-    "a document has a field that must be there": (_in_models(STORED, _required("region")), "sessions.operations.region"),
+    "a document has a field that must be there": (
+        _in_models(STORED, _required("region")),
+        "sessions.operations.region",
+    ),
     "what is unknown is refused": (
         _in_models(HEAD, lambda definition: definition.update(additionalProperties=False, properties={})),
         "PromptHead.attempt",
