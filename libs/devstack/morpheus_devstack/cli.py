@@ -13,6 +13,7 @@ from morpheus_devstack.admin_command import app as admin_app
 from morpheus_devstack.audit_command import app as audit_app
 from morpheus_devstack.console import Progress, write_err, write_out
 from morpheus_devstack.errors import StackError
+from morpheus_devstack.events_command import dead_letters_app, events_app
 from morpheus_devstack.folder import StackFolder
 from morpheus_devstack.kek_command import rotate_kek
 from morpheus_devstack.keys_command import app as keys_app
@@ -42,6 +43,8 @@ app.add_typer(audit_app, name="audit")
 app.add_typer(sessions_app, name="sessions")
 app.add_typer(keys_app, name="keys")
 app.add_typer(admin_app, name="admin")
+app.add_typer(events_app, name="events")
+app.add_typer(dead_letters_app, name="dlq")
 app.command("rotate-kek")(rotate_kek)
 app.command("nats-config")(nats_config)
 app.command("secrets")(make_secrets)
@@ -132,8 +135,8 @@ async def _introduce(stack: "Stack", progress: Progress, *, as_json: bool) -> No
 
 @app.command()
 def apply(data: Data = DATA) -> None:
-    """Make streams, durable consumers and indexes: of the stack in --data, else of what NATS_URL, NATS_SEED and MONGO_URL
-    name. Repeatable.
+    """Make streams, durable consumers and indexes, and carry out migrations: of the stack in --data, else of what NATS_URL,
+    NATS_SEED and MONGO_URL name. Repeatable.
     """
     from morpheus_devstack.apply import ApplySettings
     from morpheus_devstack.apply import apply as apply_now
@@ -141,7 +144,7 @@ def apply(data: Data = DATA) -> None:
     changes = asyncio.run(apply_now(ApplySettings.read(_folder(data))))
     for change in changes:
         write_out(f"{change}\n")
-    write_out("Streams, durable consumers and indexes are as they should be.\n")
+    write_out("Streams, durable consumers, indexes and documents are as they should be.\n")
 
 
 @app.command()

@@ -12,6 +12,7 @@ from morpheus_common.bus.names import INBOX, User
 from morpheus_common.bus.rpc import RpcClient
 from morpheus_common.errors import CATALOGUE, ApiError
 from morpheus_common.settings import EnvironmentSettings
+from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.errors import NoServersError
 from pydantic import SecretStr, ValidationError
@@ -56,6 +57,20 @@ async def asking(settings: OpsSettings, *, worker: str = "session") -> AsyncIter
         StackError: the bus cannot be reached or refuses, nobody answers, or the answer is an error.
     """
     refused: list[str] = []
+    async with connected(settings, refused) as connection:
+        try:
+            yield RpcClient(connection)
+        except ApiError as error:
+            raise StackError(sentence(error, refused, worker)) from error
+
+
+@asynccontextmanager
+async def connected(settings: OpsSettings, refused: list[str]) -> AsyncIterator[Client]:
+    """Connect as `ops`; what the server refuses is added to `refused`.
+
+    Raises:
+        StackError: the bus cannot be reached or refuses.
+    """
 
     async def on_error(error: Exception) -> None:
         refused.append(str(error))
@@ -78,9 +93,7 @@ async def asking(settings: OpsSettings, *, worker: str = "session") -> AsyncIter
     except (NatsError, OSError) as error:
         raise StackError(f"The bus at {settings.nats_url} cannot be used: {_why(error, refused)}.") from error
     try:
-        yield RpcClient(connection)
-    except ApiError as error:
-        raise StackError(_sentence(error, refused, worker)) from error
+        yield connection
     finally:
         await connection.close()
 
@@ -91,7 +104,8 @@ def _why(error: Exception, refused: list[str]) -> str:
     return refused[-1] if isinstance(error, NoServersError) and refused and refused[-1] else told
 
 
-def _sentence(error: ApiError, refused: list[str], worker: str) -> str:
+def sentence(error: ApiError, refused: list[str], worker: str) -> str:
+    """Say what an answer that is an error means to an operator."""
     if any("permissions violation" in text.lower() for text in refused):
         return "The bus refuses the question: NATS_SEED is not the seed of the user `ops`."
     if error.code == "service_unavailable" and error.message == CATALOGUE[error.code].message:

@@ -7,9 +7,10 @@ with a bus, a back-up of our records restored.
 import asyncio
 
 from morpheus_common.bus.rpc import RpcClient
-from morpheus_common.contracts.auth import ENDED_KEYS, KeyIds
+from morpheus_common.contracts.auth import ENDED_KEYS, KeyChanged, KeyIds
 from morpheus_common.errors import ApiError
 from morpheus_common.logs import get_logger
+from morpheus_common.steps import Step, reached
 from morpheus_common.store.leases import Leases
 from pymongo.errors import PyMongoError
 
@@ -19,6 +20,13 @@ log = get_logger(__name__)
 
 KEYS_AT_ONCE = 500
 LEASE = "key-watch"
+
+
+async def digest_key_event(journal: Journal, payload: bytes | str) -> None:
+    """Close what a key has left open that an event says has ended. Repeatable."""
+    key = KeyChanged.model_validate_json(payload)
+    await reached(Step.CLOSE_TRIGGERED, key.key_id)
+    await journal.revoke(key.key_id, key.user_id)
 
 
 class KeyWatch:

@@ -12,6 +12,8 @@ from bson import Decimal128
 from morpheus_common.bus.rpc import RpcClient
 from morpheus_common.clock import utc_now
 from morpheus_common.contracts.audit import RECORD_ACT, AuditAction, RecordAct
+from morpheus_common.contracts.auth import KEY_DEACTIVATED
+from morpheus_common.contracts.events import DigestEvent
 from morpheus_common.contracts.operator import (
     MODEL_NAME_CHARS,
     AdoptLost,
@@ -56,6 +58,7 @@ from morpheus_sessions.documents import (
 from morpheus_sessions.doubled import APPROVAL, CHAIN_SESSION, OPERATION, SLOT, Once, doubled
 from morpheus_sessions.fleet import Fleet
 from morpheus_sessions.journal import AlreadyAdopted, Journal
+from morpheus_sessions.key_watch import digest_key_event
 from morpheus_sessions.listing import opened_by
 from morpheus_sessions.operator_plan import Waiting, plan_of
 from morpheus_sessions.reconcile import Reconciler
@@ -183,6 +186,12 @@ class Operator:
         if done is None:
             return PassMade(made=False, done={})
         return PassMade(made=True, done=done, under_way=len(await self._operations(router.wallet)))
+
+    async def digest(self, command: DigestEvent) -> None:
+        """Do what an event says that was set aside. Raises `validation_error` for one that no reader of ours is for."""
+        if command.subject != KEY_DEACTIVATED.subject:
+            raise ApiError("validation_error", f"Sessions reads no event of {command.subject}.", param="subject")
+        await digest_key_event(self._journal, command.payload)
 
     async def adopt(self, command: AdoptLost) -> OperatedSession:
         """Make a record for a lost session. Raises `foreign_session`, `session_known`, `session_not_found`."""

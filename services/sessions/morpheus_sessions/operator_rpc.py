@@ -4,6 +4,7 @@ from faststream.nats import NatsBroker
 from morpheus_common.bus.names import User
 from morpheus_common.contracts import operator as asked
 from morpheus_common.contracts.base import Empty
+from morpheus_common.contracts.events import DIGEST_EVENT, DigestEvent
 
 from morpheus_sessions.operator import Operator
 
@@ -41,6 +42,11 @@ def subscribe_operator(broker: NatsBroker, operator: Operator) -> None:
     @broker.subscriber(asked.MAKE_PASS.subject, queue=User.SESSIONS, max_workers=AT_ONCE)
     async def make_pass(command: asked.MakePass) -> asked.PassMade:
         return await operator.make_pass(command)
+
+    @broker.subscriber(DIGEST_EVENT[User.SESSIONS].subject, queue=User.SESSIONS, max_workers=AT_ONCE)
+    async def digest_event(command: DigestEvent) -> Empty:
+        await operator.digest(command)
+        return Empty()
 
     @broker.subscriber(asked.ADOPT_LOST.subject, queue=User.SESSIONS, max_workers=AT_ONCE)
     async def adopt_lost(command: asked.AdoptLost) -> asked.OperatedSession:

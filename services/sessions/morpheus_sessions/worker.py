@@ -14,7 +14,6 @@ from morpheus_common.bus.durable import read_events
 from morpheus_common.bus.names import Header, User
 from morpheus_common.bus.rpc import RpcClient
 from morpheus_common.bus.topology import CONSUMERS
-from morpheus_common.contracts.auth import KeyChanged
 from morpheus_common.contracts.base import Empty
 from morpheus_common.contracts.chat import PromptHead
 from morpheus_common.contracts.deletion import (
@@ -71,7 +70,6 @@ from morpheus_common.contracts.usage import GET_USAGE, GetUsage, UsageReport
 from morpheus_common.logs import get_logger
 from morpheus_common.service import background
 from morpheus_common.standing import Standing
-from morpheus_common.steps import Step, reached
 from morpheus_common.store.service import store_service
 from morpheus_common.store.watch import DatabaseWatch
 from morpheus_common.store.workers import Heartbeat
@@ -94,7 +92,7 @@ from morpheus_sessions.gauges import Gauges, Own, show
 from morpheus_sessions.holds import Holds
 from morpheus_sessions.intake import Intake
 from morpheus_sessions.journal import Journal
-from morpheus_sessions.key_watch import KeyWatch
+from morpheus_sessions.key_watch import KeyWatch, digest_key_event
 from morpheus_sessions.left_behind import LeftBehind
 from morpheus_sessions.lifecycle import Lifecycle
 from morpheus_sessions.limits import Limits
@@ -388,9 +386,7 @@ async def serve(settings: SessionsSettings, standing: Standing | None = None) ->
         ]
 
         async def revoked(msg: Msg) -> None:
-            key = KeyChanged.model_validate_json(msg.data)
-            await reached(Step.CLOSE_TRIGGERED, key.key_id)
-            await journal.revoke(key.key_id, key.user_id)
+            await digest_key_event(journal, msg.data)
 
         readers = [
             read_events(jetstream, consumer, revoked) for consumer in CONSUMERS if consumer.service is User.SESSIONS

@@ -14,6 +14,7 @@ from faststream.nats import NatsBroker
 from morpheus_common.asyncapi import document
 from morpheus_common.bus.names import User
 from morpheus_common.contracts import REGISTRY
+from morpheus_common.store.service import subscribe_events
 
 PARTS: Any = SimpleNamespace(settings=SimpleNamespace(hashes_at_once=1, hashes_waiting=1), worker="w1", chat=None)
 """Declaring a handler needs none of what it calls."""
@@ -38,6 +39,7 @@ def subscribers(service: User) -> list[Any]:
     broker = NatsBroker()
     for declare in DECLARE[service]:
         declare(broker, PARTS)
+    subscribe_events(broker, service, PARTS)
     return list(broker.subscribers)
 
 

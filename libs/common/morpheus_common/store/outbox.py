@@ -148,6 +148,17 @@ class OutboxRelay:
         # `at` is by the clock of the worker that wrote it, which may be ahead
         OUTBOX_OLDEST.set(max(0.0, found[0]["waits"] / 1000) if found else 0.0)
 
+    async def republish(self, since: datetime) -> int:
+        """Have everything published again that was published since then and is still kept; return how many events.
+
+        They count as unpublished from here on, so that whoever publishes does so in order, and carries on after a crash.
+        """
+        changed = await OutboxRow.get_pymongo_collection().update_many(
+            {"published_at": {"$gte": since}}, {"$set": {"published_at": None}}
+        )
+        self.nudge()
+        return changed.modified_count
+
     async def retire(self) -> None:
         """Leave the work to another process at once instead of when the lease has run out."""
         await self._leases.retire(self._lease)

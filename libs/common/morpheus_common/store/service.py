@@ -13,6 +13,7 @@ from pymongo.errors import PyMongoError
 from morpheus_common.bus.connection import make_broker, raw_connection, round_trip
 from morpheus_common.bus.names import User
 from morpheus_common.bus.rpc import RpcMiddleware
+from morpheus_common.contracts.events import REPUBLISH_EVENTS, EventsRepublished, RepublishEvents
 from morpheus_common.service import background, leave_queue_groups, stop_broker, until_it_works
 from morpheus_common.settings import StoreSettings
 from morpheus_common.standing import Standing
@@ -33,10 +34,19 @@ from morpheus_common.store.watch import DatabaseWatch
 from morpheus_common.store.workers import boot
 
 
+def subscribe_events(broker: NatsBroker, user: User, relay: OutboxRelay) -> None:
+    """Declare what every service with an outbox answers to operators."""
+
+    @broker.subscriber(REPUBLISH_EVENTS[user].subject, queue=user)
+    async def republish_events(command: RepublishEvents) -> EventsRepublished:
+        return EventsRepublished(count=await relay.republish(command.since))
+
+
 @dataclass(frozen=True, slots=True)
 class StoreService:
     """The parts of a running service that it did not make itself. `broker` is connected and not yet started."""
 
+    user: User
     client: MongoClient
     database: Database
     broker: NatsBroker
@@ -51,6 +61,7 @@ class StoreService:
     async def answering(self) -> AsyncIterator[None]:
         """Answer questions and publish events while the block runs; then finish what was received."""
         await self.watch.check()
+        subscribe_events(self.broker, self.user, self.relay)
         async with background(self.relay.run(), self.relay.measure()):
             await self.broker.start()
             # a subscription counts once the server has it; until then it says that nobody listens
@@ -117,7 +128,7 @@ async def store_service(
                 leases = Leases(database, holder, seconds=settings.lease_seconds)
                 relay = OutboxRelay(raw_connection(broker).jetstream(), leases)
                 yield StoreService(
-                    client, database, broker, holder, leases, relay, watch, standing, settings.drain_seconds
+                    user, client, database, broker, holder, leases, relay, watch, standing, settings.drain_seconds
                 )
             finally:
                 if connected.is_set():
