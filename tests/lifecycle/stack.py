@@ -6,6 +6,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx2
 from morpheus_common.bus.names import ACCOUNT, User
@@ -124,7 +125,7 @@ class PartStack:
 
     # looking
 
-    async def private(self, name: str, path: str) -> tuple[int, Mapping[str, object]]:
+    async def private(self, name: str, path: str) -> tuple[int, Mapping[str, Any]]:
         """Ask a process on its private port; status 0 while it does not listen."""
         try:
             answer = await self.http.get(f"http://{LOOPBACK}:{self.private_ports[name]}{path}")
