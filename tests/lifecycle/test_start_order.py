@@ -39,11 +39,22 @@ async def until_missing(stack: PartStack, service: str, expected: set[str], *, r
     await eventually(f"{service} lacks {sorted(expected)}", names_them, lambda: said)
 
 
+async def until_refusing(stack: PartStack, service: str) -> None:
+    """Wait until a process that lives wants no traffic."""
+
+    async def refuses() -> bool:
+        ready, _ = await stack.private(service, "/ready")
+        live, _ = await stack.private(service, "/live")
+        return (ready, live) == (503, 200)
+
+    await eventually(f"{service} is not ready", refuses, lambda: stack.parts[service].runs)
+
+
 async def until_ready(stack: PartStack, *services: str) -> None:
     await asyncio.gather(*(until_missing(stack, service, set(), ready=True) for service in services))
 
 
-@pytest.mark.parametrize("order", ["nats mongo router", "mongo router nats", "router nats mongo"])
+@pytest.mark.parametrize("order", ["nats-mongo-router", "mongo-router-nats", "router-nats-mongo"])
 async def test_services_that_came_first_say_what_they_lack_and_come_up_by_themselves(
     order: str, tmp_path: Path
 ) -> None:
@@ -53,7 +64,7 @@ async def test_services_that_came_first_say_what_they_lack_and_come_up_by_themse
             await stack.start_service(service, service)
         pids = {service: stack.parts[service].pid for service in SERVICES}
         lacking = {"start", "database", "apply", "bus"}
-        for part in order.split():
+        for part in order.split("-"):
             await asyncio.gather(*(until_missing(stack, store, lacking) for store in STORES))
             await {"nats": stack.start_nats, "mongo": stack.start_mongo, "router": stack.start_router}[part]()
             lacking -= {"nats": {"bus"}, "mongo": {"database"}, "router": set()}[part]
@@ -75,6 +86,7 @@ async def test_a_process_that_waits_goes_at_once_when_it_is_told_to(tmp_path: Pa
         for service in SERVICES:
             await stack.start_service(service, service)
         await asyncio.gather(*(until_missing(stack, store, {"start", "database", "apply", "bus"}) for store in STORES))
+        await until_refusing(stack, User.GATEWAY)
         began = time.monotonic()
         # `end` raises for a process that had to be killed, or ended otherwise than well
         await stack.end(*SERVICES)
@@ -102,13 +114,13 @@ async def test_what_goes_away_is_named_and_comes_back_without_anybody_s_help(tmp
 
         await stack.end("nats-server")
         await asyncio.gather(*(until_missing(stack, store, {"bus"}) for store in STORES))
-        assert (await stack.private(User.GATEWAY, "/ready"))[0] == 503
+        await until_refusing(stack, User.GATEWAY)
         await stack.start_nats()
         await until_ready(stack, *SERVICES)
 
         await stack.end("mongod")
         await asyncio.gather(*(until_missing(stack, store, {"database"}) for store in STORES))
-        assert (await stack.private(User.GATEWAY, "/live"))[0] == 200
+        await until_refusing(stack, User.GATEWAY)
         await stack.start_mongo()
         await until_ready(stack, *SERVICES)
 

@@ -88,6 +88,7 @@ async def test_what_was_set_aside_is_shown_with_its_reason_and_done_once_however
 
 
 async def test_events_are_told_again_with_their_ids_and_versions_when_the_bus_has_lost_them(house: House) -> None:
+    """C45."""
     async with house.worker():
         await house.gateway.open("k1")
 
