@@ -1,7 +1,7 @@
 # `make` needs nothing but python3 (3.11, 3.12 or 3.13); it installs the rest into .venv.
 .DEFAULT_GOAL := help
 .PHONY: help install docs run test .test-sessions-1 .test-sessions-2 .test-units .test-stacks .test-rest test-clients test-node test-browser fleet faults faults-full \
-	relay-faults canary rolling slow-clients leaks renewals catalogue state-machine fuzz bench lint format contracts lint-contracts \
+	relay-faults lifecycle versions previous canary rolling slow-clients leaks renewals catalogue state-machine fuzz bench lint format contracts lint-contracts \
 	images sbom test-images lint-containers lock lock-bench clean
 
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -15,6 +15,7 @@ STACK_TESTS := tests/e2e tests/fuzz
 CLIENTS_TESTS := tests/clients
 BROWSER_TESTS := tests/browser
 IMAGES_TESTS := tests/images
+LIFECYCLE_TESTS := tests/lifecycle
 SPECTRAL := tools/contracts
 UV_COMPILE = $(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
 	--custom-compile-command 'make lock' --build-constraints requirements/bootstrap.lock $(UPGRADE)
@@ -59,7 +60,8 @@ test: install docs ## Run all tests, in five parts at once: they wait more than 
 	@$(BIN)/python -m pytest $(STACK_TESTS)
 
 .test-rest:
-	@$(BIN)/python -m pytest tests $(addprefix --ignore ,$(SESSIONS_TESTS) $(UNIT_TESTS) $(STACK_TESTS) $(CLIENTS_TESTS) $(BROWSER_TESTS) $(IMAGES_TESTS))
+	@$(BIN)/python -m pytest tests $(addprefix --ignore ,$(SESSIONS_TESTS) $(UNIT_TESTS) $(STACK_TESTS) $(CLIENTS_TESTS) $(BROWSER_TESTS) \
+		$(IMAGES_TESTS) $(LIFECYCLE_TESTS))
 
 test-clients: install ## OpenAI's Python SDK, LangChain, curl and the documentation's examples against a running stack
 	@command -v curl > /dev/null || { echo "make: $@ needs curl (Debian and Ubuntu: apt install curl)" >&2; exit 1; }
@@ -85,6 +87,15 @@ faults: install ## Kill, pause, cut off and deafen processes at every step of op
 faults-full: install ## The same with every fault, outcome and wish at every step: hours
 	@$(BIN)/python -m tests.faults --select full --stacks 4 --seed $(or $(SEED),1)
 	@$(BIN)/python -m tests.faults.chat --stacks 4 --seed $(or $(SEED),1)
+
+lifecycle: install ## Start parts in every order, lose the bus with its data, put the database back: minutes (SHORT=1: one order)
+	@$(BIN)/python -m pytest -q --timeout 600 $(LIFECYCLE_TESTS) $(if $(SHORT),-k "not mongo-router-nats and not router-nats-mongo")
+
+versions: install ## Run the previous version's processes beside these, both ways and mixed (SHORT=1: one user at a time)
+	@$(BIN)/python -m tests.versions $(if $(SHORT),--short)
+
+previous: install ## Make a commit the previous version, at a release: make previous COMMIT=v1.2.0
+	@$(BIN)/python -m tests.versions --record $(or $(COMMIT),$(error make: previous needs COMMIT, the commit that was released))
 
 canary: install ## Send 100,000 prompts of 64 keys while parts fail: make canary REQUESTS=1000000; 0 foreign bytes
 	@$(BIN)/python -m tests.load --requests $(or $(REQUESTS),100000) --kill-every $(or $(KILL_EVERY),30) --seed $(or $(SEED),1)
