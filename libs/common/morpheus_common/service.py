@@ -20,6 +20,7 @@ from morpheus_common.private_port import private_port
 from morpheus_common.settings import CommonSettings
 from morpheus_common.standing import Standing
 from morpheus_common.steps import SocketProbe, install
+from morpheus_common.tracing import traces_exported
 
 log = get_logger(__name__)
 
@@ -174,7 +175,8 @@ def run_service(name: str, settings: CommonSettings, start: Start) -> None:
     configure_logs(name, settings.worker_id, settings.log_level)
     if settings.step_probe is not None:
         install(SocketProbe(settings.step_probe, settings.worker_id))
-    uvloop.run(_run(start, name, settings))
+    with traces_exported(name, settings.worker_id):
+        uvloop.run(_run(start, name, settings))
 
 
 async def until_it_works(
