@@ -18,6 +18,7 @@ from morpheus_common.logs import get_logger
 from morpheus_common.request_context import request_id
 from morpheus_common.store.metrics import CONSUMER_PENDING, DEAD_LETTERS, EVENTS_READ, OUTCOMES
 from morpheus_common.store.unavailable import database_is_away
+from morpheus_common.tracing import CONSUMER, caused, current_span, event_attributes
 
 log = get_logger(__name__)
 
@@ -106,7 +107,13 @@ async def _read(
         except TimeoutError:
             continue
         for message in messages:
-            await _digest(jetstream, consumer, message, handle, failures)
+            with caused(
+                f"process {message.subject}",
+                CONSUMER,
+                (message.headers or {}).get(Header.TRACEPARENT),
+                attributes=event_attributes("process", message.subject, consumer.name),
+            ):
+                await _digest(jetstream, consumer, message, handle, failures)
 
 
 async def _digest(
@@ -125,6 +132,7 @@ async def _digest(
         EVENTS_READ.labels(consumer.name, "ok").inc()
     except Exception as error:
         # the outermost edge of an event: it is tried again or set aside, the reader goes on
+        current_span().fail(error)
         deliveries = message.metadata.num_delivered or 1
         if _needs_what_is_away(error):
             EVENTS_READ.labels(consumer.name, "retry").inc()

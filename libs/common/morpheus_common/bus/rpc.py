@@ -24,6 +24,7 @@ from morpheus_common.contracts.base import Message, Rpc
 from morpheus_common.errors import CATALOGUE, ApiError
 from morpheus_common.logs import get_logger
 from morpheus_common.request_context import Deadline, deadline, request_id, seconds_left, traceparent
+from morpheus_common.tracing import CLIENT, SERVER, Span, continued, span
 
 log = get_logger(__name__)
 
@@ -51,9 +52,11 @@ class RpcClient:
         the service answered with, `service_unavailable` if nobody listens or the bus is away, `service_timeout` if no
         answer came in time.
         """
+        attributes = {"rpc.system.name": "nats", "rpc.method": f"{rpc.service}/{rpc.verb}"}
         began = time.monotonic()
         try:
-            answer = await self._ask(rpc, question, timeout)
+            with span(f"{rpc.service}/{rpc.verb}", CLIENT, attributes):
+                answer = await self._ask(rpc, question, timeout)
         except ApiError as error:
             asked(rpc.subject, error.code, time.monotonic() - began)
             raise
@@ -139,7 +142,8 @@ class RpcMiddleware(BaseMiddleware[Any, Any]):
                 log.info("caller gave up before its turn came", subject=raw.subject)
                 code = "service_timeout"
                 return error_envelope(ApiError(code, retry_after=1))
-            answer = await call_next(msg)
+            with _span_of(raw.subject, headers):
+                answer = await call_next(msg)
             code = OK
             return {"ok": answer.model_dump(mode="json") if isinstance(answer, Message) else answer}
         except ApiError as error:
@@ -161,6 +165,13 @@ class RpcMiddleware(BaseMiddleware[Any, Any]):
                 answered(raw.subject, code, time.monotonic() - _arrived_at(raw))
             deadline.reset(deadline_token)
             request_id.reset(request_token)
+
+
+def _span_of(subject: str, headers: dict[str, str]) -> Span:
+    # rpc.<service>.<verb>.v1
+    method = "/".join(subject.split(".")[1:3])
+    attributes = {"rpc.system.name": "nats", "rpc.method": method}
+    return continued(method, SERVER, headers.get(Header.TRACEPARENT), attributes)
 
 
 def _is_question(raw: Msg, headers: dict[str, str]) -> bool:

@@ -26,6 +26,7 @@ from morpheus_common.request_context import request_id, traceparent
 from morpheus_common.steps import Step, reached
 from morpheus_common.store.leases import Leases
 from morpheus_common.store.metrics import OUTBOX_FAILURES, OUTBOX_OLDEST, OUTBOX_PENDING, OUTBOX_PUBLISHED
+from morpheus_common.tracing import PRODUCER, caused, event_attributes
 
 log = get_logger(__name__)
 
@@ -198,9 +199,16 @@ class OutboxRelay:
             traceparent=row.get("traceparent"),
         )
         try:
-            await self._jetstream.publish(
-                row["subject"], row["payload"].encode(), timeout=PUBLISH_TIMEOUT_SECONDS, headers=headers
-            )
+            # the event carries on the trace of what caused it, not that of its being sent
+            with caused(
+                f"send {row['subject']}",
+                PRODUCER,
+                row.get("traceparent"),
+                attributes=event_attributes("send", row["subject"]),
+            ):
+                await self._jetstream.publish(
+                    row["subject"], row["payload"].encode(), timeout=PUBLISH_TIMEOUT_SECONDS, headers=headers
+                )
         except (NatsError, JetStreamError, TimeoutError) as error:
             OUTBOX_FAILURES.inc()
             log.warning("event not published yet", subject=row["subject"], problem=type(error).__name__)
