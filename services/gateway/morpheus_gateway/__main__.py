@@ -7,6 +7,7 @@ import sys
 from morpheus_common.logs import configure_logs
 from morpheus_common.service import calm_garbage_collector
 from morpheus_common.steps import SocketProbe, install
+from morpheus_common.tracing import traces_exported
 from uvicorn.config import STARTUP_FAILURE
 
 from morpheus_gateway.app import create_app
@@ -30,10 +31,11 @@ def main() -> None:
     # uvicorn raises the signal again when it has drained; a clean stop is exit code 0
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda *_: None)
-    app = create_app(settings)
-    calm_garbage_collector()
-    server = Server(configured(app, settings), app.state.health, notice=settings.drain_notice)
-    server.run()
+    with traces_exported("gateway", settings.worker_id):
+        app = create_app(settings)
+        calm_garbage_collector()
+        server = Server(configured(app, settings), app.state.health, notice=settings.drain_notice)
+        server.run()
     if not server.started:
         sys.exit(STARTUP_FAILURE)
 

@@ -15,11 +15,13 @@ from morpheus_common.private_port import private_port
 from morpheus_common.service import background, stop_broker, until_it_works
 from morpheus_common.settings import Environment
 from morpheus_common.standing import Standing
+from morpheus_common.tracing import is_on
 from nats.errors import Error as NatsError
 from starlette.middleware import Middleware
 
 import morpheus_gateway
 from morpheus_gateway.body import sound_json
+from morpheus_gateway.client_address import Network
 from morpheus_gateway.context import Context
 from morpheus_gateway.documentation import documentation
 from morpheus_gateway.errors import install_error_handlers
@@ -40,6 +42,7 @@ from morpheus_gateway.query import no_query_parameter_twice
 from morpheus_gateway.relay import RelayTimes
 from morpheus_gateway.routes import DIRECT_ROUTERS, ROUTERS
 from morpheus_gateway.settings import GatewaySettings
+from morpheus_gateway.traces import Traces
 
 
 def create_app(settings: GatewaySettings, *, relay_times: RelayTimes | None = None) -> FastAPI:
@@ -72,6 +75,7 @@ def create_app(settings: GatewaySettings, *, relay_times: RelayTimes | None = No
         dependencies=[Depends(no_query_parameter_twice), Depends(sound_json)],
         middleware=[
             Middleware(RequestScope),
+            *([Middleware(Traces, trusted=_tracing_proxies(settings))] if is_on() else []),
             Middleware(Cors, public_origins=settings.public_cors_origins, origins=settings.cors_origins),
             Middleware(
                 HttpsOnly,
@@ -98,6 +102,10 @@ def create_app(settings: GatewaySettings, *, relay_times: RelayTimes | None = No
     app.state.docs_try_it = settings.docs_try_it
     install_error_handlers(app)
     return app
+
+
+def _tracing_proxies(settings: GatewaySettings) -> Iterable[Network]:
+    return settings.trusted_proxies if settings.trust_traceparent else ()
 
 
 def _routes_of(routers: Iterable[APIRouter]) -> list[APIRoute]:

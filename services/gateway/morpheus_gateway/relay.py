@@ -34,7 +34,8 @@ from morpheus_common.contracts.base import Message
 from morpheus_common.contracts.chat import AcceptFrame, ErrorFrame, OwnerFrame, PromptHead
 from morpheus_common.errors import CATALOGUE
 from morpheus_common.logs import get_logger
-from morpheus_common.request_context import request_id, traceparent
+from morpheus_common.request_context import request_id
+from morpheus_common.tracing import CLIENT, NO_SPAN, span
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
@@ -175,17 +176,24 @@ class Passage:
         self._credit_base = 0
         self._credit_at = 0.0
         self._handing_since: float | None = None
+        self._span = NO_SPAN
         self.answering = False
         """Whether data of the answer has been seen."""
 
     async def __aenter__(self) -> Self:
         self._relay.enter(self)
+        self._span = span(
+            "relay prompt", CLIENT, {"messaging.system": "nats", "messaging.destination.name": CHAT_START}
+        )
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._relay.leave(self)
+        if error is not None:
+            self._span.fail(error)
+        self._span.end()
         try:
             await self._cancel_late()
             if self._attempt is not None and self._worker is not None and not self._finished:
@@ -365,7 +373,7 @@ class Passage:
         headers = {Header.HEAD: encode_head(head)}
         if current := request_id.get():
             headers[Header.REQUEST_ID] = current
-        if trace := traceparent():
+        if trace := self._span.traceparent:
             headers[Header.TRACEPARENT] = trace
         if not self._connection.is_connected:
             raise AnswerFailed("service_unavailable", retry_after=1)

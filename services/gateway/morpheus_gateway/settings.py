@@ -63,6 +63,11 @@ class GatewaySettings(CommonSettings):
     trusted_proxies: tuple[IPvAnyNetwork, ...] = Field(
         (), description='networks whose X-Forwarded-For and -Proto are believed, as JSON: ["10.0.0.0/8"]'
     )
+    trust_traceparent: bool = Field(
+        False,
+        description="a request's traceparent that comes from a trusted proxy is continued, its sampling included: only for "
+        "proxies that make it themselves and let no client's through",
+    )
     limits_url: SecretStr | None = Field(
         None,
         description="Redis or Valkey in which several gateways count together (redis://, valkey://; with TLS rediss://, "
