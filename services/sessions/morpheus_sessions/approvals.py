@@ -7,6 +7,7 @@ from decimal import Decimal
 from morpheus_common.clock import utc_now
 from morpheus_common.contracts.sessions import ApproveOutcome, ApproveStake
 from morpheus_common.errors import ApiError
+from morpheus_common.request_context import traceparent
 from morpheus_common.store.mongo import MongoClient
 from morpheus_common.store.transactions import run_transaction
 from pymongo import DESCENDING
@@ -118,6 +119,7 @@ def _operation(command: ApproveStake, place: Place, now: datetime) -> OperationD
         amount=Decimal(command.amount),
         place=place.place,
         queued_at=place.queued_at,
+        traceparent=traceparent(),
         created_at=now,
         updated_at=now,
     )

@@ -22,6 +22,7 @@ from morpheus_common.logs import get_logger
 from morpheus_common.request_context import request_id
 from morpheus_common.steps import Step, reached
 from morpheus_common.store.workers import Heartbeat
+from morpheus_common.tracing import NO_SPAN, current_span, span
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from pymongo.errors import PyMongoError
@@ -35,6 +36,7 @@ from morpheus_sessions.metrics import CLAIM, OPEN, QUEUE, PromptTimer, count_pro
 from morpheus_sessions.operations import outcome
 from morpheus_sessions.ownership import OwnedElsewhere, OwnedSession, Ownership
 from morpheus_sessions.pinging import Pinging
+from morpheus_sessions.prompt_span import describe, prompt_span
 from morpheus_sessions.prompts import Prompt
 from morpheus_sessions.router import Router
 from morpheus_sessions.settings import SessionsSettings
@@ -116,9 +118,9 @@ class Chat:
 
     # what arrives
 
-    def start(self, head: PromptHead, inbox: str, body: bytes) -> None:
-        """Take a prompt in, or say at once why not."""
-        prompt = Prompt(head, inbox, self._connection)
+    def start(self, head: PromptHead, inbox: str, body: bytes, *, traceparent: str | None = None) -> None:
+        """Take a prompt in, or say at once why not. `traceparent`: what it is a part of."""
+        prompt = Prompt(head, inbox, self._connection, span=prompt_span(head, traceparent))
         prompt.start_body(body)
         self._prompts[head.attempt] = prompt
         self._body_bytes += head.body_bytes
@@ -182,6 +184,8 @@ class Chat:
         if used is not None:
             self._usage.add(used)
             count_used(used.record)
+            if prompt.span.is_recorded:
+                describe(prompt.span, used.record)
 
     async def beat(self) -> None:
         """Keep every attempt alive, and give up those whose other side is gone, until cancelled."""
@@ -229,6 +233,7 @@ class Chat:
 
     async def _run(self, prompt: Prompt) -> None:
         request_id.set(prompt.head.request_id)
+        prompt.span.enter()
         try:
             await self._answer(prompt)
         except GoElsewhere as elsewhere:
@@ -257,6 +262,7 @@ class Chat:
     def _ended(self, prompt: Prompt) -> None:
         prompt.over()
         self._enter(prompt)
+        prompt.span.end()
         self._body_bytes -= prompt.head.body_bytes
         del self._prompts[prompt.head.attempt]
 
@@ -270,6 +276,7 @@ class Chat:
         owner: str | None = None,
     ) -> None:
         prompt.tally.failed(error.code, not_sent=not_sent)
+        prompt.span.fail(error)
         if prompt.gone:
             return
         if owner is None and not prompt.head.ping and (not_sent or not prompt.tally.is_taken_up):
@@ -328,7 +335,7 @@ class Chat:
             try:
                 # an idle line needs no clock
                 limit = self._settings.queue_wait if line.inside > 1 else None
-                with QUEUE.time():
+                with QUEUE.time(), span("wait for turn") if line.inside > 1 else NO_SPAN:
                     async with asyncio.timeout(limit):
                         await line.lock.acquire()
             except TimeoutError:
@@ -463,7 +470,8 @@ class Chat:
             owned = await self._owned_now(head.key_id)
             if owned is not None and owned.state is SessionState.OPENING:
                 try:
-                    await self._wait_for(owned.operation_id, owned.model_id, prompt, line)
+                    with span("wait for session"):
+                        await self._wait_for(owned.operation_id, owned.model_id, prompt, line)
                 finally:
                     # whatever became of it, what we know of it is old
                     self._ownership.forget(owned)
@@ -491,7 +499,8 @@ class Chat:
             fits = owned is not None and head.model_id in {None, owned.model_id} and owned.rest_left() <= 0
             if owned is not None and fits and owned.id != avoided:
                 return owned
-            await self._open_for(prompt, owned, line, avoided)
+            with span("open session"):
+                await self._open_for(prompt, owned, line, avoided)
         raise ApiError("session_opening", retry_after=5)
 
     def _default_for(self, head: PromptHead) -> str | None:
@@ -527,7 +536,7 @@ class Chat:
         return claimed
 
     async def _claim(self, key_id: str) -> OwnedSession | OwnedElsewhere | None:
-        with CLAIM.time():
+        with CLAIM.time(), span("claim session"):
             return await self._ownership.claim(key_id)
 
     async def _wait_for(self, operation_id: str, model_id: str, prompt: Prompt, line: Line) -> None:
@@ -574,6 +583,7 @@ class Chat:
             rests=rests,
         )
         plan = await self._rpc.call(PLAN_CHAT, question)
+        current_span().set("morpheus.decision", plan.decision)
         if plan.decision is Decision.REFUSE:
             raise _refusal(plan, owned, model_id)
         word = AutomationWord(decision=plan.decision, reason=plan.reason, at=utc_now())

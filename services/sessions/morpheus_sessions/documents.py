@@ -218,7 +218,8 @@ class OperationDocument(Document):
     how often the chain, five blocks later, did not show it since. `stuck`: a close whose provider gives no report.
     `request`: the command of a user that began it, if it is not the operation's own id. `amount` (wei) is what an approve
     asks for at least, `tx` its transaction; it belongs to no session, and neither `session` nor `model_id` is set.
-    `counted_at`: when a user's open was written (database time), for the limits of opens in a time.
+    `counted_at`: when a user's open was written (database time), for the limits of opens in a time. `traceparent`: the trace of
+    the request that asked.
     While an open or an approve waits for a wallet: `place` is its place in line, `queued_at` when it
     came (database time), `patience_until` when the last who waits for it will
     have left (database time; None: it is carried out whoever waits), `declined` the wallets that cannot carry it out,
@@ -262,6 +263,7 @@ class OperationDocument(Document):
     facts: list[dict[str, Any]] = Field(default_factory=list)
     error: dict[str, Any] | None = None
     counted_at: datetime | None = None
+    traceparent: str | None = None
     created_at: datetime
     updated_at: datetime
 

@@ -115,7 +115,10 @@ class Erasing:
         changed = await self._rename(SessionDocument, user_id, {**ids, **emptied}, tx)
         if changed:
             await count_erased(user_id, changed, tx)
-        if changed == self.batch or await self._rename(OperationDocument, user_id, ids, tx) == self.batch:
+        if (
+            changed == self.batch
+            or await self._rename(OperationDocument, user_id, {**ids, "traceparent": None}, tx) == self.batch
+        ):
             return Part.MORE
         if await self._erase_usage(user_id, tx):
             return Part.MORE

@@ -19,6 +19,7 @@ from morpheus_common.contracts.sessions import (
 )
 from morpheus_common.errors import ApiError
 from morpheus_common.ids import uuid7
+from morpheus_common.request_context import traceparent
 from morpheus_common.steps import Step, reached
 from morpheus_common.store.mongo import MongoClient
 from morpheus_common.store.transactions import run_transaction
@@ -172,6 +173,7 @@ class Intake:
                 queued_at=place.queued_at,
                 patience_until=place.patience_until,
                 required_stake=Decimal(stake),
+                traceparent=traceparent(),
                 created_at=now,
                 updated_at=now,
             ).insert(session=session)
@@ -281,6 +283,7 @@ class Intake:
             request=command.operation_id,
             model_id=closing.model_id,
             duration=closing.duration,
+            traceparent=traceparent(),
             created_at=now,
             updated_at=now,
         ).insert(session=tx)

@@ -16,6 +16,7 @@ from morpheus_common.contracts.sessions import SESSION_EVENTS, AutomationWord, S
 from morpheus_common.errors import ApiError
 from morpheus_common.ids import uuid7
 from morpheus_common.logs import get_logger
+from morpheus_common.request_context import traceparent
 from morpheus_common.steps import Step, reached
 from morpheus_common.store.mongo import MongoClient, from_now
 from morpheus_common.store.outbox import OutboxRelay, stage
@@ -1260,6 +1261,7 @@ class Journal:
             duration=old.duration,
             wallet=old.wallet,
             router=old.router,
+            traceparent=traceparent(),
             created_at=now,
             updated_at=now,
         ).insert(session=session)

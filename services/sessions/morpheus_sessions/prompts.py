@@ -8,6 +8,7 @@ from morpheus_common.contracts.base import Message
 from morpheus_common.contracts.chat import AnswerHead, ErrorFrame, PromptHead
 from morpheus_common.errors import ApiError
 from morpheus_common.service import CANCEL_AGAIN_SECONDS
+from morpheus_common.tracing import NO_SPAN, Span
 from nats.aio.client import Client
 
 from morpheus_sessions.metrics import FRAMES_REFUSED
@@ -17,8 +18,9 @@ from morpheus_sessions.usage import Tally
 class Prompt:
     """State of one attempt. Only the gateway that holds its inbox can give it credit or take it back."""
 
-    def __init__(self, head: PromptHead, inbox: str, connection: Client) -> None:
+    def __init__(self, head: PromptHead, inbox: str, connection: Client, *, span: Span = NO_SPAN) -> None:
         self.head = head
+        self.span = span
         self.started_at = time.monotonic()
         self.turn_at = self.started_at
         self.heard_at = self.started_at

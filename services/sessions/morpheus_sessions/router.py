@@ -22,7 +22,8 @@ from morpheus_common.contracts.rated_bids import RatedBid
 from morpheus_common.ids import is_chain_id
 from morpheus_common.logs import get_logger
 from morpheus_common.model_names import MAX_NAME_LENGTH
-from morpheus_common.request_context import request_id, traceparent
+from morpheus_common.request_context import request_id
+from morpheus_common.tracing import CLIENT, NO_SPAN, Span, Value, current_span, span
 
 from morpheus_sessions.metrics import FAILED_CALLS, ROUTER_SECONDS
 from morpheus_sessions.router_calls import READ_FROM_CHAIN, call_of
@@ -213,8 +214,9 @@ def _as_contract_says(read: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[
 class Router:
     """A proxy-router. `wallet`, `chain` and `diamond` (the contract that takes the stakes) are known after `identify`."""
 
-    def __init__(self, settings: RouterSettings, *, read_timeout: float) -> None:
+    def __init__(self, settings: RouterSettings, *, read_timeout: float, tells_traces: bool = False) -> None:
         self.name = settings.name
+        self._tells_traces = tells_traces
         self.wallet = ""
         self.chain = 0
         self.diamond = ""
@@ -506,23 +508,52 @@ class Router:
 
     async def _exchange(self, method: str, path: str, timeout: float, **more: Any) -> Any:
         limit = httpx2.Timeout(timeout, connect=CONNECT_SECONDS)
-        async with self.http.stream(method, path, headers=trace_headers(), timeout=limit, **more) as answer:
-            body = bytearray()
-            async for piece in answer.aiter_raw():
-                body += piece
-                if len(body) > ANSWER_BYTES:
-                    raise RouterTooLong(f"an answer of more than {ANSWER_BYTES} bytes")
+        with self.call(method, path) as call:
+            async with self.http.stream(
+                method, path, headers=self.trace_headers(call), timeout=limit, **more
+            ) as answer:
+                note_status(call, answer.status_code)
+                body = bytearray()
+                async for piece in answer.aiter_raw():
+                    body += piece
+                    if len(body) > ANSWER_BYTES:
+                        raise RouterTooLong(f"an answer of more than {ANSWER_BYTES} bytes")
         return _read(answer.status_code, bytes(body))
 
+    def call(self, method: str, path: str) -> Span:
+        """Return the span of a call to this router. Ids in its path, and what stands behind it, are not told."""
+        if not current_span().is_recorded:
+            return NO_SPAN
+        template = _IN_PATH.sub("/{id}", path.partition("?")[0])
+        address = self.http.base_url
+        attributes: dict[str, Value] = {
+            "http.request.method": method,
+            "url.template": template,
+            "server.address": address.host,
+            "server.port": address.port or _PORTS[address.scheme],
+            "morpheus.router": self.name,
+        }
+        return span(f"{method} {template}", CLIENT, attributes)
 
-def trace_headers() -> dict[str, str]:
-    """Return the headers that tie a call to the request it is made for."""
-    headers = {}
-    if current := request_id.get():
-        headers["X-Request-Id"] = current
-    if trace := traceparent():
-        headers["traceparent"] = trace
-    return headers
+    def trace_headers(self, call: Span) -> dict[str, str]:
+        """Return the headers that tie a call to the request it is made for."""
+        headers = {}
+        if current := request_id.get():
+            headers["X-Request-Id"] = current
+        if self._tells_traces and (trace := call.traceparent):
+            headers["traceparent"] = trace
+        return headers
+
+
+_IN_PATH = re.compile(r"/0x[0-9a-fA-F]+")
+_PORTS = {"http": 80, "https": 443}
+
+
+def note_status(call: Span, status: int) -> None:
+    """Note what a router answered."""
+    call.set("http.response.status_code", status)
+    if status >= 400:
+        call.fail(str(status))
 
 
 def error_text(body: bytes) -> str:

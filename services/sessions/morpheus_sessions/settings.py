@@ -89,6 +89,10 @@ class SessionsSettings(StoreSettings):
         ge=0,
         description="a wallet with less ETH than this, in wei, is given no opens: it could not pay for them",
     )
+    send_traceparent: bool = Field(
+        False,
+        description="routers are told the trace of a call (traceparent); off, since routers can be other people's",
+    )
     first_byte_timeout: float = Field(120.0, gt=0, description="limit of a provider's first byte")
     chunk_timeout: float = Field(90.0, gt=0, description="limit of the silence between two chunks")
     answer_timeout: float = Field(900.0, gt=0, description="limit of a whole answer")

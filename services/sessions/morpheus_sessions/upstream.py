@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import aiohttp
 from morpheus_common.contracts.chat import Endpoint
 from morpheus_common.errors import ApiError
+from morpheus_common.tracing import Span
 
 from morpheus_sessions.failures import PromptFailure, prompt_failure
-from morpheus_sessions.router import Router, trace_headers
+from morpheus_sessions.router import Router, note_status
 from morpheus_sessions.sse import StreamRules
 
 ERROR_BYTES = 256 * 1024
@@ -31,7 +32,7 @@ class TimeLimits:
 
 
 async def _send(
-    router: Router, endpoint: Endpoint, chain_session: str, body: bytes, accept: str, first_byte: float
+    router: Router, call: Span, endpoint: Endpoint, chain_session: str, body: bytes, accept: str, first_byte: float
 ) -> aiohttp.ClientResponse:
     """Send the prompt and return the answer, of which the head has come. It has to be closed. Raises `PromptFailure`.
 
@@ -41,7 +42,7 @@ async def _send(
         "session_id": chain_session,
         "Content-Type": "application/json",
         "Accept": accept,
-        **trace_headers(),
+        **router.trace_headers(call),
     }
     try:
         async with asyncio.timeout(first_byte):
@@ -55,7 +56,8 @@ async def _send(
         raise PromptFailure(ApiError("provider_error")) from None
 
 
-async def _expect_success(response: aiohttp.ClientResponse, limits: TimeLimits) -> None:
+async def _expect_success(call: Span, response: aiohttp.ClientResponse, limits: TimeLimits) -> None:
+    note_status(call, response.status)
     if response.status != 200:
         raise prompt_failure(response.status, await _read(response, ERROR_BYTES, limits, cut=True))
 
@@ -90,14 +92,15 @@ async def whole_answer(
     router: Router, endpoint: Endpoint, chain_session: str, body: bytes, limits: TimeLimits, *, max_bytes: int
 ) -> bytes:
     """Return a provider's answer in JSON mode as it came. Raises `PromptFailure`."""
-    # a router sends nothing of a JSON answer before all of it is there
-    response = await _send(router, endpoint, chain_session, body, "application/json", limits.answer)
-    try:
-        await _expect_success(response, limits)
-        return await _read(response, max_bytes, limits)
-    finally:
-        # hangs up if the answer is not complete; after a complete one the connection is kept
-        response.close()
+    with router.call("POST", f"/v1/{endpoint}") as call:
+        # a router sends nothing of a JSON answer before all of it is there
+        response = await _send(router, call, endpoint, chain_session, body, "application/json", limits.answer)
+        try:
+            await _expect_success(call, response, limits)
+            return await _read(response, max_bytes, limits)
+        finally:
+            # hangs up if the answer is not complete; after a complete one the connection is kept
+            response.close()
 
 
 async def streamed_answer(
@@ -109,9 +112,12 @@ async def streamed_answer(
     """
     loop = asyncio.get_running_loop()
     ends_at = loop.time() + limits.answer
-    response = await _send(router, endpoint, chain_session, body, "text/event-stream", limits.first_byte)
+    # not entered: a generator's context is that of whoever takes its next piece
+    call = router.call("POST", f"/v1/{endpoint}")
+    response: aiohttp.ClientResponse | None = None
     try:
-        await _expect_success(response, limits)
+        response = await _send(router, call, endpoint, chain_session, body, "text/event-stream", limits.first_byte)
+        await _expect_success(call, response, limits)
         patience = limits.first_byte
         while True:
             try:
@@ -136,5 +142,10 @@ async def streamed_answer(
             yield out
         if rules.failure is not None:
             raise rules.failure
+    except PromptFailure as failure:
+        call.fail(failure)
+        raise
     finally:
-        response.close()
+        call.end()
+        if response is not None:
+            response.close()

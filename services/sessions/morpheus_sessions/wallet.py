@@ -14,6 +14,7 @@ from morpheus_common.request_context import request_id
 from morpheus_common.service import cancel_all
 from morpheus_common.steps import Step, reached
 from morpheus_common.store.leases import Leases
+from morpheus_common.tracing import INTERNAL, Span, begun, caused, current_span
 from pymongo.errors import PyMongoError
 
 from morpheus_sessions.approving import Approving
@@ -50,6 +51,17 @@ ASKED_SECONDS = 1.0
 
 def _lease_of(wallet: str) -> str:
     return f"wallet:{wallet}"
+
+
+def _span_of(operation: OperationDocument, router: str) -> Span:
+    """Return the span of one attempt at an operation: of a trace that bears the operation's id, linked to the request that asked,
+    which may be over by then. One that nobody asked for (a renewal) is recorded when its turn comes.
+    """
+    name, trace_id = f"wallet {operation.kind}", operation.id.replace("-", "")
+    attributes = {"morpheus.operation_id": operation.id, "morpheus.router": router}
+    if operation.traceparent is None:
+        return begun(name, INTERNAL, trace_id, attributes=attributes)
+    return caused(name, INTERNAL, operation.traceparent, trace_id=trace_id, attributes=attributes)
 
 
 class WalletLoop:
@@ -271,6 +283,10 @@ class WalletLoop:
 
     async def _carry_out(self, operation: OperationDocument) -> None:
         request_id.set(operation.id)
+        with _span_of(operation, self._router.name):
+            await self._try_to_carry_out(operation)
+
+    async def _try_to_carry_out(self, operation: OperationDocument) -> None:
         try:
             if operation.kind is OperationKind.CLOSE:
                 await self._closing.close(operation)
@@ -286,9 +302,11 @@ class WalletLoop:
             await self._try_to_postpone(operation, NOT_OUR_TURN_SECONDS, counted=False)
         except (PyMongoError, *ROUTER_ERRORS) as error:
             log.warning("operation waits", operation_id=operation.id, problem=str(error)[:200])
+            current_span().fail(error)
             await self._try_to_postpone(operation, self._settings.backoff(operation.attempts))
-        except Exception:
+        except Exception as error:
             # the outermost edge of an operation: it must neither kill the loop nor be forgotten
+            current_span().fail(error)
             log.exception("operation failed unexpectedly; it will be tried again", operation_id=operation.id)
             await self._try_to_postpone(operation, self._settings.backoff(operation.attempts))
 
@@ -318,6 +336,7 @@ class WalletLoop:
 
     async def _not_opened(self, operation: OperationDocument, error: ApiError) -> None:
         """Leave an open that was not sent to another wallet, if its trouble is this one's own; else it has failed."""
+        current_span().fail(error)
         declined = error.code in OF_THIS_WALLET
         if error.code == "service_unavailable":
             self._member.breaker.failed()

@@ -239,7 +239,7 @@ async def subscribe_chat(connection: Client, parts: Parts) -> list[Subscription]
         except (KeyError, ValidationError):
             log.warning("prompt without a readable head")
             return
-        chat.start(head, msg.reply, msg.data)
+        chat.start(head, msg.reply, msg.data, traceparent=(msg.headers or {}).get(Header.TRACEPARENT))
 
     def addressed(msg: Msg, frame: str) -> Prompt | None:
         prompt = chat.prompt(_attempt(msg))
@@ -287,7 +287,10 @@ async def serve(settings: SessionsSettings, standing: Standing | None = None) ->
         store_service(settings, User.SESSIONS, DOCUMENTS, standing, MIGRATIONS) as store,
         AsyncExitStack() as stack,
     ):
-        routers = {item.name: Router(item, read_timeout=settings.router_read_timeout) for item in settings.routers}
+        routers = {
+            item.name: Router(item, read_timeout=settings.router_read_timeout, tells_traces=settings.send_traceparent)
+            for item in settings.routers
+        }
         for router in routers.values():
             stack.push_async_callback(router.aclose)
         purses = {name: PurseReader(router) for name, router in routers.items()}
