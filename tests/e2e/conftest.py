@@ -4,14 +4,23 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.collector import Collector, collecting
 from tests.e2e.house import Account, House
 from tests.e2e.stack import RunningStack, running_stack
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+def collector() -> Iterator[Collector]:
+    """Where every service of the stack sends its traces."""
+    with collecting() as collector:
+        yield collector
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[RunningStack]:
     """A running stack with the demo user, its key, and automation on. Whoever breaks a part waits until it is back."""
-    with running_stack(tmp_path_factory.mktemp("stack") / "data", "--fresh") as running:
+    folder = tmp_path_factory.mktemp("stack") / "data"
+    with running_stack(folder, "--fresh", settings=collector.settings) as running:
         yield running
 
 

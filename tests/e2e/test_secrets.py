@@ -8,6 +8,7 @@ import httpx2
 import pytest
 from morpheus_auth.settings import DEVELOPMENT_DELEGATE
 
+from tests.collector import Collector
 from tests.e2e.house import SERVICES, Account, House
 from tests.e2e.operations import ROWS, World
 from tests.e2e.secret_search import Planted, search
@@ -280,7 +281,7 @@ class Run:
 
 
 @pytest.mark.timeout(300)
-def test_no_secret_of_a_run_is_found_in_any_form_anywhere(house: House, run: Run) -> None:
+def test_no_secret_of_a_run_is_found_in_any_form_anywhere(house: House, run: Run, collector: Collector) -> None:
     """C2, C4, C39, C49, C54: passwords, keys, private keys, what the operator gives, all tokens; plain, base64, hex, URL-encoded."""
     with house.bus_capture() as captured:
         account = run.account()
@@ -290,9 +291,10 @@ def test_no_secret_of_a_run_is_found_in_any_form_anywhere(house: House, run: Run
         run.ends(run.everything(account, quote.json()["bid_id"]))
         run.mistakes()
     run.mistaken_delegations()
-    places = run.places(captured)
+    places = run.places(captured) | {"traces": collector.received}
     for needed in (
         "bus",
+        "traces",
         "log auth.log",
         "log gateway.log",
         "database auth.users",
