@@ -49,6 +49,7 @@ PLACEHOLDER = "https://gateway.example"
 """The address of the reader's own gateway, which a served page puts in its place."""
 OF_OTHERS = {
     "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_TIMEOUT",
     "OTEL_RESOURCE_ATTRIBUTES",
     "OTEL_SERVICE_NAME",
     "BASE_URL",
