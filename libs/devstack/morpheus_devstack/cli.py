@@ -11,6 +11,7 @@ import typer
 
 from morpheus_devstack.admin_command import app as admin_app
 from morpheus_devstack.audit_command import app as audit_app
+from morpheus_devstack.certificates_command import certificates
 from morpheus_devstack.console import Progress, write_err, write_out
 from morpheus_devstack.errors import StackError
 from morpheus_devstack.events_command import dead_letters_app, events_app
@@ -49,6 +50,7 @@ app.command("rotate-kek")(rotate_kek)
 app.command("nats-config")(nats_config)
 app.command("secrets")(make_secrets)
 app.command("prepare-mongo")(prepare_mongo)
+app.command("certificates")(certificates)
 
 Data = Annotated[Path, typer.Option("--data", help="folder of the stack's data, secrets and logs")]
 DATA = Path(".data")
