@@ -22,6 +22,7 @@ APPENDER: Final = "auditWriter"
 UNAUTHORIZED: Final = 13
 AUTHENTICATION_FAILED: Final = 18
 ALREADY_INITIALIZED: Final = 23
+USER_EXISTS: Final = 51_003
 """MongoDB's error codes."""
 
 _READ: Final = ("find", "listCollections", "listIndexes", "collStats", "dbStats")
@@ -50,7 +51,7 @@ async def make_root(anyone: MongoClient, password: str) -> None:
     try:
         await anyone.admin.command("createUser", ROOT, pwd=password, roles=["root"])
     except OperationFailure as error:
-        if error.code != UNAUTHORIZED:
+        if error.code not in {UNAUTHORIZED, USER_EXISTS}:
             raise
 
 

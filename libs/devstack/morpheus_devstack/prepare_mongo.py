@@ -30,6 +30,8 @@ class PrepareSettings(EnvironmentSettings):
     """Of the user root, with all members and `replicaSet`."""
     mongo_users: SecretStr
     """Passwords of the other users, JSON by name."""
+    mongo_member_key: SecretStr | None = None
+    """What the servers know each other by: whoever has it may make a set of them from another machine."""
 
     @classmethod
     def read(cls) -> Self:
@@ -59,8 +61,9 @@ class PrepareSettings(EnvironmentSettings):
             raise StackError('MONGO_USERS is not what it should be: {"auth": "<password>", …}.') from error
 
 
-async def prepare(url: str, users: Mapping[str, str], *, seconds: float) -> None:
+async def prepare(url: str, users: Mapping[str, str], *, seconds: float, member_key: str | None = None) -> None:
     """Make the servers that `url` names a replica set if they are none, and make or renew `users`. Waits `seconds` for them.
+    With a `member_key` it need not run on the machine of the first member.
 
     Raises:
         StackError: `url` does not say enough, there is no set with a primary in time, or the database refuses.
@@ -74,7 +77,7 @@ async def prepare(url: str, users: Mapping[str, str], *, seconds: float) -> None
         raise StackError("MONGO_URL has to name the replica set, and root with its password.")
     members = [f"{host}:{port}" for host, port in known["nodelist"]]
     try:
-        await _until_it_is_a_set(url, replica_set, members, known["password"], seconds)
+        await _until_it_is_a_set(url, replica_set, members, known["password"], seconds, member_key)
         root: MongoClient
         async with AsyncMongoClient(url, serverSelectionTimeoutMS=int(seconds * 1000), w="majority") as root:
             await make_users(root, users)
@@ -82,11 +85,13 @@ async def prepare(url: str, users: Mapping[str, str], *, seconds: float) -> None
         raise StackError(f"The database could not be prepared: {error}.") from error
 
 
-async def _until_it_is_a_set(url: str, replica_set: str, members: list[str], password: str, seconds: float) -> None:
+async def _until_it_is_a_set(
+    url: str, replica_set: str, members: list[str], password: str, seconds: float, member_key: str | None
+) -> None:
     """Let the first member make the set, until it is one and has a primary.
 
     root is there already where the server's image has made it. Where it has not, the server lets nobody in but who is on its
-    own machine, and that only until there is a user.
+    own machine, and that only until there is a user; or who shows the key of the members, and is taken for one of them.
     """
     last = "it has no primary"
 
@@ -95,7 +100,7 @@ async def _until_it_is_a_set(url: str, replica_set: str, members: list[str], pas
         known: MongoClient
         anyone: MongoClient
         try:
-            async with _direct(url, members[0]) as known, _direct(url, members[0], login=False) as anyone:
+            async with _direct(url, members[0]) as known, _as_member(url, members[0], member_key) as anyone:
                 if not (await anyone.admin.command("hello")).get("setName"):
                     try:
                         await initiate(known, replica_set, members)
@@ -108,8 +113,14 @@ async def _until_it_is_a_set(url: str, replica_set: str, members: list[str], pas
                 if hello.get("isWritablePrimary"):
                     await make_root(anyone, password)
                     return True
+                primary = hello.get("primary")
                 # who was just elected is known as primary before he takes writes
-                return hello.get("primary") not in {None, hello.get("me")}
+                if primary in {None, hello.get("me")}:
+                    return False
+                if member_key is not None:
+                    async with _as_member(url, primary, member_key) as there:
+                        await make_root(there, password)
+                return True
         except PyMongoError as error:
             last = str(error)
             return False
@@ -118,7 +129,14 @@ async def _until_it_is_a_set(url: str, replica_set: str, members: list[str], pas
         raise StackError(f"{members[0]} is no replica set with a primary after {seconds:.0f} s: {last}.")
 
 
-def _direct(url: str, member: str, *, login: bool = True) -> MongoClient:
+def _as_member(url: str, member: str, key: str | None) -> MongoClient:
+    """Return a client of one member that is taken for another member; without a key, for anybody."""
+    if key is None:
+        return _direct(url, member, login=False)
+    return _direct(url, member, login=False, username="__system", password="".join(key.split()), authSource="local")
+
+
+def _direct(url: str, member: str, *, login: bool = True, **credentials_of_another: str) -> MongoClient:
     """Return a client of one member alone, encrypted as `url` says."""
     authority, _, query = url.removeprefix("mongodb://").partition("/?")
     credentials = authority.rpartition("@")[0]
@@ -128,4 +146,5 @@ def _direct(url: str, member: str, *, login: bool = True) -> MongoClient:
     return AsyncMongoClient(
         f"mongodb://{target}/?{urlencode([*options, ('directConnection', 'true')])}",
         serverSelectionTimeoutMS=SERVER_SELECTION_MS,
+        **credentials_of_another,
     )

@@ -15,10 +15,13 @@ def prepare_mongo(
 
     MONGO_URL is that of the user root, with replicaSet and all members; MONGO_USERS the other users' passwords, JSON by name.
     `morpheus secrets` writes both (DIR/prepare-mongo); SECRETS_DIR names their folder. Where a server was started without a
-    first user, this makes it, but has to run on the machine of the first member.
+    first user, this makes it, but has to run on the machine of the first member, or be given MONGO_MEMBER_KEY, what is in
+    the servers' key file.
     """
     from morpheus_devstack.prepare_mongo import PrepareSettings, prepare
 
     settings = PrepareSettings.read()
-    asyncio.run(prepare(settings.mongo_url.get_secret_value(), settings.users, seconds=wait))
+    key = settings.mongo_member_key
+    member_key = None if key is None else key.get_secret_value()
+    asyncio.run(prepare(settings.mongo_url.get_secret_value(), settings.users, seconds=wait, member_key=member_key))
     write_out("The replica set and its users are as they should be.\n")

@@ -2,14 +2,17 @@
 
 import asyncio
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from morpheus_devstack.certificates import make_certificates
 from morpheus_devstack.errors import StackError
-from morpheus_devstack.ports import free_ports
+from morpheus_devstack.ports import LOOPBACK, accepts_connections, free_ports
 from morpheus_devstack.prepare_mongo import prepare
-from morpheus_devstack.servers import MongoServer
+from morpheus_devstack.servers import READY_SECONDS, MongoServer
+from morpheus_devstack.waiting import poll
 from pymongo import AsyncMongoClient
 from pymongo.errors import OperationFailure
 
@@ -79,6 +82,29 @@ async def test_a_wrong_password_of_root_changes_nothing_and_is_said_without_it(s
     assert "planted" not in str(refused.value)
     async with client(server, "ops") as ops:
         await ops["sessions"]["sessions"].find_one()
+
+
+async def test_who_has_the_members_key_prepares_encrypted_servers_from_another_machine(tmp_path: Path) -> None:
+    make_certificates(tmp_path, {"mongodb": [LOOPBACK]})
+    strange = MongoServer(tmp_path, free_ports(1)[0], tmp_path / "mongod.log")
+    command = strange.configure(member_key=MEMBER_KEY)
+    argv = [*command.argv, "--setParameter", "enableLocalhostAuthBypass=false", "--tlsMode", "requireTLS"]
+    argv += [
+        "--tlsCertificateKeyFile",
+        str(tmp_path / "mongodb" / "server.pem"),
+        "--tlsCAFile",
+        str(tmp_path / "ca.crt"),
+    ]
+    argv += ["--tlsAllowConnectionsWithoutCertificates"]
+    encrypted = f"{url(strange)}&tls=true&tlsCAFile={tmp_path / 'ca.crt'}"
+    with running(replace(command, argv=argv)):
+        # PyMongo leaks the socket of an encrypted connection that is refused
+        assert await poll(lambda: accepts_connections(strange.port), seconds=READY_SECONDS)
+        await prepare(encrypted, USERS, seconds=60, member_key=f"{MEMBER_KEY}\n")
+        await prepare(encrypted, USERS, seconds=60, member_key=MEMBER_KEY)
+        known: AsyncMongoClient[dict[str, Any]]
+        async with AsyncMongoClient(encrypted) as known:
+            assert {user["user"] for user in (await known.admin.command("usersInfo"))["users"]} == {"root", *USERS}
 
 
 async def test_a_server_that_is_not_there_is_waited_for_and_then_named(tmp_path: Path) -> None:
