@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help install docs run test .test-sessions-1 .test-sessions-2 .test-units .test-stacks .test-rest test-clients test-node test-browser fleet faults faults-full \
 	relay-faults lifecycle versions previous canary rolling slow-clients leaks renewals catalogue state-machine fuzz bench lint format contracts lint-contracts \
-	images sbom test-images lint-containers lock lock-bench clean
+	images sbom test-images lint-containers lint-deploy prometheus-rule lint-monitoring monitoring staged-failures lock lock-bench clean
 
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 # The first Python that fits, that of .venv if there is one; `make PYTHON=/path/to/python …` chooses another.
@@ -16,6 +16,7 @@ CLIENTS_TESTS := tests/clients
 BROWSER_TESTS := tests/browser
 IMAGES_TESTS := tests/images
 LIFECYCLE_TESTS := tests/lifecycle
+KUBERNETES_TESTS := tests/deploy/kubernetes
 SPECTRAL := tools/contracts
 UV_COMPILE = $(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
 	--custom-compile-command 'make lock' --build-constraints requirements/bootstrap.lock $(UPGRADE)
@@ -61,7 +62,7 @@ test: install docs ## Run all tests, in five parts at once: they wait more than 
 
 .test-rest:
 	@$(BIN)/python -m pytest tests $(addprefix --ignore ,$(SESSIONS_TESTS) $(UNIT_TESTS) $(STACK_TESTS) $(CLIENTS_TESTS) $(BROWSER_TESTS) \
-		$(IMAGES_TESTS) $(LIFECYCLE_TESTS))
+		$(IMAGES_TESTS) $(LIFECYCLE_TESTS) $(KUBERNETES_TESTS) $(MONITORING_TESTS))
 
 test-clients: install ## OpenAI's Python SDK, LangChain, curl and the documentation's examples against a running stack
 	@command -v curl > /dev/null || { echo "make: $@ needs curl (Debian and Ubuntu: apt install curl)" >&2; exit 1; }
@@ -144,6 +145,19 @@ format: install ## Format the code and mend what can be mended
 contracts: install ## Write docs/openapi.json and docs/asyncapi.json anew, after a route or a contract of the bus changed
 	@$(BIN)/python -m morpheus_gateway.openapi
 	@$(BIN)/python -m morpheus_common.asyncapi
+
+lint-deploy: install ## Lint and check what deploys the gateway: images, compose file, manifests of Kubernetes, alerts
+	@$(BIN)/python requirements/install.py deploy
+	@.venv-deploy/bin/yamllint --strict --config-file tools/deploy/yamllint.yaml deploy/k8s
+	@$(BIN)/python -m pytest -q --timeout 600 $(KUBERNETES_TESTS)
+	@for part in lint-containers lint-monitoring; do \
+		if grep -q "^$$part:" Makefile; then $(MAKE) --no-print-directory $$part || exit 1; fi; done
+
+prometheus-rule: ## Write the Prometheus operator's form of deploy/monitoring/alerts.yaml anew, after an alert changed
+	@{ printf '%s\n' '# Made by `make prometheus-rule` from deploy/monitoring/alerts.yaml: change that.' \
+		'apiVersion: monitoring.coreos.com/v1' 'kind: PrometheusRule' 'metadata:' '  name: morpheus' 'spec:'; \
+		sed -n '/^groups:/,$$p' deploy/monitoring/alerts.yaml | sed 's/^\(.\)/  \1/'; \
+	} > deploy/k8s/components/monitoring/prometheus-rule.yaml
 
 lint-contracts: ## Lint docs/openapi.json and docs/asyncapi.json with Spectral (needs Node 20.17 or newer, and npm)
 	@node -e 'const [a, b] = process.versions.node.split("."); process.exit(a > 20 || (a == 20 && b >= 17) ? 0 : 1)' && command -v npm > /dev/null || { \

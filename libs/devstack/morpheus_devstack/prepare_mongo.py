@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Self
+from typing import Any, Self
 from urllib.parse import parse_qsl, urlencode
 
 from morpheus_common.settings import EnvironmentSettings
@@ -136,7 +136,7 @@ def _as_member(url: str, member: str, key: str | None) -> MongoClient:
     return _direct(url, member, login=False, username="__system", password="".join(key.split()), authSource="local")
 
 
-def _direct(url: str, member: str, *, login: bool = True, **credentials_of_another: str) -> MongoClient:
+def _direct(url: str, member: str, *, login: bool = True, **of_another: Any) -> MongoClient:
     """Return a client of one member alone, encrypted as `url` says."""
     authority, _, query = url.removeprefix("mongodb://").partition("/?")
     credentials = authority.rpartition("@")[0]
@@ -146,5 +146,5 @@ def _direct(url: str, member: str, *, login: bool = True, **credentials_of_anoth
     return AsyncMongoClient(
         f"mongodb://{target}/?{urlencode([*options, ('directConnection', 'true')])}",
         serverSelectionTimeoutMS=SERVER_SELECTION_MS,
-        **credentials_of_another,
+        **of_another,
     )
