@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 import yaml  # type: ignore[import-untyped]  # it has no annotations
+from morpheus_devstack.servers import find_nats_server
 from morpheus_gateway.settings import GatewaySettings
 from morpheus_sessions.settings import SessionsSettings
+from proxy_router_sim.__main__ import parser
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from tests.deploy.kubernetes.arrows import PAGE
-from tests.deploy.kubernetes.clusters import CLUSTERS, PLACEHOLDER, VALUES, secrets_of
+from tests.deploy.kubernetes.clusters import CLUSTERS, PLACEHOLDER, VALUES, make_trial_secrets, secrets_of
 from tests.deploy.kubernetes.manifests import ROOT, SERVICES, SOURCES, Manifests
 from tests.deploy.kubernetes.settings_of import settings_of
 
@@ -130,8 +132,6 @@ def test_a_trials_secrets_are_nowhere_but_in_secrets(clusters: dict[str, Manifes
 
 
 def test_a_trials_secrets_are_made_once(tree: Path, clusters: dict[str, Manifests]) -> None:
-    from tests.deploy.kubernetes.clusters import make_trial_secrets
-
     make_trial_secrets(tree)
     assert Manifests.built(tree / "overlays" / "trial").documents == clusters["trial"].documents
 
@@ -219,6 +219,28 @@ def test_a_server_of_the_bus_hands_its_clients_over_before_it_goes(clusters: dic
     config = clusters["trial"].secret(nats.spec["volumes"][-1]["secret"]["secretName"])["nats-server.conf"]
     [seconds] = re.findall(r'lame_duck_duration: "(\d+)s"', config)
     assert nats.spec["terminationGracePeriodSeconds"] >= int(seconds) + 30
+
+
+def test_nats_server_takes_the_trials_configuration(tree: Path, tmp_path: Path) -> None:
+    made = tree / "overlays" / "trial" / "secrets"
+    config = (made / "nats" / "cluster.conf").read_text()
+    files = {"tls.crt": made / "nats/server.crt", "tls.key": made / "nats/server.key", "ca.crt": made / "ca.crt"}
+    for name, file in files.items():
+        assert f"/etc/nats/{name}" in config
+        config = config.replace(f"/etc/nats/{name}", str(file))
+    (tmp_path / "nats.conf").write_text(config)
+    run = subprocess.run(
+        [find_nats_server(), "--config", tmp_path / "nats.conf", "-t"],
+        env={"POD_NAME": "nats-0"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+
+
+def test_the_simulator_takes_the_trials_arguments(clusters: dict[str, Manifests]) -> None:
+    [container] = clusters["trial"].pod("proxy-router").spec["containers"]
+    given = parser().parse_args(container["args"])
+    assert (given.host, given.port) == ("0.0.0.0", container["ports"][0]["containerPort"])  # noqa: S104 - of a pod
+    assert str(given.password_file) == "/run/secrets/morpheus/PASSWORD"
 
 
 def test_servers_of_a_trial_speak_to_nobody_without_encryption(clusters: dict[str, Manifests]) -> None:

@@ -16,6 +16,7 @@ Change = Callable[[Manifests], Any]
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.__name__)
 @pytest.mark.parametrize("name", CLUSTERS)
 def test_a_cluster_keeps_the_policy(clusters: dict[str, Manifests], name: str, policy: Policy) -> None:
+    """C53: the private port is in no Service, and only Prometheus is let in. C43, C44, B24: probes, grace, upgrades."""
     assert list(policy(clusters[name])) == []
 
 
