@@ -58,12 +58,10 @@ def make_trial_secrets(tree: Path) -> None:
 def secrets_of(tree: Path) -> dict[str, dict[str, str]]:
     """Return what `morpheus secrets` made for the services: what an operator's own store would hold."""
     made = tree / "overlays" / "trial" / "secrets"
-    kept = {
+    return {
         f"{part}-secrets": {file.name: file.read_text() for file in (made / part).iterdir()}
         for part in (*SERVICES, "ops")
     }
-    kept["auth-secrets"]["VAULT_TOKEN"] = "from Vault"
-    return kept
 
 
 def operators_tree(folder: Path) -> Path:
@@ -93,4 +91,7 @@ def built(tree: Path, name: str) -> Manifests:
         ]
         (own / "kustomization.yaml").write_text("\n".join(lines) + "\n")
         folder = own
-    return Manifests.built(folder, outside={} if overlay == "trial" else secrets_of(tree))
+    outside = {} if overlay == "trial" else secrets_of(tree)
+    if "vault" in components:
+        outside["auth-secrets"]["VAULT_TOKEN"] = "from Vault"
+    return Manifests.built(folder, outside=outside)

@@ -59,10 +59,10 @@ class Manifests:
     """Documents of one cluster. `outside` holds what others put into Secrets that are named and not in here."""
 
     documents: list[Document]
-    outside: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    outside: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @classmethod
-    def built(cls, folder: Path, *, outside: Mapping[str, Mapping[str, str]] | None = None) -> Self:
+    def built(cls, folder: Path, *, outside: dict[str, dict[str, str]] | None = None) -> Self:
         """Put a folder together as `kubectl apply -k` does. Raises `AssertionError` with kustomize's own words."""
         run = subprocess.run([KUBECTL, "kustomize", folder], capture_output=True, text=True, check=False)
         assert run.returncode == 0, run.stderr
@@ -70,7 +70,7 @@ class Manifests:
 
     def copy(self) -> "Manifests":
         """Return the same, to be changed."""
-        return Manifests(copy.deepcopy(self.documents), self.outside)
+        return copy.deepcopy(self)
 
     def of(self, *kinds: str) -> list[Document]:
         """Return all documents of these kinds."""

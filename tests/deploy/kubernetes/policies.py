@@ -172,11 +172,7 @@ def every_variable_is_a_setting(manifests: Manifests) -> Findings:
         named = set(variables.values())
         folder = variables.get(SECRETS_DIR, "")
         for name in manifests.secret_files(pod):
-            if (
-                name not in known
-                and f"{folder}/{name}" not in named
-                and name not in manifests.outside.get(f"{pod.name}-secrets", {})
-            ):
+            if name not in known and f"{folder}/{name}" not in named:
                 yield f"{pod.name} has no setting {name}"
         secrets = {
             name.upper() for name, field in SETTINGS[pod.name].model_fields.items() if "Secret" in str(field.annotation)

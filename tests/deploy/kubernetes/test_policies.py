@@ -110,6 +110,7 @@ MUTATIONS: dict[Policy, dict[str, Change]] = {
         "a typo": lambda m: data(m, "gateway").update(BODY_LIMITS="1"),
         "a setting of another": lambda m: data(m, "automation").update(REGISTRATION="open"),
         "a secret": lambda m: data(m, "auth").update(NATS_SEED="SU"),
+        "a file of another name": lambda m: m.outside["auth-secrets"].update(PEPPERS="1:"),
     },
     p.settings_are_taken: {
         "one that production needs": lambda m: data(m, "sessions").pop("STAKE_LIMIT_IN_ALL"),
