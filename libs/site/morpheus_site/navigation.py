@@ -23,7 +23,7 @@ NAVIGATION = (
     Group("Guides", ("clients", "streaming-and-errors", "privacy")),
     Group("API", ("api/index", "reference", "api/*/index", "errors")),
     Group("Events", ("events", "events-reference")),
-    Group("Operators", ("operations", "kubernetes", "settings", "metrics", "commands")),
+    Group("Operators", ("operations", "kubernetes", "runbooks", "settings", "metrics", "commands")),
     Group("Project", ("architecture", "security", "decisions/index", "benchmarks", "changelog", "contributing")),
 )
 """Every page stands here, or below the index of its folder: `decisions/index` brings along all of `decisions/`."""
