@@ -17,6 +17,7 @@ BROWSER_TESTS := tests/browser
 IMAGES_TESTS := tests/images
 LIFECYCLE_TESTS := tests/lifecycle
 KUBERNETES_TESTS := tests/deploy/kubernetes
+PROMTOOL_TESTS := tests/monitoring
 SPECTRAL := tools/contracts
 UV_COMPILE = $(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
 	--custom-compile-command 'make lock' --build-constraints requirements/bootstrap.lock $(UPGRADE)
@@ -62,7 +63,7 @@ test: install docs ## Run all tests, in five parts at once: they wait more than 
 
 .test-rest:
 	@$(BIN)/python -m pytest tests $(addprefix --ignore ,$(SESSIONS_TESTS) $(UNIT_TESTS) $(STACK_TESTS) $(CLIENTS_TESTS) $(BROWSER_TESTS) \
-		$(IMAGES_TESTS) $(LIFECYCLE_TESTS) $(KUBERNETES_TESTS) $(MONITORING_TESTS))
+		$(IMAGES_TESTS) $(LIFECYCLE_TESTS) $(KUBERNETES_TESTS) $(PROMTOOL_TESTS))
 
 test-clients: install ## OpenAI's Python SDK, LangChain, curl and the documentation's examples against a running stack
 	@command -v curl > /dev/null || { echo "make: $@ needs curl (Debian and Ubuntu: apt install curl)" >&2; exit 1; }
@@ -187,6 +188,18 @@ lint-containers: install ## Lint Dockerfile and docker-compose.yml (needs Node 2
 		tools/compose/compose-lint.yaml
 	.venv-deploy/bin/compose-lint check --quiet --skip-suppressed --no-env --strict-config --config tools/compose/compose-lint.yaml --fail-on medium docker-compose.yml
 	tools/compose/node_modules/.bin/dclint --config tools/compose/dclint.yaml --max-warnings 0 docker-compose.yml
+
+lint-monitoring: install ## Check alerts, their cases and the dashboards' queries with promtool (Debian: apt install prometheus)
+	@command -v promtool > /dev/null || { echo "make: $@ needs promtool on PATH (Debian and Ubuntu: apt install prometheus)" >&2; exit 1; }
+	@cd deploy/monitoring && promtool check config prometheus.yml && promtool test rules alerts_test.yaml
+	@$(BIN)/python -m pytest -q $(PROMTOOL_TESTS)
+
+staged-failures: install ## Have router, chain, bus, database and clients fail in turn, and tell each by its alerts (needs promtool): two minutes (SHORT=1: a minute)
+	@command -v promtool > /dev/null || { echo "make: $@ needs promtool on PATH (Debian and Ubuntu: apt install prometheus)" >&2; exit 1; }
+	@$(BIN)/python -m tests.monitoring.staged $(if $(SHORT),--short) --seed $(or $(SEED),1)
+
+monitoring: install ## Write the dashboards of Grafana anew, after deploy/monitoring/dashboards.py changed
+	@$(BIN)/python -m deploy.monitoring.dashboards
 
 lock: install ## Write requirements/*.lock anew (make lock UPGRADE=--upgrade takes newer versions)
 	$(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
