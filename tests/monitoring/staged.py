@@ -204,12 +204,14 @@ class Stage:
     told_by: frozenset[str]
     failing: Callable[[MeasuredStack], AbstractAsyncContextManager[None]]
     alone: bool = False
+    scrapes: int = FAILED_SCRAPES
 
 
 STAGES: Final = (
     Stage("nothing", frozenset(), _all_well, alone=True),
     Stage("router down", ROUTER, _router_down),
-    Stage("router hanging", ROUTER, _router_hangs),
+    # each of the three looks waits for its time limit
+    Stage("router hanging", ROUTER, _router_hangs, scrapes=2 * FAILED_SCRAPES),
     Stage("chain away", CHAIN, _chain_away),
     Stage("bus away", BUS, _bus_away),
     Stage("database away", DATABASE, _database_away),
@@ -242,7 +244,7 @@ class Play:
         scraper = Scraper(self._stack.targets, self._wanted)
         await self._scrape(scraper, WELL_SCRAPES)
         async with stage.failing(self._stack):
-            await self._scrape(scraper, FAILED_SCRAPES)
+            await self._scrape(scraper, stage.scrapes)
         await self._stack.revive()
         self.seen |= scraper.seen
         return await asyncio.to_thread(firing, scraper.series(), scraper.scrapes)
