@@ -68,7 +68,6 @@ OF_OTHERS = {
     "EVENTS",
     "GATEWAY_ADDRESS",
     "GATEWAY_PORT",
-    "OTEL_EXPORTER_OTLP_ENDPOINT",
 }
 """Names in upper case that are no settings of a service: variables of clients, of the router, of the stack, of Compose."""
 PARTS = ["Status", "Context", "Decision", "Consequences"]
