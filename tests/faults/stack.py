@@ -26,10 +26,12 @@ from morpheus_devstack.secrets import StackSecrets
 from morpheus_devstack.servers import MongoServer, NatsServer
 from morpheus_devstack.waiting import poll
 from nats.aio.client import Client
+from nats.errors import Error as NatsError
 from pydantic import SecretStr
 from pymongo import AsyncMongoClient
 
 from tests.faults.chain import Chain
+from tests.faults.clusters import MEMBERS, MongoSet, NatsCluster
 from tests.faults.controller import Controller
 from tests.faults.wires import BusWire, MongoWire
 from tests.openapi import CheckedClient
@@ -48,6 +50,8 @@ START_MOR = 1_000_000
 GATEWAY = "gateway-1"
 GATEWAYS = (GATEWAY, "gateway-2")
 WORKERS = ("sessions-1", "sessions-2")
+AUTHS = ("auth-1",)
+AUTOMATIONS = ("automation-1",)
 SIMULATOR = "simulator"
 
 SHORT_TIMES = {
@@ -143,14 +147,18 @@ class Part:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How a stack differs from the one that is swept. `settings`: over the short times. `struck`: steps are told to the
-    controller, and bus and database are reached through wires that can be cut.
+    controller, and bus and database are reached through wires that can be cut. `clustered`: three members of MongoDB, and
+    three servers of NATS; not with `struck`, since a wire leads to one server.
     """
 
     gateways: Sequence[str] = (GATEWAY,)
     workers: Sequence[str] = WORKERS
+    auths: Sequence[str] = AUTHS
+    automations: Sequence[str] = AUTOMATIONS
     settings: Mapping[str, object] = field(default_factory=dict)
     answer_seconds: float = 0.05
     struck: bool = True
+    clustered: bool = False
 
 
 SWEPT: Final = Plan()
@@ -179,12 +187,16 @@ class FaultStack:
         simulator_port, nats_port, mongo_port, *gateway_ports = free_ports(3 + len(plan.gateways))
         self.gateway_ports = dict(zip(plan.gateways, gateway_ports, strict=True))
         secrets = StackSecrets.load(folder)
+        logs, root_password = folder / "logs", secrets.mongo_passwords["root"]
+        mongo = MongoServer(folder / "mongo", mongo_port, logs / "mongod.log", root_password)
+        bus = NatsServer(folder / "nats", nats_port, logs / "nats-server.log")
+        if plan.clustered:
+            mongo = MongoSet.make(folder / "mongo", logs, root_password)
+            bus = NatsCluster.make(folder / "nats", logs, secrets.observer_password)
         self.places = Places(
             gateway_port=self.gateway_ports[GATEWAY],
-            nats=NatsServer(folder / "nats", nats_port, folder / "logs" / "nats-server.log"),
-            mongo=MongoServer(
-                folder / "mongo", mongo_port, folder / "logs" / "mongod.log", secrets.mongo_passwords["root"]
-            ),
+            nats=bus,
+            mongo=mongo,
             router=Router(f"http://{LOOPBACK}:{simulator_port}", ROUTER_USER, secrets.router_password),
             secrets=secrets,
         )
@@ -210,28 +222,26 @@ class FaultStack:
         """Start everything; return when a session could be opened. Raises `RuntimeError` when it does not come up."""
         places, secrets = self.places, self.places.secrets
         await self.controller.start()
-        await self._add(places.mongo.configure(member_key=secrets.mongo_key))
-        await self._add(
-            places.nats.configure({ACCOUNT: secrets.nats_public_keys}, observer=(OBSERVER, secrets.observer_password))
-        )
-        await self._add(self._simulator())
+        for command in (*self._mongods(), *self._nats_servers(), self._simulator()):
+            await self._add(command)
         await self._require(places.mongo.until_ready(), "mongod")
         await self._require(places.nats.until_ready(), "nats-server")
         await places.mongo.make_users(secrets.mongo_passwords)
         self._mongo = places.mongo.client("root", secrets.mongo_passwords["root"])
         await self._mongo.admin.command("setParameter", 1, transactionLifetimeLimitSeconds=TRANSACTION_SECONDS)
+        await self._require(poll(self._bus_is_joined, seconds=START_SECONDS, every=0.2), "the bus's cluster")
         await apply(
             ApplySettings(
                 nats_url=places.nats.url,
                 nats_seed=SecretStr(secrets.nats_seeds[User.OPS]),
                 mongo_url=SecretStr(places.mongo_url(User.OPS)),
-                replicas=1,
+                replicas=MEMBERS if self.plan.clustered else 1,
             )
         )
         await self._require(self.chain.until_up(seconds=START_SECONDS), SIMULATOR)
         for service, name in (
-            (User.AUTH, "auth-1"),
-            (User.AUTOMATION, "automation-1"),
+            *((User.AUTH, auth) for auth in self.plan.auths),
+            *((User.AUTOMATION, automation) for automation in self.plan.automations),
             *((User.SESSIONS, worker) for worker in self.plan.workers),
             *((User.GATEWAY, gateway) for gateway in self.plan.gateways),
         ):
@@ -240,7 +250,7 @@ class FaultStack:
             await self._require(self.until_ready(gateway, seconds=START_SECONDS), gateway)
         user = User.AUTOMATION
         self._bus = await nats.connect(
-            places.nats.url, nkeys_seed_str=secrets.nats_seeds[user], inbox_prefix=INBOX[user]
+            places.nats.url.split(","), nkeys_seed_str=secrets.nats_seeds[user], inbox_prefix=INBOX[user]
         )
 
     async def stop(self) -> None:
@@ -264,6 +274,38 @@ class FaultStack:
     async def _require(self, ready: Any, what: str) -> None:
         if not await ready:
             raise RuntimeError(f"{what} did not come up; its log is in {self.folder / 'logs'}")
+
+    def _mongods(self) -> list[Command]:
+        mongo, member_key = self.places.mongo, self.places.secrets.mongo_key
+        if isinstance(mongo, MongoSet):
+            return mongo.commands(member_key=member_key)
+        return [mongo.configure(member_key=member_key)]
+
+    def _nats_servers(self) -> list[Command]:
+        bus, secrets = self.places.nats, self.places.secrets
+        keys, observer = {ACCOUNT: secrets.nats_public_keys}, (OBSERVER, secrets.observer_password)
+        if isinstance(bus, NatsCluster):
+            return bus.commands(keys, observer)
+        return [bus.configure(keys, observer=observer)]
+
+    async def _bus_is_joined(self) -> bool:
+        """Whether streams can be made: a cluster takes seconds to choose who leads it."""
+        try:
+            bus = await nats.connect(
+                self.places.nats.url.split(","),
+                nkeys_seed_str=self.places.secrets.nats_seeds[User.OPS],
+                inbox_prefix=INBOX[User.OPS],
+                allow_reconnect=False,
+            )
+        except (NatsError, OSError):
+            return False
+        try:
+            await bus.jetstream(timeout=1.0).account_info()
+        except NatsError:
+            return False
+        finally:
+            await bus.close()
+        return True
 
     def _simulator(self) -> Command:
         port = self.places.router.url.rpartition(":")[2]

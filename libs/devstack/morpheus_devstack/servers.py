@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from morpheus_common.bus.names import User
-from morpheus_common.bus.permissions import render_server_config
+from morpheus_common.bus.permissions import Cluster, render_server_config
 from pymongo import AsyncMongoClient
 from pymongo.errors import PyMongoError
 
@@ -68,11 +68,15 @@ def find_nats_server() -> str:
 
 @dataclass(frozen=True)
 class NatsServer:
-    """A nats-server with JetStream on loopback. `folder` holds its configuration and its streams."""
+    """A nats-server with JetStream on loopback. `folder` holds its configuration and its streams. With a `cluster` it keeps
+    them together with the servers that are named there, among which it is called `name`.
+    """
 
     folder: Path
     port: int
     log: Path
+    name: str = "nats-server"
+    cluster: Cluster | None = None
 
     @property
     def url(self) -> str:
@@ -93,9 +97,11 @@ class NatsServer:
             store_dir=str(self.folder),  # the server adds /jetstream
             accounts=accounts,
             observer=observer,
+            server_name=self.name if self.cluster is not None else None,
+            cluster=self.cluster,
         )
         write_private(config, text)
-        return Command("nats-server", (find_nats_server(), "--config", str(config)), self.log)
+        return Command(self.name, (find_nats_server(), "--config", str(config)), self.log)
 
     async def until_ready(self) -> bool:
         """Wait until the server takes connections; False when it does not within `READY_SECONDS`.
