@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import pytest
 from morpheus_common.bus.names import Stream, User
@@ -10,12 +11,12 @@ from morpheus_common.contracts.auth import KEY_CREATED, KEY_DEACTIVATED, KeyChan
 from morpheus_common.store import outbox
 from morpheus_common.store.leases import Holder, Leases
 from morpheus_common.store.mongo import Database, MongoClient
-from morpheus_common.store.outbox import OutboxRelay, stage
+from morpheus_common.store.outbox import OutboxRelay, StreamAwayError, stage
 from morpheus_common.store.transactions import run_transaction
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
-from nats.js.errors import NoStreamResponseError
+from nats.js.errors import BadRequestError, NoStreamResponseError, ServiceUnavailableError
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import DuplicateKeyError
 
@@ -104,17 +105,22 @@ async def test_an_event_published_twice_is_in_the_stream_once(
 
 
 class Failing(JetStreamContext):
-    """Refuses the events of some entities."""
+    """Refuses the events of some entities, or everybody's while it is `away`."""
 
-    def __init__(self, connection: Client, entities: set[str]) -> None:
+    def __init__(self, connection: Client, entities: set[str], *, away: Exception | None = None) -> None:
         super().__init__(connection)
         self.entities = entities
+        self.away = away
+        self.asked = 0
 
     async def publish(self, subject: str, payload: bytes = b"", **rest: object) -> object:  # type: ignore[override]  # counts what goes through
         headers = rest["headers"]
         assert isinstance(headers, dict)
+        self.asked += 1
+        if self.away is not None:
+            raise self.away
         if headers["ce-subject"] in self.entities:
-            raise NoStreamResponseError
+            raise BadRequestError
         return await super().publish(subject, payload, **rest)  # type: ignore[arg-type]  # passed on as it came
 
 
@@ -133,6 +139,60 @@ async def test_an_event_that_fails_holds_back_its_own_entity_and_no_other(
     jetstream.entities.clear()
     await publishing.publish_batch()
     assert told(await published(nats_streams, 4))[2:] == [("k1", 1), ("k1", 2)]
+
+
+@pytest.mark.parametrize("away", [ServiceUnavailableError(), NoStreamResponseError(), TimeoutError()], ids=repr)
+async def test_a_stream_that_takes_nothing_is_not_asked_for_each_event_that_waits(
+    client: MongoClient, database: Database, auth: Client, nats_streams: NatsAccount, away: Exception
+) -> None:
+    """C45: a full disk lasts, and thousands of events may wait for its end."""
+    for number in range(5):
+        await decide(client, f"k{number}", 1)
+    jetstream = Failing(auth, set(), away=away)
+    publishing = relay(database, jetstream)
+
+    with pytest.raises(StreamAwayError):
+        await publishing.publish_batch()
+    assert jetstream.asked == 1
+
+    jetstream.away = None
+    await publishing.publish_batch()
+    assert len(await published(nats_streams, 5)) == 5
+
+
+async def test_a_stream_that_takes_nothing_is_asked_less_and_less_often_whatever_happens_meanwhile(
+    client: MongoClient, database: Database, auth: Client, nats_streams: NatsAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    enough = asyncio.Event()
+
+    class Impatient:
+        """Asyncio whose time flies."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(asyncio, name)
+
+        async def sleep(self, seconds: float) -> None:
+            pauses.append(seconds)
+            if len(pauses) >= 6:
+                enough.set()
+            publishing.nudge()
+            await asyncio.sleep(0)
+
+    jetstream = Failing(auth, set(), away=ServiceUnavailableError())
+    publishing = relay(database, jetstream)
+    await decide(client, "k1", 1)
+    monkeypatch.setattr(outbox, "asyncio", Impatient())
+    running = asyncio.create_task(publishing.run())
+    await asyncio.wait_for(enough.wait(), 10)
+    jetstream.away = None
+    monkeypatch.undo()
+
+    assert [pauses[0] * 2**number for number in range(3)] == pauses[:3]
+    assert max(pauses) == outbox.MAX_PAUSE_SECONDS
+    assert len(await published(nats_streams, 1)) == 1
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_events_wait_for_the_bus_and_lose_no_order(

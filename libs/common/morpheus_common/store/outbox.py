@@ -11,7 +11,9 @@ from typing import Any, ClassVar
 
 from beanie import Document
 from nats.errors import Error as NatsError
+from nats.errors import MaxPayloadError
 from nats.js import JetStreamContext
+from nats.js.errors import BadRequestError
 from nats.js.errors import Error as JetStreamError
 from pydantic import Field
 from pymongo import ASCENDING, IndexModel
@@ -36,6 +38,8 @@ PUBLISH_TIMEOUT_SECONDS = 2.0
 MEASURED_EVERY_SECONDS = 5.0
 MOST_COUNTED = 10_000
 """A longer line is shown as this long: counting it takes the database time that publishing needs."""
+MAX_PAUSE_SECONDS = 2.0
+"""So often, at least, a stream that takes nothing is tried again: it may be full, or choose its leader."""
 KEPT_SECONDS = 7 * 86_400
 """Published rows stay as long as the stream keeps their events."""
 
@@ -85,6 +89,10 @@ async def stage(
     ).insert(session=session)
 
 
+class StreamAwayError(Exception):
+    """The stream takes nothing: its server is away, chooses a leader, or has no room. It is no fault of the event."""
+
+
 class OutboxRelay:
     """Publishes what is staged."""
 
@@ -101,6 +109,7 @@ class OutboxRelay:
     async def run(self) -> None:
         """Publish until cancelled."""
         renewed_at = float("-inf")
+        pause = POLL_SECONDS
         loop = asyncio.get_running_loop()
         while True:
             try:
@@ -109,8 +118,15 @@ class OutboxRelay:
                         await asyncio.sleep(self._leases.seconds / 3)
                         continue
                     renewed_at = loop.time()
-                if await self.publish_batch() == BATCH:
+                looked_at = await self.publish_batch()
+                pause = POLL_SECONDS
+                if looked_at == BATCH:
                     continue
+            except StreamAwayError:
+                # what is staged meanwhile waits too: a nudge would only have it refused sooner
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, MAX_PAUSE_SECONDS)
+                continue
             except PyMongoError as error:
                 log.warning(
                     "outbox waits for the database", problem=type(error).__name__, code=getattr(error, "code", None)
@@ -167,7 +183,8 @@ class OutboxRelay:
     async def publish_batch(self) -> int:
         """Publish up to a batch of rows and return how many rows were looked at.
 
-        An entity's rows go in order of their versions and stop at the first that fails; other entities go on.
+        An entity's rows go in order of their versions and stop at the first that is refused; other entities go on. Raises
+        `StreamAwayError` at the first that cannot be published now: neither could the others.
         """
         rows = OutboxRow.get_pymongo_collection()
         entities = [
@@ -209,9 +226,13 @@ class OutboxRelay:
                 await self._jetstream.publish(
                     row["subject"], row["payload"].encode(), timeout=PUBLISH_TIMEOUT_SECONDS, headers=headers
                 )
+        except (BadRequestError, MaxPayloadError) as error:
+            OUTBOX_FAILURES.inc()
+            log.warning("event refused", subject=row["subject"], event_id=row["_id"], problem=type(error).__name__)
+            return False
         except (NatsError, JetStreamError, TimeoutError) as error:
             OUTBOX_FAILURES.inc()
             log.warning("event not published yet", subject=row["subject"], problem=type(error).__name__)
-            return False
+            raise StreamAwayError from error
         OUTBOX_PUBLISHED.inc()
         return True
