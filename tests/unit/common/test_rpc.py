@@ -9,6 +9,7 @@ import pytest
 from faststream.exceptions import IgnoredException
 from hypothesis import given
 from hypothesis import strategies as st
+from morpheus_common.bus.connection import AnswerLostError
 from morpheus_common.bus.names import Header
 from morpheus_common.bus.rpc import RpcClient, RpcMiddleware, error_envelope
 from morpheus_common.contracts.base import Empty
@@ -106,6 +107,7 @@ async def test_an_answer_that_does_not_fit_is_our_own_failure(answer: Any) -> No
         (OutboundBufferLimitError(), "service_unavailable"),
         (NatsTimeoutError(), "service_timeout"),
         (TimeoutError(), "service_timeout"),
+        (AnswerLostError(), "service_timeout"),
         (MaxPayloadError(), "request_too_large"),
     ],
 )

@@ -11,6 +11,7 @@ from faststream.nats import NatsBroker
 from faststream.nats.security import NatsNKey
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
 
 from morpheus_common.bus.metrics import BUS_CONNECTED, BUS_ERRORS, BUS_RECONNECTS
 from morpheus_common.bus.names import INBOX, User
@@ -39,8 +40,17 @@ async def _log_error(error: Exception) -> None:
     log.warning("bus error", error=str(error) or type(error).__name__)
 
 
-async def _log_disconnect() -> None:
-    log.warning("bus connection lost")
+class AnswerLostError(NatsError):
+    """The connection broke while an answer was waited for."""
+
+
+def give_up_answers(connection: Client) -> None:
+    """End the wait for every answer under way: the server forgets with the connection that there were questions, and refuses
+    their answers (measured). nats-py would let whoever asked wait until his time is up, a login 15 s.
+    """
+    for answer in list(connection._resp_map.values()):
+        if not answer.done():
+            answer.set_exception(AnswerLostError())
 
 
 async def _log_reconnect() -> None:
@@ -64,6 +74,11 @@ def make_broker(settings: CommonSettings, user: User, *, middlewares: Sequence[A
 
     It never stops trying to reconnect: the defaults of FastStream give up for good after two minutes.
     """
+
+    async def disconnected() -> None:
+        log.warning("bus connection lost")
+        give_up_answers(broker.connection)
+
     broker = NatsBroker(
         settings.nats_url.split(","),
         security=NatsNKey.from_seed(
@@ -78,7 +93,7 @@ def make_broker(settings: CommonSettings, user: User, *, middlewares: Sequence[A
         connect_timeout=2,
         graceful_timeout=settings.drain_seconds,
         error_cb=_log_error,
-        disconnected_cb=_log_disconnect,
+        disconnected_cb=disconnected,
         reconnected_cb=_log_reconnect,
         middlewares=middlewares,
         logger=None,

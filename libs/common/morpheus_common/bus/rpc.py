@@ -17,7 +17,7 @@ from nats.errors import ConnectionClosedError, MaxPayloadError, NoRespondersErro
 from nats.errors import TimeoutError as NatsTimeoutError
 from pydantic import ValidationError
 
-from morpheus_common.bus.connection import ArrivedMsg
+from morpheus_common.bus.connection import AnswerLostError, ArrivedMsg
 from morpheus_common.bus.metrics import OK, answered, asked
 from morpheus_common.bus.names import INBOX, Header
 from morpheus_common.contracts.base import Message, Rpc
@@ -50,7 +50,7 @@ class RpcClient:
 
         Waits `timeout` seconds (default: the contract's), never longer than our own caller does. Raises the `ApiError`
         the service answered with, `service_unavailable` if nobody listens or the bus is away, `service_timeout` if no
-        answer came in time.
+        answer came in time, or none can come any more.
         """
         attributes = {"rpc.system.name": "nats", "rpc.method": f"{rpc.service}/{rpc.verb}"}
         began = time.monotonic()
@@ -77,7 +77,8 @@ class RpcClient:
             reply = await self._connection.request(rpc.subject, payload, timeout=patience, headers=headers)
         except NoRespondersError:
             raise ApiError("service_unavailable", retry_after=1) from None
-        except (TimeoutError, NatsTimeoutError):
+        except (TimeoutError, NatsTimeoutError, AnswerLostError):
+            # it may have arrived, and its work may be done
             raise ApiError("service_timeout", retry_after=1) from None
         except (ConnectionClosedError, OutboundBufferLimitError):
             raise ApiError("service_unavailable", retry_after=1) from None
