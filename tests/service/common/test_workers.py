@@ -1,11 +1,20 @@
 """Signs of life, and who is fenced by whom."""
 
+import asyncio
 import time
 
 import pytest
 from morpheus_common.store.leases import Holder
 from morpheus_common.store.mongo import Database
-from morpheus_common.store.workers import ADMIT_SECONDS, DEAD_SECONDS, Heartbeat, boot, is_alive
+from morpheus_common.store.workers import (
+    ADMIT_SECONDS,
+    BEAT_SECONDS,
+    DEAD_SECONDS,
+    RETRY_SECONDS,
+    Heartbeat,
+    boot,
+    is_alive,
+)
 
 
 async def aged(database: Database, worker: str, seconds: float) -> None:
@@ -69,3 +78,26 @@ async def test_a_worker_that_could_not_renew_takes_no_new_work_before_others_tak
     assert not heart.admits
     await heart.beat()
     assert heart.admits
+
+
+async def test_a_worker_that_lost_the_database_is_heard_of_as_soon_as_it_is_back(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C46: after an election everybody waits for it; the usual pause would come on top."""
+    heart = Heartbeat(database, await boot(database, "w1"))
+    answers = iter([False, False, True])
+    pauses: list[float] = []
+
+    async def beat() -> bool:
+        return next(answers)
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) > 3:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr(heart, "beat", beat)
+    monkeypatch.setattr("morpheus_common.store.workers.asyncio.sleep", sleep)
+    with pytest.raises(asyncio.CancelledError):
+        await heart.run()
+    assert pauses == [BEAT_SECONDS, RETRY_SECONDS, RETRY_SECONDS, BEAT_SECONDS]

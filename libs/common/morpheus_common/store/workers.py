@@ -15,6 +15,8 @@ log = get_logger(__name__)
 
 COLLECTION = "workers"
 BEAT_SECONDS = 5.0
+RETRY_SECONDS = 0.5
+"""After a sign of life that was not written: whoever lost the database takes work again as soon as it is back."""
 ADMIT_SECONDS = 10.0
 """A worker that could not renew for this long takes no new work."""
 DEAD_SECONDS = 15.0
@@ -46,8 +48,8 @@ class Heartbeat:
         """Tell whether this worker may take new work: others still know it to be alive."""
         return not self.fenced and time.monotonic() - self._renewed_at < ADMIT_SECONDS
 
-    async def beat(self) -> None:
-        """Renew once. A newer process of the same name fences this one for good."""
+    async def beat(self) -> bool:
+        """Renew once; tell whether the database answered. A newer process of the same name fences this one for good."""
         sent_at = time.monotonic()
         try:
             result = await self._collection.update_one(
@@ -55,18 +57,20 @@ class Heartbeat:
             )
         except PyMongoError as error:
             log.warning("sign of life not renewed", problem=type(error).__name__)
-            return
+            return False
         if result.matched_count:
             self._renewed_at = sent_at
         elif not self.fenced:
             self.fenced = True
             log.error("another process of the same name was started; this one takes no more work")
+        return True
 
     async def run(self) -> None:
         """Renew until cancelled."""
+        pause = BEAT_SECONDS
         while True:
-            await asyncio.sleep(BEAT_SECONDS)
-            await self.beat()
+            await asyncio.sleep(pause)
+            pause = BEAT_SECONDS if await self.beat() else RETRY_SECONDS
 
 
 async def is_alive(database: Database, holder: Holder) -> bool:
