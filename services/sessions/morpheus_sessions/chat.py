@@ -289,7 +289,9 @@ class Chat:
 
     async def _answer(self, prompt: Prompt) -> None:
         key_id = prompt.head.key_id
-        if not self._heartbeat.admits or self._body_bytes > self._settings.body_bytes_at_once:
+        if not self._heartbeat.admits:
+            raise PromptFailure(ApiError("service_unavailable", retry_after=1), not_sent=True)
+        if self._body_bytes > self._settings.body_bytes_at_once:
             raise PromptFailure(ApiError("overloaded", retry_after=1), not_sent=True)
         if self._leaving_at is not None and key_id not in self._lines:
             await self._let_others_have(key_id)
@@ -373,7 +375,7 @@ class Chat:
                 self._ownership.forget(owned)
                 if unreachable is not None:
                     raise unreachable
-                raise PromptFailure(ApiError("overloaded", retry_after=1), not_sent=True)
+                raise PromptFailure(ApiError("service_unavailable", retry_after=1), not_sent=True)
             if prompt.gone:
                 # its cancellation was swallowed on the way here
                 raise asyncio.CancelledError

@@ -137,7 +137,7 @@ async def test_a_worker_others_may_take_for_dead_sends_no_prompt(house: House) -
         await house.gateway.open()
         (await house.gateway.chat()).assert_whole()
         parts.chat._heartbeat._renewed_at -= timedelta(minutes=1).total_seconds()
-        assert (await house.gateway.chat()).code == "overloaded"
+        assert (await house.gateway.chat()).code == "service_unavailable"
         assert await house.simulator.prompts() == 1
 
 
