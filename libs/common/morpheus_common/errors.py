@@ -462,7 +462,10 @@ _KINDS = (
         advice=(
             "[Log in](api/auth/login.md) again. The access token has to come from this gateway and be sent unchanged."
         ),
-        operators="If it is so for everybody, compare `TOKEN_ISSUER` and `TOKEN_AUDIENCE` of gateway and auth.",
+        operators=(
+            "If it is so for everybody, compare `TOKEN_ISSUER` and `TOKEN_AUDIENCE` of gateway and auth, and their clocks: "
+            "they may differ by 30 s."
+        ),
     ),
     ErrorKind(
         "token_expired",

@@ -12,10 +12,16 @@ from typing import Any
 import jwt
 from jwt.utils import base64url_decode
 from morpheus_common.errors import ApiError
+from morpheus_common.logs import get_logger
 
 from morpheus_gateway.public_keys import PublicKeys
 
+log = get_logger(__name__)
+
 LEEWAY_SECONDS = 30
+NOT_YET = (
+    "This access token is not valid yet: the clocks of the gateway's machines differ. Its operator has to set them."
+)
 MAX_LENGTH = 8_192
 _FORM = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]+", re.ASCII)
 """Base64 decoders skip what they do not know; two readers must not see different tokens."""
@@ -75,6 +81,10 @@ class TokenVerifier:
             )
         except jwt.ExpiredSignatureError:
             raise ApiError("token_expired") from None
+        except jwt.ImmatureSignatureError:
+            # its signature is good, so auth made it, and made it just now
+            log.warning("token of a later time than ours: the clocks of this process and of auth differ")
+            raise ApiError("invalid_token", NOT_YET) from None
         except jwt.InvalidTokenError:
             raise ApiError("invalid_token") from None
         return Login(claims["sub"], claims["sid"], claims["auth_time"])

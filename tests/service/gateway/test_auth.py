@@ -335,6 +335,14 @@ async def test_a_token_just_within_the_leeway_is_good(house: House) -> None:
     assert await answer_to(house, house.auth.token(nbf=now + 20, iat=now + 20)) == (200, None)
 
 
+async def test_who_comes_from_an_auth_with_a_later_clock_is_told_that_it_is_the_clocks(house: House) -> None:
+    """C47: logging in again, which is the advice for other tokens that are not valid, would change nothing."""
+    by_token = {"Authorization": f"Bearer {house.auth.token(nbf=int(time.time()) + 300, iat=int(time.time()) + 300)}"}
+    answer = await house.http.get("/api/v1/auth/keys", headers=by_token)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_token")
+    assert "clocks" in answer.json()["error"]["message"]
+
+
 async def test_a_token_of_a_login_that_was_ended_is_401(house: House) -> None:
     """C7: auth says the same of a login that was ended and of a user who is disabled or deleted."""
     assert (await house.http.get("/api/v1/auth/keys", headers=house.by_token)).status_code == 200
