@@ -39,6 +39,7 @@ class Answer:
     ended: bool
     left: bool
     request_id: str
+    retry_after: str = ""
 
 
 class Unreachable(Exception):
@@ -58,6 +59,7 @@ class _Wire(asyncio.Protocol):
         self._left = False
         self._body = bytearray()
         self._request_id = ""
+        self._retry_after = ""
         self._timer: asyncio.TimerHandle | None = None
 
     def ask(self, request: bytes, manner: Manner) -> "asyncio.Future[Answer]":
@@ -65,6 +67,7 @@ class _Wire(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         self._answered = loop.create_future()
         self._manner, self._left, self._body, self._request_id = manner, False, bytearray(), ""
+        self._retry_after = ""
         self._pauses_left = manner.pauses
         self._parser = httptools.HttpResponseParser(self)
         if manner.leaves_after is not None:
@@ -108,6 +111,8 @@ class _Wire(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if name.lower() == b"x-request-id":
             self._request_id = value.decode()
+        elif name.lower() == b"retry-after":
+            self._retry_after = value.decode()
 
     def on_body(self, body: bytes) -> None:
         self._body += body
@@ -127,8 +132,9 @@ class _Wire(asyncio.Protocol):
         if self._answered is None or self._answered.done():
             return
         status = self._parser.get_status_code() if ended or self._body else 0
+        whole = ended and not self._left
         self._answered.set_result(
-            Answer(status, bytes(self._body), ended and not self._left, self._left, self._request_id)
+            Answer(status, bytes(self._body), whole, self._left, self._request_id, self._retry_after)
         )
 
 

@@ -1,5 +1,7 @@
 """Whether a stack is sound after a load: all invariants, and what the operators' own tool finds."""
 
+from collections.abc import Mapping
+
 from morpheus_devstack.waiting import poll
 
 from tests.faults.invariants import Violation, check, prompts_do_not_overlap
@@ -14,6 +16,15 @@ MOST_AFTER_KILLS = 2
 
 async def unsound(stack: FaultStack, records: Records, *, killed: bool) -> list[str]:
     """Return what does not hold once nothing is under way any more. `killed`: workers were."""
+    wrong = await violations(stack, records, killed=killed)
+    audit = await operators_audit(stack)
+    return [*wrong, audit] if audit is not None else wrong
+
+
+async def violations(
+    stack: FaultStack, records: Records, *, killed: bool, asked: Mapping[str, int] | None = None
+) -> list[str]:
+    """The same without what the operators' tool finds. `asked`: how many opens were asked for, by API key."""
     found: list[Violation] = []
 
     async def is_sound() -> bool:
@@ -24,7 +35,7 @@ async def unsound(stack: FaultStack, records: Records, *, killed: bool) -> list[
             foreign=(),
             mor_at_start=START_MOR * WEI,
             overlapping_calls=0,
-            asked={},
+            asked=dict(asked or {}),
         )
         found = check(snapshot)
         if killed and snapshot.most_prompts_at_once <= MOST_AFTER_KILLS:
@@ -33,6 +44,4 @@ async def unsound(stack: FaultStack, records: Records, *, killed: bool) -> list[
         return not found
 
     _ = await poll(is_sound, seconds=REST_SECONDS, every=1.0)
-    wrong = [f"{violation.invariant}: {violation.what}" for violation in found]
-    audit = await operators_audit(stack)
-    return [*wrong, audit] if audit is not None else wrong
+    return [f"{violation.invariant}: {violation.what}" for violation in found]
