@@ -82,13 +82,15 @@ test-browser: install docs ## The documentation in Chromium: what it shows, find
 	@npm ci --prefix $(BROWSER_TESTS)/node --no-audit --no-fund --silent
 	@$(BIN)/python -m pytest $(BROWSER_TESTS)
 
-faults: install ## Kill, pause, cut off and deafen processes at every step of opening, closing and prompts (FAULTS=short: some)
+faults: install ## Strike processes at every step of opening, closing and prompts; services, bus and database under load (FAULTS=short: some)
 	@$(BIN)/python -m tests.faults --select $(or $(FAULTS),pairs) --stacks 3 --seed $(or $(SEED),1)
 	@$(BIN)/python -m tests.faults.chat --select $(or $(FAULTS),full) --stacks 3 --seed $(or $(SEED),1)
+	@$(BIN)/python -m tests.faults.servers --select $(or $(FAULTS),full) --seed $(or $(SEED),1)
 
 faults-full: install ## The same with every fault, outcome and wish at every step: hours
 	@$(BIN)/python -m tests.faults --select full --stacks 4 --seed $(or $(SEED),1)
 	@$(BIN)/python -m tests.faults.chat --stacks 4 --seed $(or $(SEED),1)
+	@$(BIN)/python -m tests.faults.servers --seed $(or $(SEED),1)
 
 lifecycle: install ## Start parts in every order, lose the bus with its data, put the database back: minutes (SHORT=1: one order)
 	@$(BIN)/python -m pytest -q --timeout 600 $(LIFECYCLE_TESTS) $(if $(SHORT),-k "not mongo-router-nats and not router-nats-mongo")
@@ -102,7 +104,7 @@ previous: install ## Make a commit the previous version, at a release: make prev
 canary: install ## Send 100,000 prompts of 64 keys while parts fail: make canary REQUESTS=1000000; 0 foreign bytes
 	@$(BIN)/python -m tests.load --requests $(or $(REQUESTS),100000) --kill-every $(or $(KILL_EVERY),30) --seed $(or $(SEED),1)
 
-rolling: install ## Restart all gateways and session workers, one by one, under 200 streams (STREAMS=40: in a minute); none is cut
+rolling: install ## Restart all processes of all services, one by one, under 200 streams (STREAMS=40: in a minute); none is cut
 	@$(BIN)/python -m tests.load.rolling --streams $(or $(STREAMS),200) --seed $(or $(SEED),1)
 
 slow-clients: install ## Attack a gateway with slow headers, bodies and readers; others must not notice: ten minutes (SHORT=1: under one)

@@ -1,4 +1,4 @@
-"""Restart every gateway and every session worker, one after the other, under streams: `make rolling`. None may be cut."""
+"""Restart every process of every service, one after the other, under streams: `make rolling`. None may be cut."""
 
 import argparse
 import asyncio
@@ -19,6 +19,9 @@ from tests.load.soundness import unsound
 from tests.load.tenants import callers
 from tests.run_folder import add_folder, in_folder
 
+AUTHS = ("auth-1", "auth-2")
+AUTOMATIONS = ("automation-1", "automation-2")
+"""Of a service that has one process nothing is answered while that is restarted."""
 ANSWER_SECONDS = 2.0
 NOTICE_SECONDS = 3.0
 """Many looks of the balancer, on an idle machine."""
@@ -102,7 +105,7 @@ async def roll(stack: FaultStack, streams: Streams, count: int, console: Console
     wrong = []
     # nothing is cold any more
     _ = await poll(streams.all_answered, seconds=UP_SECONDS)
-    for name in (*WORKERS, *GATEWAYS):
+    for name in (*AUTHS, *AUTOMATIONS, *WORKERS, *GATEWAYS):
         if not await poll(streams.all_run, seconds=UP_SECONDS):
             wrong.append(f"{streams.running} of {count} streams run")
         started, running = time.monotonic(), streams.running
@@ -124,7 +127,14 @@ async def run(options: argparse.Namespace, console: Console, folder: Path) -> bo
         "RELAY_SILENCE": 15.0,
         "MONGO_TIMEOUT_MS": 5_000,
     }
-    plan = Plan(gateways=GATEWAYS, settings=settings, answer_seconds=ANSWER_SECONDS, struck=False)
+    plan = Plan(
+        gateways=GATEWAYS,
+        auths=AUTHS,
+        automations=AUTOMATIONS,
+        settings=settings,
+        answer_seconds=ANSWER_SECONDS,
+        struck=False,
+    )
     async with fault_stack(folder / "stack", seed=options.seed, plan=plan) as stack:
         made = await callers(stack, options.streams)
         balancer = Balancer(list(stack.gateway_ports.values()))
