@@ -8,8 +8,8 @@ from morpheus_common.store.migrations import Migration
 from morpheus_common.store.mongo import Database
 from morpheus_devstack import apply as applying
 from morpheus_devstack.apply import ApplySettings, apply
-from morpheus_devstack.env import roles_of
 from morpheus_devstack.errors import StackError
+from morpheus_devstack.mongo_setup import roles_of
 
 from tests.e2e.house import House
 

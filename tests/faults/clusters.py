@@ -12,6 +12,7 @@ from typing import Any, Self
 import nats
 from morpheus_common.bus.names import INBOX, Stream, User
 from morpheus_common.bus.permissions import Cluster
+from morpheus_devstack.mongo_setup import make_root
 from morpheus_devstack.ports import LOOPBACK, accepts_connections, free_ports
 from morpheus_devstack.processes import Command
 from morpheus_devstack.servers import READY_SECONDS, REPLICA_SET, MongoServer, NatsServer
@@ -70,7 +71,7 @@ class MongoSet(MongoServer):
         primary = await self.primary()
         assert primary is not None
         async with _alone(self.members[primary]) as anyone:
-            await self._make_root(anyone)
+            await make_root(anyone, self.root_password or "")
         return True
 
     async def _has_primary(self) -> bool:

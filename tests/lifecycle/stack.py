@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 from morpheus_common.bus.names import ACCOUNT, User
 from morpheus_devstack.apply import ApplySettings, apply
-from morpheus_devstack.env import OBSERVER, Places, Router, roles_of
+from morpheus_devstack.env import OBSERVER, Places, Router
 from morpheus_devstack.ports import LOOPBACK, free_ports
 from morpheus_devstack.processes import Command
 from morpheus_devstack.secrets import StackSecrets
@@ -65,7 +65,7 @@ class PartStack:
         places = self.places
         await self._add(places.mongo.configure(member_key=places.secrets.mongo_key))
         await self._require(await places.mongo.until_ready(), "mongod")
-        await places.mongo.make_users(places.secrets.mongo_passwords, roles_of)
+        await places.mongo.make_users(places.secrets.mongo_passwords)
 
     async def start_nats(self) -> None:
         places = self.places
