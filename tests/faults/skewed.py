@@ -45,7 +45,7 @@ def move(seconds: float) -> None:
         return _real_uuid7(nanoseconds=nanoseconds)
 
     time.time = lambda: _real_time() + seconds
-    datetime.datetime = Skewed  # type: ignore[misc]
+    datetime.datetime = Skewed  # type: ignore[misc]  # replacing it is the purpose
     uuid_utils.uuid7 = uuid7
 
 

@@ -1,11 +1,10 @@
 """Conditional requests: what a client says that it has already."""
 
-from fastapi import Request
+from collections.abc import Iterable
 
 
-def tags_named(request: Request) -> list[str]:
-    """Return the entity tags of `If-None-Match`, without the mark of weak ones: for a GET they are compared weakly (RFC 9110,
-    13.1.2), and a proxy that packs a body makes its tag weak. `*` stands for any.
+def tags_named(if_none_match: Iterable[str]) -> list[str]:
+    """Return the entity tags in all headers `If-None-Match` of a request, without the mark of weak ones: for a GET they are
+    compared weakly (RFC 9110, 13.1.2), and a proxy that packs a body makes its tag weak. `*` stands for any.
     """
-    named = ",".join(request.headers.getlist("if-none-match")).split(",")
-    return [tag.strip().removeprefix("W/") for tag in named]
+    return [tag.strip().removeprefix("W/") for tag in ",".join(if_none_match).split(",")]

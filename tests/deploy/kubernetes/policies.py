@@ -204,7 +204,7 @@ def settings_are_taken(manifests: Manifests) -> Findings:
                 yield f"{pod.name} does not bear the name of its pod"
             if (settings.metrics_host, settings.metrics_port) != ("0.0.0.0", pod.ports["private"]):  # noqa: S104 - the port of a pod
                 yield f"{pod.name} does not answer at its private port"
-        if isinstance(settings, GatewaySettings) and (settings.host, settings.port) != ("0.0.0.0", pod.ports["http"]):  # noqa: S104
+        if isinstance(settings, GatewaySettings) and (settings.host, settings.port) != ("0.0.0.0", pod.ports["http"]):  # noqa: S104 - the port of a pod
             yield "gateway does not listen at its port"
 
 

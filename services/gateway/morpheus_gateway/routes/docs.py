@@ -48,7 +48,7 @@ def _answer(request: Request, file: StoredFile) -> Response:
     }
     if file.is_page:
         headers["Content-Security-Policy"] = _PAGE_POLICY
-    asked = tags_named(request)
+    asked = tags_named(request.headers.getlist("if-none-match"))
     if file.etag.removeprefix("W/") in asked or "*" in asked:
         return Response(status_code=304, headers=headers)
     if file.is_compressed and accepts_gzip(request.headers.get("accept-encoding", "")):

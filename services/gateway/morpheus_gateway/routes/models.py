@@ -52,7 +52,7 @@ def answer(request: Request, listing: Listing, *, age: float, caching: str = "pu
 
 
 def _has(request: Request, listing: Listing) -> bool:
-    tags = [unpacked_tag(tag) for tag in tags_named(request)]
+    tags = [unpacked_tag(tag) for tag in tags_named(request.headers.getlist("if-none-match"))]
     return listing.etag in tags or "*" in tags
 
 
