@@ -149,12 +149,10 @@ contracts: install ## Write docs/openapi.json and docs/asyncapi.json anew, after
 	@$(BIN)/python -m morpheus_gateway.openapi
 	@$(BIN)/python -m morpheus_common.asyncapi
 
-lint-deploy: install ## Lint and check what deploys the gateway: images, compose file, manifests of Kubernetes, alerts
+lint-deploy: install lint-containers lint-monitoring ## Lint and check what deploys the gateway: images, compose file, manifests of Kubernetes, alerts
 	@$(BIN)/python requirements/install.py deploy
 	@.venv-deploy/bin/yamllint --strict --config-file tools/deploy/yamllint.yaml deploy/k8s
 	@$(BIN)/python -m pytest -q --timeout 600 $(KUBERNETES_TESTS)
-	@for part in lint-containers lint-monitoring; do \
-		if grep -q "^$$part:" Makefile; then $(MAKE) --no-print-directory $$part || exit 1; fi; done
 
 prometheus-rule: ## Write the Prometheus operator's form of deploy/monitoring/alerts.yaml anew, after an alert changed
 	@{ printf '%s\n' '# Made by `make prometheus-rule` from deploy/monitoring/alerts.yaml: change that.' \
