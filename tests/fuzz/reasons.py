@@ -48,6 +48,9 @@ REFUSALS = (
     Refusal(
         "POST /api/v1/session/.*", "idempotency_key_reused", ".*", "the same key as another request before, by chance"
     ),
+    Refusal(
+        "POST /api/v1/session/.*", "model_type_mismatch", "model_id|bid_id", "of what type a model is, the market says"
+    ),
     Refusal("POST /api/v1/session/.*", "direct_payment_unsupported", ".*", "a deployment decides it"),
     Refusal(
         "POST /api/v1/(chat/completions|embeddings)", "model_type_mismatch", ".*", "the model in use is of another type"

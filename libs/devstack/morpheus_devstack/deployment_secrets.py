@@ -105,11 +105,19 @@ class SecretFolder:
 
 
 def make_secrets(folder: SecretFolder, deployment: Deployment) -> None:
-    """Make what is missing of a deployment's secrets, and what follows from them anew.
+    """Make what is missing of a deployment's secrets, and what follows from them anew. What data at rest depends on is made
+    with the first of them, and never again.
 
     Raises:
         StackError: a file cannot be read or written, or does not hold what it should.
     """
+    if folder.read("nats/keys.json") is not None:
+        for name in ("AUTH_PEPPERS", "AUTH_KEYRING"):
+            if folder.read(f"auth/{name}") is None:
+                raise StackError(
+                    f"auth/{name} is gone. A new one would open nothing of what the old one closed: put the old one back, or "
+                    "begin in an empty folder with an empty database."
+                )
     seeds = {user: folder.once(f"{user}/NATS_SEED", new_seed) for user in User}
     _server_of_the_bus(folder, seeds)
     _database(folder, deployment)

@@ -41,7 +41,7 @@ def make(
 
     Files bear names of settings: mount the folder of a service, and name it with SECRETS_DIR. What follows from secrets
     (rights on the bus, lists of routers and users) is written anew each time: repeat it after a new version, with the same
-    options. To change a secret, take its file away and repeat it.
+    options. To change a NATS_SEED, a MONGO_URL, the password of Valkey or of a router, take its file away and repeat it.
 
     DIR is all that protects the deployment: keep it where nobody else reads, and a copy elsewhere.
     """

@@ -62,8 +62,8 @@ class Health:
         self._looked_at = datetime.now(UTC)
         self._components: dict[str, Component] = {name: Component() for name in (_DATABASE, "bus", *PING, _ROUTER)}
         for name in self._components:
-            # sessions knows what to do without a router
-            if name != _ROUTER:
+            # without the others some answers are missing, and with no gateway at all every answer is
+            if name in _NEEDED:
                 standing.need(name, partial(self._is_healthy, name))
         standing.need("time", lambda: not self.draining)
 

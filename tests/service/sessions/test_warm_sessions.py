@@ -1,9 +1,10 @@
 """A prompt on a warm session waits for no database operation."""
 
 import asyncio
-import functools
 import time
 from collections import Counter
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from pymongo import AsyncMongoClient, monitoring
@@ -75,7 +76,12 @@ class Commands(monitoring.CommandListener):
 @pytest.fixture
 def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
     listener = Commands()
-    observed = functools.partial(AsyncMongoClient, event_listeners=[listener])
+
+    def observed(
+        *arguments: Any, event_listeners: Sequence[monitoring.CommandListener], **named: Any
+    ) -> AsyncMongoClient[Any]:
+        return AsyncMongoClient(*arguments, event_listeners=[*event_listeners, listener], **named)
+
     monkeypatch.setattr("morpheus_common.store.mongo.AsyncMongoClient", observed)
     return listener
 

@@ -19,8 +19,9 @@ _ENTRANCES: Final = (
     "morpheus_automation.worker",
     "morpheus_gateway.app",
     "morpheus_sessions.worker",
+    "morpheus_common.trace_export",
 )
-"""What imports all that a service consists of."""
+"""What imports all that a service consists of; the last only where traces are exported."""
 _STORED: Final = ("auth", "sessions", "automation")
 _OF_PACKAGES: Final[Mapping[str, Sequence[str]]] = {
     "morpheus_common.store": _STORED,

@@ -74,8 +74,8 @@ async def liveness_check(response: Response) -> Alive:
 
 @router.get("/ready", responses={503: {"model": Readiness, "description": "No traffic should come now: `not_ready`."}})
 async def readiness_check(request: Request, response: Response) -> Readiness:
-    """200 when traffic may come: every service answers, the copies that requests are served from are there, and the gateway
-    was not told to go.
+    """200 when traffic may come: all answer that no request can do without, the copies that requests are served from are there,
+    and the gateway was not told to go.
     """
     standing: Standing = request.app.state.standing
     response.headers["Cache-Control"] = "no-cache"
