@@ -5,12 +5,13 @@ nothing of it can be reached through a gateway's public port.
 """
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from typing import Any, Final
-from wsgiref.simple_server import WSGIRequestHandler, make_server
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client.exposition import ThreadingWSGIServer, make_wsgi_app
 
@@ -42,9 +43,14 @@ class _Server(ThreadingWSGIServer):
             self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
+        # a limit of the handler's own would begin anew with each byte that an asker sends
+        deadline = threading.Timer(ASKER_SECONDS, _hang_up, (request,))
+        deadline.daemon = True
+        deadline.start()
         try:
             super().process_request_thread(request, client_address)
         finally:
+            deadline.cancel()
             self._places.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - as the base class has it
@@ -52,9 +58,12 @@ class _Server(ThreadingWSGIServer):
         log.debug("private port: a request was not finished")
 
 
-class _Handler(WSGIRequestHandler):
-    timeout = ASKER_SECONDS
+def _hang_up(request: socket.socket) -> None:
+    with suppress(OSError):  # it has gone by itself
+        request.shutdown(socket.SHUT_RDWR)
 
+
+class _Handler(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - as the base class has it
         """Log nothing: this is asked every few seconds, for ever."""
 
@@ -94,7 +103,18 @@ def private_port(host: str, port: int | None, standing: Standing) -> Iterator[in
     if port is None:
         yield None
         return
-    server = make_server(host, port, _application(standing), _Server, _Handler)
+    family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+    kind: type[WSGIServer] = type("_ServerOfFamily", (_Server,), {"address_family": family})
+    try:
+        server: WSGIServer = make_server(host, port, _application(standing), kind, _Handler)
+    except OSError as error:
+        log.critical(
+            "the private port cannot be opened: METRICS_HOST and METRICS_PORT name it",
+            host=host,
+            port=port,
+            problem=str(error),
+        )
+        raise
     thread = threading.Thread(target=server.serve_forever, name="private-port", daemon=True)
     thread.start()
     log.info("private port", host=host, port=server.server_port)

@@ -13,6 +13,14 @@ STANDSTILL_SECONDS: Final = 30.0
 Check = Callable[[], bool]
 
 
+def _works(check: Check) -> bool:
+    try:
+        return check()
+    except Exception:  # noqa: BLE001 - whatever it is, the answer is the same
+        # asked by another thread, while what it looks at is put together or taken apart: it is not there
+        return False
+
+
 class Standing:
     """Asked by the thread of the private port, told by the event loop: what is kept here is read and written whole.
 
@@ -34,7 +42,7 @@ class Standing:
     @property
     def parts(self) -> dict[str, bool]:
         """Every part that is needed, and whether it works."""
-        return {part: works() for part, works in self._checks.items()}
+        return {part: _works(works) for part, works in self._checks.items()}
 
     @property
     def missing(self) -> list[str]:

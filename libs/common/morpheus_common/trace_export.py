@@ -37,6 +37,7 @@ QUEUE_SPANS: Final = 2_048
 BATCH_SPANS: Final = 512
 DELAY_SECONDS: Final = 5.0
 """These three are OpenTelemetry's own defaults; `OTEL_BSP_MAX_QUEUE_SIZE` and its like change them."""
+_HEADERS: Final = ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS")
 _SCOPE: Final = InstrumentationScope("morpheus", __version__)
 
 EXPORTED: Final = Counter("morpheus_trace_spans_exported_total", "Spans that the collector took", registry=REGISTRY)
@@ -96,6 +97,14 @@ class Exporting:
     @classmethod
     def from_environment(cls, service: str, worker: str) -> "Exporting":
         """Return one to the collector, of the size and as the process that the environment says."""
+        # it quotes headers that it cannot read, and those are what a collector knows us by
+        logger = logging.getLogger("opentelemetry")
+        logger.handlers, logger.propagate = [logging.NullHandler()], False
+        for name in _HEADERS:
+            if any("=" not in item for item in os.environ.get(name, "").split(",") if item.strip()):
+                log.error(
+                    "headers for the collector are name=value, with commas between; others are left out", setting=name
+                )
         ours = {
             "service.name": service,
             "service.namespace": "morpheus",

@@ -1,6 +1,7 @@
 """What auth measures: logins, checks of keys, hashes of passwords, deletions of accounts, the provider of key encryption."""
 
 import asyncio
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -91,6 +92,8 @@ async def measure_deletions() -> None:
             await count_deletions()
         except PyMongoError as error:
             log.debug("deletions not counted", problem=type(error).__name__)
+            # an old figure would stand above those of workers that can count
+            DELETION_OLDEST.set(math.nan)
         await asyncio.sleep(MEASURED_EVERY_SECONDS)
 
 

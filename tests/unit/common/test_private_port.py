@@ -2,6 +2,7 @@ import http.client
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,7 @@ from morpheus_common.metrics import show
 from morpheus_common.private_port import ASKED_AT_ONCE, private_port
 from morpheus_common.standing import STANDSTILL_SECONDS, Standing
 from prometheus_client.parser import text_string_to_metric_families
+from structlog.testing import capture_logs
 
 
 class Clock:
@@ -110,6 +112,55 @@ def test_askers_that_say_nothing_are_bounded_and_others_are_answered_after_them(
 
     _until_threads_have_left()
     assert ask(port, "/live")[0] == 200
+
+
+def test_askers_that_are_slow_are_hung_up_on_however_they_dribble(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("morpheus_common.private_port.ASKER_SECONDS", 0.5)
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as slow:
+        slow.sendall(b"GET /li")
+        slow.settimeout(0.1)
+        began = time.monotonic()
+        is_open = True
+        while is_open and time.monotonic() - began < 5:
+            try:
+                slow.sendall(b"v")
+                is_open = slow.recv(1) != b""
+            except TimeoutError:
+                continue
+            except OSError:
+                is_open = False
+    assert not is_open
+
+
+def test_a_check_that_fails_says_that_the_part_is_missing(standing: Standing, port: int) -> None:
+    def broken() -> bool:
+        raise RuntimeError
+
+    standing.need("bus", broken)
+
+    assert ask(port, "/ready") == (503, '{"ready": false, "missing": ["bus"]}\n')
+    assert ask(port, "/metrics")[0] == 200
+
+
+def test_a_port_that_is_taken_is_named(standing: Standing, port: int) -> None:
+    with capture_logs() as logs, pytest.raises(OSError, match="in use"), private_port("127.0.0.1", port, standing):
+        pass
+    [said] = logs
+    assert (said["log_level"], said["port"]) == ("critical", port)
+    assert "METRICS_PORT" in said["event"]
+
+
+def test_it_listens_on_ipv6_where_that_is_set(standing: Standing) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        # a machine without IPv6: it is said, and nothing else is listened on
+        with pytest.raises(OSError), private_port("::1", 0, standing):  # noqa: PT011 - the system's own words
+            pass
+        return
+    with private_port("::1", 0, standing) as port, socket.create_connection(("::1", port or 0), timeout=5) as asker:
+        asker.sendall(b"GET /live HTTP/1.0\r\n\r\n")
+        assert b"200 OK" in asker.recv(100)
 
 
 def _until_threads_have_left() -> None:

@@ -31,6 +31,7 @@ from morpheus_common.tracing import (
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from structlog.testing import capture_logs
 
 from tests.collector import Collector, collecting
 
@@ -286,3 +287,13 @@ def test_a_request_id_is_a_trace_that_is_not_sampled_where_no_traces_are_made() 
     assert not tracing.is_on()
     assert told is not None
     assert (told[3:35], told[-3:]) == (TRACE, "-00")
+
+
+def test_headers_that_cannot_be_read_are_not_quoted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-api-key:planted-token-77")
+    with capture_logs() as logs:
+        Exporting.from_environment("gateway", "gateway-1")
+    assert [line["setting"] for line in logs] == ["OTEL_EXPORTER_OTLP_HEADERS"]
+    assert "planted-token-77" not in caplog.text + str(logs)

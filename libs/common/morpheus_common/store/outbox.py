@@ -6,6 +6,7 @@ events in order of their versions. Delivery is at least once.
 """
 
 import asyncio
+import math
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -147,6 +148,9 @@ class OutboxRelay:
                 await self.count_waiting()
             except PyMongoError as error:
                 log.debug("outbox not counted", problem=type(error).__name__)
+                # an old figure would stand above those of workers that can count
+                OUTBOX_PENDING.set(math.nan)
+                OUTBOX_OLDEST.set(math.nan)
             await asyncio.sleep(MEASURED_EVERY_SECONDS)
 
     async def count_waiting(self) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from beanie import Document
 from faststream.nats import NatsBroker
@@ -124,7 +125,10 @@ async def store_service(
                 async with asyncio.TaskGroup() as group:
                     group.create_task(reach_database())
                     group.create_task(reach_bus())
-                holder = await boot(database, settings.worker_id)
+                # reached once, and maybe lost again while the bus was waited for; a boot that is counted twice does no harm
+                holder = await until_it_works(
+                    "database", partial(boot, database, settings.worker_id), errors=(PyMongoError,)
+                )
                 leases = Leases(database, holder, seconds=settings.lease_seconds)
                 relay = OutboxRelay(raw_connection(broker).jetstream(), leases)
                 yield StoreService(
