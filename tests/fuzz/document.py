@@ -20,13 +20,14 @@ from schemathesis.openapi.checks import (
     EnsureResourceAvailability,
     JsonSchemaError,
     RejectedPositiveData,
+    UseAfterFree,
 )
 from schemathesis.schemas import BaseSchema
 
 from tests.e2e.operations import ROWS, Json, Row
 from tests.fuzz.answers import Answer, wrongs
 from tests.fuzz.people import People, Person
-from tests.fuzz.reasons import OF_THE_MARKET, REFUSALS, SHADOWED
+from tests.fuzz.reasons import KEPT, OF_THE_MARKET, REFUSALS, SHADOWED
 from tests.fuzz.tally import Tally
 
 AnyCase = Case[Any]
@@ -73,7 +74,7 @@ class Document:
         self._tally = tally
         self._never = never
         self._url = base_url
-        self._words: frozenset[str] = frozenset()
+        self._words = ""
         self._together = False
 
     def run(
@@ -118,7 +119,7 @@ class Document:
             raise event.exception
 
     def _prepare(self, schema: BaseSchema) -> None:
-        self._words = frozenset(_texts(schema.raw_schema))
+        self._words = "\n".join(_texts(schema.raw_schema))
         document = self
 
         @schema.auth(refresh_interval=None)
@@ -183,6 +184,8 @@ class Document:
             return not any(reason.covers(label, answer) for reason in REFUSALS)
         if isinstance(failure, EnsureResourceAvailability):
             return answer.code not in OF_THE_MARKET
+        if isinstance(failure, UseAfterFree):
+            return label not in KEPT
         if isinstance(failure, JsonSchemaError) and failure.title.startswith("SSE"):
             # OpenAPI 3.1 has no word for the events of a stream, and schemathesis reads the form of 3.2: `answers` looks at them
             return False

@@ -67,6 +67,11 @@ REFUSALS = (
 OF_THE_MARKET = frozenset({"model_not_found", "bid_not_found"})
 """Codes of a 404 that say nothing of the object in the path: a body or query named something that is not on offer."""
 
+KEPT = {
+    "DELETE /api/v1/auth/keys/{key_id}": "a key that was deactivated stays in the list, and deactivating it again is no error",
+}
+"""Operations that answer as before for an object that was deleted, and why."""
+
 UNREACHED = {
     "GET /api/v1/auth/deletions/{token}": "its token is told only by a deletion that waits for the chain (tests/e2e/test_deletion.py)",
 }
