@@ -16,7 +16,14 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from tests.deploy.kubernetes.arrows import PAGE
-from tests.deploy.kubernetes.clusters import CLUSTERS, PLACEHOLDER, VALUES, make_trial_secrets, secrets_of
+from tests.deploy.kubernetes.clusters import (
+    CLUSTERS,
+    PLACEHOLDER,
+    VALUES,
+    make_trial_secrets,
+    operators_tree,
+    secrets_of,
+)
 from tests.deploy.kubernetes.manifests import ROOT, SERVICES, SOURCES, Manifests
 from tests.deploy.kubernetes.settings_of import settings_of
 
@@ -189,6 +196,18 @@ def test_the_certificate_is_for_the_host_and_the_secret_of_the_ingress(clusters:
     [certificate], [ingress] = cluster.of("Certificate"), cluster.of("Ingress")
     assert certificate["spec"]["dnsNames"] == [rule["host"] for rule in ingress["spec"]["rules"]]
     assert certificate["spec"]["secretName"] == ingress["spec"]["tls"][0]["secretName"]
+
+
+def test_the_certificate_is_for_the_host_also_where_the_component_is_one_of_the_overlay(tmp_path: Path) -> None:
+    tree = operators_tree(tmp_path)
+    overlay = tree / "overlays" / "production"
+    own = (overlay / "kustomization.yaml").read_text()
+    (overlay / "kustomization.yaml").write_text(
+        own.replace("components:\n", "components:\n  - ../../components/cert-manager\n", 1)
+    )
+    cluster = Manifests.built(overlay, outside=secrets_of(tree))
+    [certificate], [ingress] = cluster.of("Certificate"), cluster.of("Ingress")
+    assert certificate["spec"]["dnsNames"] == [rule["host"] for rule in ingress["spec"]["rules"]]
 
 
 def test_gateways_can_be_scaled_by_streams_beside_cpu(clusters: dict[str, Manifests]) -> None:
