@@ -20,7 +20,7 @@ from pydantic_settings import SettingsConfigDict
 from pymongo import AsyncMongoClient
 from pymongo.errors import OperationFailure, PyMongoError
 
-from morpheus_devstack.errors import StackError
+from morpheus_devstack.errors import StackError, names_of_settings
 from morpheus_devstack.folder import StackFolder
 
 DOCUMENTS = {
@@ -62,9 +62,9 @@ class ApplySettings(EnvironmentSettings):
         try:
             return cls(**known)
         except ValidationError as error:
-            names = ", ".join(str(problem["loc"][0]).upper() for problem in error.errors())
             raise StackError(
-                f"{stack.env_file} does not exist and the environment does not say where to apply: {names} missing."
+                f"{stack.env_file} does not exist and the environment does not say where to apply: "
+                f"{names_of_settings(error)} missing."
             ) from error
 
 

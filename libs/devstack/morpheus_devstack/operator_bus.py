@@ -18,7 +18,7 @@ from nats.errors import NoServersError
 from pydantic import SecretStr, ValidationError
 from pydantic_settings import SettingsConfigDict
 
-from morpheus_devstack.errors import StackError
+from morpheus_devstack.errors import StackError, names_of_settings
 from morpheus_devstack.folder import StackFolder
 
 
@@ -45,8 +45,9 @@ class OpsSettings(EnvironmentSettings):
         try:
             return cls(**known)
         except ValidationError as error:
-            names = ", ".join(str(problem["loc"][0]).upper() for problem in error.errors())
-            raise StackError(f"The environment does not say where the bus is and who asks: {names} missing.") from error
+            raise StackError(
+                f"The environment does not say where the bus is and who asks: {names_of_settings(error)} missing."
+            ) from error
 
 
 @asynccontextmanager

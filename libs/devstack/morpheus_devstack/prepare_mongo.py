@@ -12,7 +12,7 @@ from pymongo import AsyncMongoClient
 from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.uri_parser import parse_uri
 
-from morpheus_devstack.errors import StackError
+from morpheus_devstack.errors import StackError, names_of_settings
 from morpheus_devstack.mongo_setup import AUTHENTICATION_FAILED, MongoClient, initiate, make_root, make_users
 from morpheus_devstack.waiting import poll
 
@@ -43,8 +43,9 @@ class PrepareSettings(EnvironmentSettings):
         try:
             return cls()
         except ValidationError as error:
-            names = ", ".join(str(problem["loc"][0]).upper() for problem in error.errors())
-            raise StackError(f"The environment does not say which database is prepared: {names} missing.") from error
+            raise StackError(
+                f"The environment does not say which database is prepared: {names_of_settings(error)} missing."
+            ) from error
 
     @property
     def users(self) -> dict[str, str]:
