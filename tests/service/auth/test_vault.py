@@ -63,6 +63,12 @@ async def delete(gateway: Gateway, user_id: str) -> PrivateKeyDeleted:
     return await gateway.rpc.call(DELETE_PRIVATE_KEY, PrivateKeyOf(user_id=user_id))
 
 
+async def kept(database: Database) -> list[dict[str, Any]]:
+    """Everything of users, their keys and what was audited, without what a worker writes of itself."""
+    names = ("users", "private_keys", "audit")
+    return [row for name in names for row in await database.get_collection(name).find().sort("_id", 1).to_list()]
+
+
 async def told(database: Database) -> list[tuple[str, str, int]]:
     """What events were staged of private keys: what happened, to which record, its version."""
     rows = await database.get_collection("outbox").find({"subject": {"$regex": "private_key"}}).sort("_id", 1).to_list()
@@ -246,21 +252,21 @@ async def test_without_its_provider_nothing_is_stored_and_what_was_stays(
                 "auth_kek_provider": KekProvider.VAULT,
                 "auth_vault_address": provider.address,
                 "auth_vault_token": SecretStr(TOKEN),
-                "auth_kek_seconds": 0.5,
+                "auth_kek_seconds": 1.5,
             }
         )
         async with serve(by_vault):
             ada = await idle_gateway.register("ada@example.com")
             first = await store(idle_gateway, ada.id, new_private_key())
-            before = await dump(database)
+            before = await kept(database)
             provider.silent = True
             began = time.monotonic()
             with pytest.raises(ApiError, match="service_unavailable"):
                 await store(idle_gateway, ada.id, new_private_key())
-            assert time.monotonic() - began < 3
+            assert time.monotonic() - began < 5
             assert await status(idle_gateway, ada.id) == first
             provider.silent = False
-            assert await dump(database) == before
+            assert await kept(database) == before
             assert (await store(idle_gateway, ada.id, new_private_key())).address != first.address
             async with open_keyring(by_vault) as keyring:
                 # the worker's own client: a transaction belongs to one

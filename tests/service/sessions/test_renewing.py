@@ -255,13 +255,15 @@ async def test_prompts_go_on_in_the_old_session_until_the_new_one_is_there_and_t
 async def test_a_prompt_that_runs_when_its_session_is_renewed_ends_where_it_began(
     house: House, automation: RpcClient
 ) -> None:
-    async with house.worker():
+    async with house.worker() as worker:
         first = await house.gateway.open(duration=330)
         await house.simulator.arm("chat", "stall", at=2)
         running_prompt = asyncio.create_task(house.gateway.chat("long"))
         await until(lambda: house.simulator.struck("chat"))
         following = asyncio.create_task(house.gateway.chat("next"))
         await renewed(house, automation, await command(house))
+        # until then it goes on in the old one, which is no mistake
+        await worker.release.look_again("k1")
         await house.simulator.disarm()
         answer, second = await running_prompt, await following
         answer.assert_whole()

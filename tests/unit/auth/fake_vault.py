@@ -92,14 +92,17 @@ async def fake_vault() -> AsyncIterator[FakeVault]:
     app = web.Application()
     app.router.add_route("*", "/v1/transit/{verb}/{name}", vault.handle)
     async with served(app) as vault.address:
-        yield vault
-        vault.hang.set()
+        try:
+            yield vault
+        finally:
+            vault.hang.set()
 
 
 @asynccontextmanager
 async def served(app: web.Application) -> AsyncIterator[str]:
     """Serve an application on a free port of the loopback and yield its address."""
-    runner = web.AppRunner(app, shutdown_timeout=0)
+    # aiohttp takes 0 for "without an end"
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     try:
         site = web.TCPSite(runner, "127.0.0.1", 0)
