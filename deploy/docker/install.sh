@@ -29,13 +29,17 @@ packages)
     # what nothing imports: sources of what is compiled, tests of others
     find /opt/morpheus/lib \( -name '*.c' -o -name '*.h' -o -name '*.pxd' -o -name '*.pyi' -o -name '*.pyx' \) -type f -delete
     find /opt/morpheus/lib -path '*/site-packages/*' -type d \( -name SelfTest -o -name tests \) -prune -exec rm -rf {} +
+    # and what is large: colours of 500 languages but Python's, brokers that are not ours
+    find /opt/morpheus/lib -path '*/pygments/lexers/*' -name '*.py' \
+        ! -name __init__.py ! -name _mapping.py ! -name python.py -delete
+    for broker in confluent kafka mqtt rabbit redis; do
+        rm -rf /opt/morpheus/lib/python3*/site-packages/faststream/$broker
+    done
     # these two say where and when it was installed
     find /opt/morpheus \( -name direct_url.json -o -name uv_cache.json \) -delete
     find /opt/morpheus -name RECORD -exec sed -i '/\/direct_url\.json,/d; /\/uv_cache\.json,/d' {} +
-    # bytecode that is never held against its source: a file's time does not matter then, and the root can be read-only;
-    # none of what is large and never imported: colours of 500 languages, brokers that are not ours
-    $python -m compileall -q --invalidation-mode unchecked-hash \
-        -x '/(pygments/lexers|faststream/(confluent|kafka|mqtt|rabbit|redis))/' /opt/morpheus/lib
+    # bytecode that is never held against its source: a file's time does not matter then, and the root can be read-only
+    $python -m compileall -q --invalidation-mode unchecked-hash /opt/morpheus/lib
     find /opt/morpheus /opt/empty -exec touch --no-dereference --date "@$SOURCE_DATE_EPOCH" {} +
     ;;
 *)

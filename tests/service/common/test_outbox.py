@@ -137,8 +137,86 @@ async def test_an_event_that_fails_holds_back_its_own_entity_and_no_other(
     assert await stored(nats_streams) == 2
 
     jetstream.entities.clear()
-    await publishing.publish_batch()
+    await until(lambda: publishing_takes(publishing, 2))
     assert told(await published(nats_streams, 4))[2:] == [("k1", 1), ("k1", 2)]
+
+
+async def publishing_takes(publishing: OutboxRelay, rows: int) -> bool:
+    return await publishing.publish_batch() == rows
+
+
+async def test_an_event_that_is_refused_for_good_is_tried_less_and_less_often_and_its_line_holds_up_nobody(
+    client: MongoClient, database: Database, auth: Client, nats_streams: NatsAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "BATCH", 3)
+    for version in range(1, 6):
+        await decide(client, "k1", version)
+    for version in (1, 2):
+        await decide(client, "k2", version)
+    jetstream = Failing(auth, {"k1"})
+    publishing = relay(database, jetstream)
+    pauses: list[float] = []
+    rest = publishing._rest
+
+    def resting(entity: str) -> None:
+        rest(entity)
+        # what it waits for has come
+        pauses.append(publishing._refused[entity].pause)
+        publishing._refused[entity].until = 0.0
+
+    monkeypatch.setattr(publishing, "_rest", resting)
+    for _ in range(12):
+        await publishing.publish_batch()
+    assert pauses == [min(outbox.POLL_SECONDS * 2**number, outbox.MAX_REFUSED_PAUSE_SECONDS) for number in range(12)]
+    assert pauses[-1] == outbox.MAX_REFUSED_PAUSE_SECONDS
+    assert await stored(nats_streams) == 0, "the line of the refused one is looked at alone while it does not rest"
+
+    monkeypatch.undo()
+    monkeypatch.setattr(outbox, "BATCH", 3)
+    await publishing.publish_batch()
+    await publishing.publish_batch()
+    assert told(await published(nats_streams, 2)) == [("k2", 1), ("k2", 2)]
+
+    jetstream.entities.clear()
+    publishing._refused["k1"].until = 0.0
+    await publishing.publish_batch()
+    assert told(await published(nats_streams, 7))[2:] == [("k1", version) for version in range(1, 6)]
+    assert publishing._refused == {}
+
+
+async def test_a_stream_that_refuses_everybodys_events_counts_as_away(
+    client: MongoClient, database: Database, auth: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "MOST_REFUSED", 3)
+    entities = {f"k{number}" for number in range(5)}
+    for entity in entities:
+        await decide(client, entity, 1)
+    publishing = relay(database, Failing(auth, entities))
+    with pytest.raises(StreamAwayError):
+        await publishing.publish_batch()
+    assert len(publishing._refused) == 3
+
+
+async def test_a_long_line_of_one_entity_does_not_outlive_the_lease(
+    client: MongoClient, database: Database, auth: Client, nats_streams: NatsAccount
+) -> None:
+    """After `morpheus events republish` a worker's records of use are a line of days."""
+
+    class Slow(Failing):
+        async def publish(self, subject: str, payload: bytes = b"", **rest: object) -> object:  # type: ignore[override]  # as above
+            await asyncio.sleep(0.15)
+            return await super().publish(subject, payload, **rest)
+
+    for version in range(1, 9):
+        await decide(client, "k1", version)
+    jetstream = Slow(auth, set())
+    publishing = relay(database, jetstream)
+    publishing._leases.seconds = 0.6
+    assert await publishing.publish_batch() == outbox.BATCH
+    assert 1 <= jetstream.asked < 8
+    while await publishing.publish_batch():
+        pass
+    assert told(await published(nats_streams, 8)) == [("k1", version) for version in range(1, 9)]
 
 
 @pytest.mark.parametrize("away", [ServiceUnavailableError(), NoStreamResponseError(), TimeoutError()], ids=repr)

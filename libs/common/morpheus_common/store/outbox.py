@@ -7,6 +7,7 @@ events in order of their versions. Delivery is at least once.
 
 import asyncio
 import math
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -41,6 +42,10 @@ MOST_COUNTED = 10_000
 """A longer line is shown as this long: counting it takes the database time that publishing needs."""
 MAX_PAUSE_SECONDS = 2.0
 """So often, at least, a stream that takes nothing is tried again: it may be full, or choose its leader."""
+MAX_REFUSED_PAUSE_SECONDS = 60.0
+"""So often, at least, an event is tried again that the stream refuses for what it is."""
+MOST_REFUSED = 1_000
+"""A stream that refuses the events of so many entities takes nothing."""
 KEPT_SECONDS = 7 * 86_400
 """Published rows stay as long as the stream keeps their events."""
 
@@ -94,6 +99,14 @@ class StreamAwayError(Exception):
     """The stream takes nothing: its server is away, chooses a leader, or has no room. It is no fault of the event."""
 
 
+@dataclass
+class _Refused:
+    """An entity whose next event the stream refuses for what it is. Tried again at `until` (the loop's time)."""
+
+    pause: float
+    until: float
+
+
 class OutboxRelay:
     """Publishes what is staged."""
 
@@ -102,6 +115,7 @@ class OutboxRelay:
         self._leases = leases
         self._lease = lease
         self._nudged = asyncio.Event()
+        self._refused: dict[str, _Refused] = {}
 
     def nudge(self) -> None:
         """Say that something was staged just now."""
@@ -185,15 +199,19 @@ class OutboxRelay:
         await self._leases.retire(self._lease)
 
     async def publish_batch(self) -> int:
-        """Publish up to a batch of rows and return how many rows were looked at.
+        """Look at the entities of up to a batch of rows, and return how many rows those were.
 
-        An entity's rows go in order of their versions and stop at the first that is refused; other entities go on. Raises
-        `StreamAwayError` at the first that cannot be published now: neither could the others.
+        An entity's rows go in order of their versions and stop at the first that is refused, which then rests; other
+        entities go on. After a third of the lease it ends, with as many rows as a batch has: the rest is of the next.
+        Raises `StreamAwayError` at the first that cannot be published now: neither could the others.
         """
         rows = OutboxRow.get_pymongo_collection()
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        resting = [entity for entity, refused in self._refused.items() if refused.until > now]
+        waiting = {"published_at": None, "entity": {"$nin": resting}}
         entities = [
-            row["entity"]
-            async for row in rows.find({"published_at": None}, {"entity": 1}).sort("_id", ASCENDING).limit(BATCH)
+            row["entity"] async for row in rows.find(waiting, {"entity": 1}).sort("_id", ASCENDING).limit(BATCH)
         ]
         if not entities:
             return 0
@@ -202,12 +220,23 @@ class OutboxRelay:
         async for row in cursor.sort([("entity", ASCENDING), ("version", ASCENDING)]):
             if row["entity"] in stuck:
                 continue
+            if loop.time() > now + self._leases.seconds / 3:
+                return BATCH
             if await self._publish(row):
+                self._refused.pop(row["entity"], None)
                 await reached(Step.EVENT_PUBLISHED, row["entity"])
                 await rows.update_one({"_id": row["_id"]}, [{"$set": {"published_at": "$$NOW"}}])
             else:
                 stuck.add(row["entity"])
-        return 0 if stuck else len(entities)
+                self._rest(row["entity"])
+        return len(entities)
+
+    def _rest(self, entity: str) -> None:
+        before = self._refused.get(entity)
+        if before is None and len(self._refused) >= MOST_REFUSED:
+            raise StreamAwayError
+        pause = POLL_SECONDS if before is None else min(2 * before.pause, MAX_REFUSED_PAUSE_SECONDS)
+        self._refused[entity] = _Refused(pause, asyncio.get_running_loop().time() + pause)
 
     async def _publish(self, row: dict[str, Any]) -> bool:
         headers = event_headers(
