@@ -154,7 +154,11 @@ def main() -> None:
     )
     parser.add_argument("--network", help="network of the build, where the engine has no bridge: host")
     parser.add_argument("--no-cache", action="store_true", help="build every step anew")
-    parser.add_argument("--release", action="store_true", help="refuse a base that is not named by its digest")
+    parser.add_argument(
+        "--release",
+        action="store_true",
+        help="build every step anew, and refuse a base that is not named by its digest",
+    )
     options = parser.parse_args()
     engine = Engine(options.engine)
     try:
@@ -162,12 +166,14 @@ def main() -> None:
             raise BuildError(f"there is no target {', '.join(sorted(unknown))}; there are {', '.join(TARGETS)}")
         if options.release and "@sha256:" not in options.base_image:
             raise BuildError("a release names its base by digest: BASE_IMAGE=python:…@sha256:…")
+        # a step of before whose files are alike stands in for one of now, with the times of then
+        fresh = options.no_cache or options.release
         # what BuildKit pulls has no name of its own, and what is ours is told by the difference
         base = f"{options.prefix}base:{version()}"
         build(engine, "base", base, options.base_image, network=options.network, fresh=False)
         for target in options.targets or TARGETS:
             image = f"{options.prefix}{target}:{version()}"
-            build(engine, target, image, options.base_image, network=options.network, fresh=options.no_cache)
+            build(engine, target, image, options.base_image, network=options.network, fresh=fresh)
             size = our_bytes(engine, image, base)
             print(f"images: {image}: {size / 1_000_000:.1f} MB over the base", flush=True)
             if size > OUR_BYTES:

@@ -2,12 +2,14 @@
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from deploy.docker import images
 from deploy.docker.healthcheck import is_well
-from deploy.docker.images import TARGETS, default_base
+from deploy.docker.images import TARGETS, Engine, default_base
 from requirements.install import ROOT
 from tests.deploy.recipes import DOCKERFILE, compose, ignored, stages
 
@@ -69,6 +71,23 @@ def test_the_base_is_pinned_to_a_patch_and_can_be_another() -> None:
     assert re.fullmatch(r"python:3\.1[1-3]\.\d+-slim-\w+(@sha256:[0-9a-f]{64})?", default_base())
     assert DOCKERFILE.count("FROM ${BASE_IMAGE} AS base") == 1
     assert set(re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)) - set(STAGES) == {"${BASE_IMAGE}"}
+
+
+@pytest.mark.parametrize(("options", "fresh"), [((), False), (("--no-cache",), True), (("--release",), True)])
+def test_a_release_is_built_without_what_was_built_before(
+    options: tuple[str, ...], fresh: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Layers from the cache may have the times of another commit."""
+    built: dict[str, bool] = {}
+
+    def build(_: Engine, target: str, *__: object, fresh: bool, **___: object) -> None:
+        built[target] = fresh
+
+    monkeypatch.setattr(images, "build", build)
+    monkeypatch.setattr(images, "our_bytes", lambda *_: 1)
+    monkeypatch.setattr(sys, "argv", ["images", "--base-image", "python@sha256:00", *options, "gateway", "ops"])
+    images.main()
+    assert built == {"base": False, "gateway": fresh, "ops": fresh}
 
 
 def test_no_secret_goes_into_a_layer_of_an_image() -> None:

@@ -55,14 +55,15 @@ def test_an_image_holds_no_tool_no_test_and_nothing_of_a_working_copy(target: st
 
 @pytest.mark.usefixtures("images")
 @pytest.mark.parametrize("target", ["gateway", "simulator"])
-def test_built_again_from_nothing_an_image_has_the_same_content(target: str) -> None:
+def test_built_twice_from_nothing_an_image_has_the_same_content(target: str) -> None:
     """`C40`"""
-    again = f"morpheus-{target}:again"
-    built_anew(target, again)
+    names = [f"morpheus-{target}:{time}" for time in ("once", "again")]
     try:
-        first, second = contents(image(target)), contents(again)
+        for name in names:
+            built_anew(target, name)
+        first, second = (contents(name) for name in names)
     finally:
-        asked("image", "rm", again)
+        asked("image", "rm", *names)
     assert len(first) > 300
     assert {name for name in first.keys() | second.keys() if first.get(name) != second.get(name)} == set()
 
