@@ -55,11 +55,29 @@ async def test_a_switch_overtaken_by_a_new_session_is_adopted_and_blocks_nothing
         await until(all_closed)
 
 
-async def test_what_was_given_up_and_appears_on_chain_after_all_is_closed(house: House) -> None:
-    async with house.worker(reconcile_seconds=0.2) as parts:
+async def test_what_was_given_up_and_is_on_chain_after_all_is_closed(house: House) -> None:
+    # the first looks at the chain too seldom to see what it opened
+    async with house.worker(reconcile_seconds=3600, drain_seconds=0.2) as parts:
         await house.simulator.arm("open", "hang", when="after")
         with pytest.raises(ApiError):
             await house.gateway.open(wait=0.5)
+        await until(lambda: house.simulator.struck("open"))
+        operation = OperationDocument.model_validate(await house.only_operation(kind="open"))
+        await parts.journal.abandon_open(operation, ApiError("open_failed"))
+        assert (await house.only_session())["state"] == "abandoned"
+    await house.simulator.disarm()
+    async with house.worker("w2", reconcile_seconds=0.2):
+        await house.session_is("closed")
+    assert await house.simulator.open_sessions() == []
+    assert (await house.simulator.state())["opens_total"] == 1
+
+
+async def test_what_was_given_up_and_is_mined_then_is_closed(house: House) -> None:
+    async with house.worker(reconcile_seconds=0.2) as parts:
+        await house.simulator.arm("open", "hang")
+        with pytest.raises(ApiError):
+            await house.gateway.open(wait=0.5)
+        await until(lambda: house.simulator.struck("open"))
         operation = OperationDocument.model_validate(await house.only_operation(kind="open"))
         await parts.journal.abandon_open(operation, ApiError("open_failed"))
         assert (await house.only_session())["state"] == "abandoned"
