@@ -199,7 +199,8 @@ async def test_an_open_that_was_given_up_counts_for_a_while(house: House) -> Non
 
 
 async def test_what_appears_after_it_was_given_up_counts_once_again(house: House) -> None:
-    async with house.worker(reconcile_seconds=0.1, **TWO) as parts:
+    # the first looks at the chain too seldom to see what it opened
+    async with house.worker(reconcile_seconds=3600, drain_seconds=0.2, **TWO) as parts:
         await house.simulator.arm("open", "hang", when="after")
         opening = asyncio.create_task(house.gateway.ask_open("k1", wait=0.5))
         await until(lambda: house.simulator.struck("open"))
@@ -208,8 +209,9 @@ async def test_what_appears_after_it_was_given_up_counts_once_again(house: House
         assert operation is not None
         await parts.journal.abandon_open(operation, ApiError("open_failed"))
         assert await risk_of(house) == int(operation.stake or 0)
-        await house.simulator.arm("close", "hang", count=None)
-        await house.simulator.disarm()
+    await house.simulator.arm("close", "hang", count=None)
+    await house.simulator.disarm()
+    async with house.worker("w2", reconcile_seconds=0.1, **TWO):
         await until(lambda: _is_back(house))
         assert await risk_of(house) == int(operation.stake or 0)
 
