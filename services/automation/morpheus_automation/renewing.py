@@ -107,7 +107,10 @@ class Renewals:
         """Look until cancelled."""
         while True:
             try:
-                if await self._leases.acquire(LEASE) is not None:
+                if not self._rpc.is_connected:
+                    # another process may have the bus
+                    await self.retire()
+                elif await self._leases.acquire(LEASE) is not None:
                     await self.look()
             except (ApiError, PyMongoError) as error:
                 log.warning("sessions near their end not looked at", problem=str(error)[:200])

@@ -4,11 +4,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from morpheus_automation.renewing import LEASE
 from morpheus_common.bus.rpc import RpcClient
 from morpheus_common.contracts.automation import PUT_SETTINGS, Decision, PutSettings
 from morpheus_common.contracts.renewal import Renewal, RenewalProgress, RenewSession
 from morpheus_common.contracts.sessions import Failure
 from morpheus_common.errors import ApiError
+from morpheus_common.store.leases import Holder, Leases
 from morpheus_common.store.mongo import Database
 from morpheus_devstack.waiting import poll
 
@@ -60,6 +62,20 @@ async def test_a_session_in_use_is_renewed_for_as_long_as_its_user_chose_and_ask
     assert (asked.word.decision, asked.word.reason) == ("renew", "ends_soon")
     (told,) = await decisions(gateway)
     assert (told.decision, told.operation_id, told.duration) == (Decision.RENEW, asked.operation_id, 900)
+
+
+async def test_who_has_lost_the_bus_leaves_renewals_to_who_has_it(
+    market: FakeSessions, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leases = Leases(database, Holder("another", 1))
+    await passes(market, 1)
+    assert await leases.is_held(LEASE)
+    monkeypatch.setattr(RpcClient, "is_connected", False)
+
+    async def is_free() -> bool:
+        return await leases.acquire(LEASE) is not None
+
+    await until(is_free)
 
 
 async def test_an_answer_that_got_lost_is_asked_for_again_with_the_same_operation(

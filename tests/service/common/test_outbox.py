@@ -137,12 +137,13 @@ async def test_an_event_that_fails_holds_back_its_own_entity_and_no_other(
     assert await stored(nats_streams) == 2
 
     jetstream.entities.clear()
-    await until(lambda: publishing_takes(publishing, 2))
+
+    async def all_published() -> bool:
+        await publishing.publish_batch()
+        return await stored(nats_streams) == 4
+
+    await until(all_published)
     assert told(await published(nats_streams, 4))[2:] == [("k1", 1), ("k1", 2)]
-
-
-async def publishing_takes(publishing: OutboxRelay, rows: int) -> bool:
-    return await publishing.publish_batch() == rows
 
 
 async def test_an_event_that_is_refused_for_good_is_tried_less_and_less_often_and_its_line_holds_up_nobody(
@@ -155,32 +156,34 @@ async def test_an_event_that_is_refused_for_good_is_tried_less_and_less_often_an
         await decide(client, "k2", version)
     jetstream = Failing(auth, {"k1"})
     publishing = relay(database, jetstream)
-    pauses: list[float] = []
-    rest = publishing._rest
-
-    def resting(entity: str) -> None:
-        rest(entity)
-        # what it waits for has come
-        pauses.append(publishing._refused[entity].pause)
-        publishing._refused[entity].until = 0.0
-
-    monkeypatch.setattr(publishing, "_rest", resting)
+    pauses = []
     for _ in range(12):
         await publishing.publish_batch()
+        pauses.append(publishing._refused["k1"].pause)
+        # what it waits for has come
+        publishing._refused["k1"].until = 0.0
     assert pauses == [min(outbox.POLL_SECONDS * 2**number, outbox.MAX_REFUSED_PAUSE_SECONDS) for number in range(12)]
     assert pauses[-1] == outbox.MAX_REFUSED_PAUSE_SECONDS
-    assert await stored(nats_streams) == 0, "the line of the refused one is looked at alone while it does not rest"
-
-    monkeypatch.undo()
-    monkeypatch.setattr(outbox, "BATCH", 3)
-    await publishing.publish_batch()
-    await publishing.publish_batch()
     assert told(await published(nats_streams, 2)) == [("k2", 1), ("k2", 2)]
+    assert jetstream.asked == 12 + 2, "of a line only its first is tried"
 
     jetstream.entities.clear()
+    while await publishing.publish_batch():
+        pass
+    assert told(await published(nats_streams, 7))[2:] == [("k1", version) for version in range(1, 6)]
+    assert publishing._refused == {}
+
+
+async def test_what_was_refused_and_published_by_another_process_is_forgotten(
+    client: MongoClient, database: Database, auth: Client
+) -> None:
+    await decide(client, "k1", 1)
+    publishing = relay(database, Failing(auth, {"k1"}))
+    await publishing.publish_batch()
+    assert set(publishing._refused) == {"k1"}
+    await relay(database, auth.jetstream(), "w2").publish_batch()
     publishing._refused["k1"].until = 0.0
     await publishing.publish_batch()
-    assert told(await published(nats_streams, 7))[2:] == [("k1", version) for version in range(1, 6)]
     assert publishing._refused == {}
 
 
@@ -290,6 +293,26 @@ async def test_events_wait_for_the_bus_and_lose_no_order(
     assert not running.done()
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_who_has_lost_the_bus_leaves_the_lease_to_who_has_it(
+    client: MongoClient, database: Database, auth: Client, nats_streams: NatsAccount
+) -> None:
+    has_it = [True]
+    alone = OutboxRelay(
+        auth.jetstream(), Leases(database, Holder("w1", 1), seconds=600), is_connected=lambda: has_it[0]
+    )
+    first = asyncio.create_task(alone.run())
+    await decide(client, "k1", 1)
+    assert len(await published(nats_streams, 1)) == 1
+    second = asyncio.create_task(relay(database, auth.jetstream(), "w2").run())
+    has_it[0] = False
+    await decide(client, "k2", 1)
+    assert len(await published(nats_streams, 2)) == 2
+    for running in (first, second):
+        assert not running.done()
+        running.cancel()
+    await asyncio.gather(first, second, return_exceptions=True)
 
 
 async def test_a_relay_without_the_lease_publishes_nothing_until_the_holder_retires(

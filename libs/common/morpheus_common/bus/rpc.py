@@ -45,6 +45,11 @@ class RpcClient:
     def __init__(self, connection: Client) -> None:
         self._connection = connection
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether this process has the bus."""
+        return self._connection.is_connected
+
     async def call(self, rpc: Rpc[Question, Answer], question: Question, *, timeout: float | None = None) -> Answer:
         """Ask and return the answer.
 
@@ -65,7 +70,7 @@ class RpcClient:
 
     async def _ask(self, rpc: Rpc[Question, Answer], question: Question, timeout: float | None) -> Answer:
         patience = seconds_left(timeout or rpc.timeout)
-        if not self._connection.is_connected:
+        if not self.is_connected:
             raise ApiError("service_unavailable", retry_after=1)
         headers = {Header.TIMEOUT_MS: str(int(patience * 1000))}
         if current := request_id.get():

@@ -7,6 +7,7 @@ events in order of their versions. Delivery is at least once.
 
 import asyncio
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar
@@ -108,12 +109,20 @@ class _Refused:
 
 
 class OutboxRelay:
-    """Publishes what is staged."""
+    """Publishes what is staged. `is_connected`: whether this process has the bus; the lease is no use to it without."""
 
-    def __init__(self, jetstream: JetStreamContext, leases: Leases, *, lease: str = "outbox") -> None:
+    def __init__(
+        self,
+        jetstream: JetStreamContext,
+        leases: Leases,
+        *,
+        lease: str = "outbox",
+        is_connected: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._jetstream = jetstream
         self._leases = leases
         self._lease = lease
+        self._is_connected = is_connected
         self._nudged = asyncio.Event()
         self._refused: dict[str, _Refused] = {}
 
@@ -127,6 +136,13 @@ class OutboxRelay:
         pause = POLL_SECONDS
         loop = asyncio.get_running_loop()
         while True:
+            if not self._is_connected():
+                # another process may have the bus
+                if renewed_at > float("-inf"):
+                    await self.retire()
+                    renewed_at = float("-inf")
+                await asyncio.sleep(POLL_SECONDS)
+                continue
             try:
                 if loop.time() - renewed_at > self._leases.seconds / 3:
                     if await self._leases.acquire(self._lease) is None:
@@ -208,28 +224,36 @@ class OutboxRelay:
         rows = OutboxRow.get_pymongo_collection()
         loop = asyncio.get_running_loop()
         now = loop.time()
-        resting = [entity for entity, refused in self._refused.items() if refused.until > now]
-        waiting = {"published_at": None, "entity": {"$nin": resting}}
+        ends = now + self._leases.seconds / 3
+        for entity in [entity for entity, refused in self._refused.items() if refused.until <= now]:
+            if loop.time() > ends:
+                return BATCH
+            # its line may be long: only what was refused is tried
+            first = await rows.find_one({"published_at": None, "entity": entity}, sort=[("version", ASCENDING)])
+            if first is None or await self._send(first):
+                del self._refused[entity]
+            else:
+                self._rest(entity)
+        waiting = {"published_at": None, "entity": {"$nin": list(self._refused)}}
         entities = [
             row["entity"] async for row in rows.find(waiting, {"entity": 1}).sort("_id", ASCENDING).limit(BATCH)
         ]
         if not entities:
             return 0
-        stuck: set[str] = set()
         cursor = rows.find({"published_at": None, "entity": {"$in": list(set(entities))}})
         async for row in cursor.sort([("entity", ASCENDING), ("version", ASCENDING)]):
-            if row["entity"] in stuck:
-                continue
-            if loop.time() > now + self._leases.seconds / 3:
+            if loop.time() > ends:
                 return BATCH
-            if await self._publish(row):
-                self._refused.pop(row["entity"], None)
-                await reached(Step.EVENT_PUBLISHED, row["entity"])
-                await rows.update_one({"_id": row["_id"]}, [{"$set": {"published_at": "$$NOW"}}])
-            else:
-                stuck.add(row["entity"])
+            if row["entity"] not in self._refused and not await self._send(row):
                 self._rest(row["entity"])
         return len(entities)
+
+    async def _send(self, row: dict[str, Any]) -> bool:
+        if not await self._publish(row):
+            return False
+        await reached(Step.EVENT_PUBLISHED, row["entity"])
+        await OutboxRow.get_pymongo_collection().update_one({"_id": row["_id"]}, [{"$set": {"published_at": "$$NOW"}}])
+        return True
 
     def _rest(self, entity: str) -> None:
         before = self._refused.get(entity)

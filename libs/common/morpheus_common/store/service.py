@@ -130,7 +130,8 @@ async def store_service(
                     "database", partial(boot, database, settings.worker_id), errors=(PyMongoError,)
                 )
                 leases = Leases(database, holder, seconds=settings.lease_seconds)
-                relay = OutboxRelay(raw_connection(broker).jetstream(), leases)
+                connection = raw_connection(broker)
+                relay = OutboxRelay(connection.jetstream(), leases, is_connected=lambda: connection.is_connected)
                 yield StoreService(
                     user, client, database, broker, holder, leases, relay, watch, standing, settings.drain_seconds
                 )
