@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -21,6 +21,8 @@ import morpheus_gateway
 PAUSE_SECONDS = 0.5
 PING_TIMEOUT_SECONDS = 1.0
 """Together under 2 s: what is shown is never older."""
+ASKED_AGAIN = 2
+"""So many more workers of a service are asked when one lacks something: questions find the others, too."""
 _NEEDED = ("bus", "database", User.AUTH, User.SESSIONS)
 """Without these nobody can be recognised or served. Without automation, warm and manual sessions still answer."""
 _DATABASE = "database"
@@ -106,11 +108,13 @@ class Health:
         pongs = await asyncio.gather(*(_ping(rpc, service) for service in PING))
         services = dict(zip(PING, pongs, strict=True))
         sessions = services[User.SESSIONS]
+        without = [service for service, pong in services.items() if _DATABASE in pong.lacks]
         self._looked_at = began
         self._components = {
             # a service that does not answer is named itself; it says nothing of the database
             _DATABASE: Component(
-                any(pong.state.healthy for pong in pongs) and all(_DATABASE not in pong.lacks for pong in pongs)
+                any(pong.state.healthy for pong in pongs) and not set(without) & set(_NEEDED),
+                in_part=bool(without) or any(pong.state.in_part for pong in pongs),
             ),
             "bus": _bus(connection, pongs),
             **{service: pong.state for service, pong in services.items()},
@@ -132,6 +136,16 @@ def _bus(connection: Client, pongs: Sequence[_Pong]) -> Component:
 
 
 async def _ping(rpc: RpcClient, service: User) -> _Pong:
+    """Ask a worker of a service, and others if it lacks something; return the answer of that which lacks least."""
+    first = await _ping_one(rpc, service)
+    pongs = [first]
+    while pongs[-1].lacks and len(pongs) <= ASKED_AGAIN:
+        pongs.append(await _ping_one(rpc, service))
+    best = min((pong for pong in pongs if pong.state.healthy), key=lambda pong: len(pong.lacks), default=first)
+    return replace(best, state=replace(best.state, in_part=best.lacks != first.lacks))
+
+
+async def _ping_one(rpc: RpcClient, service: User) -> _Pong:
     started = time.monotonic()
     try:
         answer = await rpc.call(PING[service], Empty(), timeout=PING_TIMEOUT_SECONDS)

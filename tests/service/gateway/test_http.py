@@ -3,12 +3,13 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping
+from itertools import count
 from typing import Any
 
 import httpx2
 import pytest
 from morpheus_common.bus.names import User
-from morpheus_common.contracts.health import PING
+from morpheus_common.contracts.health import PING, Health
 from morpheus_common.errors import ApiError
 from structlog.testing import capture_logs
 
@@ -284,6 +285,33 @@ async def test_losing_a_service_that_every_answer_needs_flips_ready_and_never_li
     assert (await house.http.get("/health")).status_code == 503
     assert (await house.http.get("/ready")).status_code == 503
     assert (await house.http.get("/live")).status_code == 200
+
+
+async def test_one_worker_without_the_database_does_not_take_the_gateways_out_of_service(house: House) -> None:
+    """C43: of a service's workers one has lost its way to the database; the others have theirs."""
+    asked = count()
+
+    async def pong(_: object) -> Any:
+        return Health(version="0.1.0", worker="w", components={"database": next(asked) % 3 == 2})
+
+    for service in (house.auth, house.sessions):
+        await service.answer(PING[service.service], pong)
+        body = await _health_when(house, "degraded")
+        assert body["components"]["database"]["status"] == "degraded"
+        assert body["components"][service.service]["status"] == "degraded"
+        assert (await house.http.get("/ready")).status_code == 200
+        await service.answer_pings()
+        await _health_when(house, "ok")
+
+
+async def test_automation_without_the_database_is_as_automation_away(house: House) -> None:
+    house.automation.lacks.add("database")
+    body = await _health_when(house, "degraded")
+    assert body["components"]["database"]["status"] == "degraded"
+    assert (await house.http.get("/ready")).status_code == 200
+    house.auth.lacks.add("database")
+    await _health_when(house, "unavailable")
+    assert (await house.http.get("/ready")).status_code == 503
 
 
 async def _health_when(house: House, status: str) -> dict[str, Any]:
