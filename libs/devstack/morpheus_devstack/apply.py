@@ -1,8 +1,7 @@
 """`morpheus apply`: makes streams, durable consumers, collections and indexes, and carries out migrations. Repeatable."""
 
 import asyncio
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import morpheus_auth.documents
 import morpheus_automation.documents
@@ -11,17 +10,15 @@ import nats
 from morpheus_common.bus.connection import encryption
 from morpheus_common.bus.names import INBOX, User
 from morpheus_common.bus.topology import apply_topology
-from morpheus_common.settings import EnvironmentSettings
 from morpheus_common.store.migrations import LeaseLostError, migrate
 from morpheus_common.store.mongo import apply_indexes, database_of
 from nats.errors import Error as NatsError
-from pydantic import SecretStr, ValidationError
-from pydantic_settings import SettingsConfigDict
+from pydantic import SecretStr
 from pymongo import AsyncMongoClient
 from pymongo.errors import OperationFailure, PyMongoError
 
-from morpheus_devstack.errors import StackError, names_of_settings
-from morpheus_devstack.folder import StackFolder
+from morpheus_devstack.errors import StackError
+from morpheus_devstack.operator_bus import OpsSettings
 
 DOCUMENTS = {
     "auth": morpheus_auth.documents.DOCUMENTS,
@@ -38,34 +35,12 @@ UNAUTHORIZED = 13
 """MongoDB's error code."""
 
 
-class ApplySettings(EnvironmentSettings):
+class ApplySettings(OpsSettings):
     """Where to apply, and the user `ops` of bus and database. Environment variables, names in upper case."""
 
-    model_config = SettingsConfigDict(extra="ignore", hide_input_in_errors=True)
-
-    nats_url: str
-    nats_seed: SecretStr
-    nats_ca_file: Path | None = None
     mongo_url: SecretStr
     replicas: int = 1
     """Members of the NATS cluster that keep each stream."""
-
-    @classmethod
-    def read(cls, stack: StackFolder) -> Self:
-        """Return the settings of a stack, or of the environment where there is no stack.
-
-        Raises:
-            StackError: neither says enough.
-        """
-        env = stack.env()
-        known: dict[str, Any] = {name: env[name.upper()] for name in cls.model_fields if name.upper() in env}
-        try:
-            return cls(**known)
-        except ValidationError as error:
-            raise StackError(
-                f"{stack.env_file} does not exist and the environment does not say where to apply: "
-                f"{names_of_settings(error)} missing."
-            ) from error
 
 
 async def apply(settings: ApplySettings) -> list[str]:

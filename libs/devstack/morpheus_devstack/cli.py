@@ -19,6 +19,7 @@ from morpheus_devstack.folder import StackFolder
 from morpheus_devstack.kek_command import rotate_kek
 from morpheus_devstack.keys_command import app as keys_app
 from morpheus_devstack.nats_config_command import nats_config
+from morpheus_devstack.operator_console import Data as OperatorsData
 from morpheus_devstack.prepare_mongo_command import prepare_mongo
 from morpheus_devstack.secrets_command import make as make_secrets
 from morpheus_devstack.sessions_command import app as sessions_app
@@ -136,14 +137,14 @@ async def _introduce(stack: "Stack", progress: Progress, *, as_json: bool) -> No
 
 
 @app.command()
-def apply(data: Data = DATA) -> None:
-    """Make streams, durable consumers and indexes, and carry out migrations: of the stack in --data, else of what NATS_URL,
-    NATS_SEED and MONGO_URL name. Repeatable.
+def apply(data: OperatorsData = None) -> None:
+    """Make streams, durable consumers and indexes, and carry out migrations: where NATS_URL, NATS_SEED (of the user ops) and
+    MONGO_URL say, or of the development stack in --data. Repeatable.
     """
     from morpheus_devstack.apply import ApplySettings
     from morpheus_devstack.apply import apply as apply_now
 
-    changes = asyncio.run(apply_now(ApplySettings.read(_folder(data))))
+    changes = asyncio.run(apply_now(ApplySettings.read(None if data is None else _folder(data))))
     for change in changes:
         write_out(f"{change}\n")
     write_out("Streams, durable consumers, indexes and documents are as they should be.\n")

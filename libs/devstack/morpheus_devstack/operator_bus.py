@@ -46,7 +46,8 @@ class OpsSettings(EnvironmentSettings):
             return cls(**known)
         except ValidationError as error:
             raise StackError(
-                f"The environment does not say where the bus is and who asks: {names_of_settings(error)} missing."
+                f"The environment does not say where the servers are and who asks: {names_of_settings(error)} missing. "
+                "--data names the folder of a development stack."
             ) from error
 
 

@@ -74,7 +74,12 @@ def test_a_real_router_needs_credentials(fails: Run, tmp_path: Path, monkeypatch
 def test_apply_without_a_stack_says_what_it_misses(fails: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("NATS_URL", "NATS_SEED", "MONGO_URL"):
         monkeypatch.delenv(name, raising=False)
-    assert fails("apply", "--data", str(tmp_path)).endswith("NATS_URL, NATS_SEED, MONGO_URL missing.")
+    # a development stack was once started here: it is not what an operator means
+    (tmp_path / ".data").mkdir()
+    (tmp_path / ".data" / "stack.env").write_text("NATS_URL=nats://here\nNATS_SEED=x\nMONGO_URL=mongodb://here\n")
+    monkeypatch.chdir(tmp_path)
+    assert "who asks: NATS_URL, NATS_SEED, MONGO_URL missing." in fails("apply")
+    assert "no stack was started" in fails("apply", "--data", str(tmp_path))
 
 
 def test_restart_without_a_stack_says_so(fails: Run, tmp_path: Path) -> None:

@@ -102,7 +102,8 @@ def test_without_a_place_to_ask_it_says_what_is_missing(
     for name in ("NATS_URL", "NATS_SEED"):
         monkeypatch.delenv(name, raising=False)
     assert _fails(monkeypatch, capsys, "list") == (
-        "morpheus: The environment does not say where the bus is and who asks: NATS_URL, NATS_SEED missing.\n"
+        "morpheus: The environment does not say where the servers are and who asks: NATS_URL, NATS_SEED missing. "
+        "--data names the folder of a development stack.\n"
     )
     said = _fails(monkeypatch, capsys, "audit", "--data", str(tmp_path))
     assert said == f"morpheus: {tmp_path}/stack.env does not exist: no stack was started in {tmp_path}.\n"
