@@ -1,8 +1,8 @@
 #!/bin/sh
 # Runs one of the operators' commands in the cluster, as a Job like `apply`, and shows what it says:
 #   sh deploy/k8s/command.sh dlq list
-# NAMESPACE says where the gateway is (default: morpheus). It ends as the command ended; a command that failed is not
-# repeated. Its Job is taken away, unless it still runs: then this says how to look at it.
+# NAMESPACE says where the gateway is (default: morpheus). It ends with the command's exit status; a command that failed is
+# not repeated. Its Job is taken away, unless it is not known how it ended: then this says how to look at it, and ends with 75.
 set -eu
 
 if [ $# -eq 0 ]; then
@@ -39,24 +39,30 @@ model=$(kubectl -n "$namespace" get job apply -o json)
 changed=$(printf '%s' "$model" | kubectl patch --local -f - --type json --patch "$patch" -o json)
 printf '%s' "$changed" | kubectl -n "$namespace" create -f - >/dev/null
 
-state() {
-    kubectl -n "$namespace" get job "$job" -o 'jsonpath={.status.conditions[?(@.status=="True")].type}'
+pod() {
+    # what cannot be asked now is asked again
+    kubectl -n "$namespace" get pods -l "batch.kubernetes.io/job-name=$job" -o "jsonpath={.items[*].status.$1}" || true
 }
 still_runs() {
     echo "$0: $1; kubectl -n $namespace describe job/$job says more, and kubectl -n $namespace logs -f job/$job what it does" >&2
-    exit 3
+    exit 75
 }
 trap 'still_runs "left while it runs"' INT TERM
-kubectl -n "$namespace" logs -f --pod-running-timeout=5m "job/$job" || still_runs "it has not begun"
-tries=60
+
+# a pod that no node has taken has an empty log, and no error says so
+until=$(($(date +%s) + 300))
 while true; do
-    case $(state) in
-    *Complete*) status=0 && break ;;
-    *Failed*) status=1 && break ;;
-    esac
-    tries=$((tries - 1))
-    [ $tries -gt 0 ] || still_runs "nothing says how it ended"
+    case $(pod phase) in Running | Succeeded | Failed) break ;; esac
+    [ "$(date +%s)" -lt "$until" ] || still_runs "it has not begun"
     sleep 1
 done
-kubectl -n "$namespace" delete job "$job" --wait=false >/dev/null
-exit $status
+kubectl -n "$namespace" logs -f "job/$job" || still_runs "what it says cannot be shown"
+until=$(($(date +%s) + 60))
+while true; do
+    status=$(pod 'containerStatuses[?(@.name=="apply")].state.terminated.exitCode')
+    [ -z "$status" ] || break
+    [ "$(date +%s)" -lt "$until" ] || still_runs "nothing says how it ended"
+    sleep 1
+done
+kubectl -n "$namespace" delete job "$job" --wait=false >/dev/null || true
+exit "$status"

@@ -18,24 +18,53 @@ CLUSTER = """\
 set -eu
 here=${0%/*}
 printf '%s\\n' "$*" >> "$here/asked"
+read -r now < "$here/clock"
 [ "$1" = patch ] && exec "$KUBECTL" "$@"
 [ "$1 $2" = "-n ${WANTED:-morpheus}" ]
 shift 2
 case $1 in
 get)
-    if [ "$*" = "get job apply -o json" ]; then cat "$here/apply.json"; else printf '%s' "$ENDED"; fi
+    [ "$*" = "get job apply -o json" ] && exec cat "$here/apply.json"
+    job=$(sed -n 's/.*"name": "\\(command-[^"]*\\)".*/\\1/p' "$here/created.json")
+    [ "$2 $3 $4" = "pods -l batch.kubernetes.io/job-name=$job" ]
+    case $* in
+    *status.phase*)
+        if [ "$now" -lt "$BEGINS" ]; then printf Pending
+        elif [ "$now" -lt "$ENDS" ]; then printf Running
+        elif [ "$EXITS" = 0 ]; then printf Succeeded
+        else printf Failed; fi
+        ;;
+    *state.terminated.exitCode*) [ "$now" -lt "$ENDS" ] || printf '%s' "$EXITS" ;;
+    *) exit 9 ;;
+    esac
     ;;
 create) cat > "$here/created.json" ;;
-logs) echo "what the command said"; exit "${LOGS:-0}" ;;
+logs)
+    [ "$now" -lt "$BEGINS" ] || echo "what the command said"
+    exit "$LOGS"
+    ;;
 delete) ;;
 *) exit 9 ;;
 esac
+"""
+# Time passes where the script waits, and nowhere else.
+DATE = """\
+#!/bin/sh
+exec cat "${0%/*}/clock"
+"""
+SLEEP = """\
+#!/bin/sh
+read -r now < "${0%/*}/clock"
+echo $((now + 20)) > "${0%/*}/clock"
 """
 
 
 @dataclass
 class Cluster:
-    """A `kubectl` that stands before the real one in PATH."""
+    """A `kubectl`, a `date` and a `sleep` that stand before the real ones in PATH.
+
+    The pod runs from second BEGINS on and has ended in second ENDS with the status EXITS; `kubectl logs` ends with LOGS.
+    """
 
     folder: Path
 
@@ -46,7 +75,10 @@ class Cluster:
                 "PATH": f"{self.folder}:{os.environ['PATH']}",
                 "KUBECTL": str(KUBECTL),
                 "HOME": str(self.folder),
-                "ENDED": "Complete",
+                "BEGINS": "40",
+                "ENDS": "60",
+                "EXITS": "0",
+                "LOGS": "0",
                 **environment,
             },
             capture_output=True,
@@ -84,9 +116,11 @@ def cluster(clusters: dict[str, Manifests], tmp_path: Path) -> Cluster:
         "status": {"succeeded": 1, "conditions": [{"type": "Complete", "status": "True"}]},
     }
     (tmp_path / "apply.json").write_text(json.dumps(there))
-    kubectl = tmp_path / "kubectl"
-    kubectl.write_text(CLUSTER)
-    kubectl.chmod(0o755)
+    (tmp_path / "clock").write_text("0\n")
+    for name, script in (("kubectl", CLUSTER), ("date", DATE), ("sleep", SLEEP)):
+        program = tmp_path / name
+        program.write_text(script)
+        program.chmod(0o755)
     return Cluster(tmp_path)
 
 
@@ -120,16 +154,28 @@ def test_what_is_created_keeps_to_the_policies(cluster: Cluster, clusters: dict[
     assert [problem for policy in POLICIES for problem in policy(with_it)] == []
 
 
-def test_a_command_that_failed_says_so(cluster: Cluster) -> None:
-    run = cluster.run("dlq", "list", ENDED="FailureTarget Failed")
-    assert (run.returncode, run.stdout) == (1, "what the command said\n")
+@pytest.mark.parametrize("status", [0, 1, 3])
+def test_it_ends_as_the_command_ended(cluster: Cluster, status: int) -> None:
+    run = cluster.run("sessions", "audit", EXITS=str(status))
+    assert (run.returncode, run.stdout) == (status, "what the command said\n"), run.stderr
 
 
-def test_a_command_that_does_not_begin_is_left_to_be_looked_at(cluster: Cluster) -> None:
-    run = cluster.run("dlq", "list", LOGS="1")
-    assert run.returncode == 3
+@pytest.mark.parametrize(
+    ("environment", "why"),
+    [
+        ({"BEGINS": "100000"}, "it has not begun"),
+        ({"LOGS": "1"}, "what it says cannot be shown"),
+        ({"ENDS": "100000"}, "nothing says how it ended"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else next(iter(value)),
+)
+def test_a_command_of_which_nobody_knows_how_it_ends_is_left_to_be_looked_at(
+    cluster: Cluster, environment: dict[str, str], why: str
+) -> None:
+    run = cluster.run("dlq", "list", **environment)
+    assert run.returncode == 75
     name = cluster.created["metadata"]["name"]
-    assert f"kubectl -n morpheus describe job/{name}" in run.stderr
+    assert f"{why}; kubectl -n morpheus describe job/{name}" in run.stderr
     assert not any("delete" in asked for asked in cluster.asked)
 
 
