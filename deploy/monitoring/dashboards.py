@@ -309,7 +309,7 @@ STAKE = Dashboard(
             [
                 Panel("Operations", NUMBER, [("max by (kind, state) (morpheus_operations)", "{{kind}} {{state}}")]),
                 Panel(
-                    "The oldest of them",
+                    "The oldest that is not stuck",
                     SECONDS,
                     [("max by (kind, state) (morpheus_operation_oldest_seconds)", "{{kind}} {{state}}")],
                 ),

@@ -43,7 +43,7 @@ STANDING: Final = {Act.REPORT_FOREIGN: FOREIGN, Act.REPORT_LOST: LOST, Act.SUSPE
 
 @dataclass(frozen=True, slots=True)
 class InHand:
-    """Operations of one kind in one state: how many, and how old the oldest is (seconds)."""
+    """Operations of one kind in one state: how many, and how old the oldest is that is not stuck (seconds)."""
 
     count: int = 0
     oldest: float = 0.0
@@ -155,12 +155,15 @@ class FiguresReader:
             {"$ne": ["$kind", OperationKind.CLOSE.value]},
             {"$eq": [{"$ifNull": ["$wallet", None]}, None]},
         ]
+        is_stuck = {"$eq": ["$stuck", True]}
+        began = {"$ifNull": ["$sent_at", {"$ifNull": ["$queued_at", "$created_at"]}]}
         group = {
             "_id": {"state": "$state", "kind": "$kind"},
             "count": {"$sum": 1},
-            "since": {"$min": {"$ifNull": ["$sent_at", {"$ifNull": ["$queued_at", "$created_at"]}]}},
+            # a stuck close is counted, and tried seldom: for as long as it is, it would hide how long the others wait
+            "since": {"$min": {"$cond": [is_stuck, None, began]}},
             "unbound": _counting({"$and": is_unbound}),
-            "stuck": _counting({"$eq": ["$stuck", True]}),
+            "stuck": _counting(is_stuck),
         }
         return await snapshot.aggregate(OperationDocument, [{"$match": {"state": {"$in": IN_HAND}}}, {"$group": group}])
 
@@ -220,7 +223,7 @@ def _sum(groups: Sequence[Mapping[str, Any]], name: str, **of: str) -> int:
 def _in_hand(groups: Sequence[Mapping[str, Any]], now: datetime) -> dict[tuple[str, str], InHand]:
     known = {
         (item["_id"]["kind"], item["_id"]["state"]): InHand(
-            int(item["count"]), max(0.0, (now - item["since"]).total_seconds())
+            int(item["count"]), max(0.0, (now - item["since"]).total_seconds()) if item["since"] else 0.0
         )
         for item in groups
     }

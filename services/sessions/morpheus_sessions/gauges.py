@@ -183,9 +183,9 @@ def _of_the_deployment(figures: Figures, age: float) -> Iterator[Metric]:
     )
     yield _by(
         "morpheus_operation_oldest_seconds",
-        "Since the oldest of them was queued, or sent; 0 without any",
+        "Since the oldest of them that is not stuck was queued, or sent; 0 without any",
         ["kind", "state"],
-        {what: seconds + age if operations[what].count else 0.0 for what, seconds in oldest.items()},
+        {what: seconds + age if seconds else 0.0 for what, seconds in oldest.items()},
     )
     yield _gauge("morpheus_wallet_queue", "Opens and approves that no wallet has taken", figures.queue)
     yield _gauge(

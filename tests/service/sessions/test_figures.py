@@ -141,6 +141,23 @@ async def test_closes_that_are_stuck_are_counted_with_their_providers(
     assert (figures.stuck, figures.stuck_providers) == (3, 2)
 
 
+async def test_how_long_closes_have_waited_is_told_of_those_that_are_not_stuck(
+    database: Database, reader: FiguresReader
+) -> None:
+    at = now()
+    session = session_record(at, 1, state="closing", slot=None)
+    close = {"kind": "close", "state": "pending", "approval": None, "stake": None, "queued_at": None}
+    stuck = close | {"stuck": True, "created_at": at - timedelta(hours=8)}
+    await database["operations"].insert_one(operation_record(session, **stuck))
+    assert (await reader.read()).operations["close", "pending"] == InHand(1, 0.0)
+
+    waits = close | {"created_at": at - timedelta(minutes=5)}
+    await database["operations"].insert_one(operation_record(session, _id="o2", **waits))
+    told = (await reader.read()).operations["close", "pending"]
+    assert told.count == 2
+    assert told.oldest == pytest.approx(300, abs=30)
+
+
 async def test_passes_are_told_by_router_and_those_of_a_router_that_was_taken_out_are_not(
     database: Database, reader: FiguresReader
 ) -> None:
