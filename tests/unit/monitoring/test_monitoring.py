@@ -17,6 +17,7 @@ from morpheus_sessions.chain_watch import ChainWatch
 from morpheus_sessions.figures import Figures
 from morpheus_sessions.fleet import Fleet
 from morpheus_sessions.gauges import Gauges, Own
+from morpheus_sessions.router_calls import CALLS
 from prometheus_client import Metric
 
 from deploy.monitoring.dashboards import DASHBOARDS as WRITTEN
@@ -163,6 +164,17 @@ def test_the_codes_that_count_as_failures_of_ours_are_those_of_5xx() -> None:
     }
     ours = {code for code, kind in CATALOGUE.items() if kind.status >= 500}
     assert {code for code in CATALOGUE if re.fullmatch(counted, code)} == ours
+
+
+def test_an_error_and_a_call_of_a_router_are_watched_by_names_that_there_are() -> None:
+    """A wrong name would be watched for ever, and never seen."""
+    watched = " ".join(rule["expr"] for rule in rules())
+    errors = set(re.findall(r'morpheus_errors_total\{code="(\w+)"', watched))
+    calls = set(re.findall(r'morpheus_router_seconds\w*\{call="(\w+)"', watched))
+    assert errors
+    assert errors <= CATALOGUE.keys()
+    assert calls
+    assert calls <= set(CALLS)
 
 
 @pytest.mark.parametrize(("where", "expression"), list(expressions()), ids=lambda value: value[:60])
