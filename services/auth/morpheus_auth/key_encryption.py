@@ -73,7 +73,7 @@ class LocalKeyEncryption:
         self._keys = keys
 
     async def wrap(self, secret: bytes, *, record_id: str) -> WrappedSecret:
-        """Wrap with the highest version."""
+        """Wrap with the current version."""
         nonce = os.urandom(NONCE_BYTES)
         ciphertext = AESGCM(self._keys.current).encrypt(nonce, secret, record_id.encode())
         return WrappedSecret(key_version=self._keys.current_version, nonce=nonce, ciphertext=ciphertext)
@@ -96,8 +96,10 @@ class LocalKeyEncryption:
         return await self.wrap(await self.unwrap(wrapped, record_id=record_id), record_id=record_id)
 
     async def versions(self) -> list[KekVersion]:
-        """Return all versions of the settings, the highest first."""
-        return [KekVersion(self.provider, "", version) for version in sorted(self._keys.by_version, reverse=True)]
+        """Return all versions of the settings, the current one first."""
+        current = self._keys.current_version
+        others = sorted(self._keys.by_version.keys() - {current}, reverse=True)
+        return [KekVersion(self.provider, "", version) for version in (current, *others)]
 
     async def close(self) -> None:
         """Nothing is open."""

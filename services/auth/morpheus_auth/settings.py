@@ -59,12 +59,18 @@ class AuthSettings(StoreSettings):
         _first_version(DEVELOPMENT_PEPPER),
         description="secrets that API keys are hashed with, 1:<base64 of 32 bytes>[,2:…]; the highest is for new keys",
     )
+    auth_pepper_version: int | None = Field(
+        None, description="version in AUTH_PEPPERS that is for new keys, where it is not to be the highest"
+    )
     auth_keyring: SecretStr = Field(
         _first_version(DEVELOPMENT_KEY),
         description="keys that wrap what is stored, 1:<base64 of 32 bytes>[,2:…]; the highest wraps new ones",
     )
     auth_keyring_file: Path | None = Field(
         None, description="a file with what AUTH_KEYRING would say; read at start, and used instead of it"
+    )
+    auth_keyring_version: int | None = Field(
+        None, description="version in AUTH_KEYRING that wraps new ones, where it is not to be the highest"
     )
     auth_kek_provider: KekProvider = Field(
         KekProvider.LOCAL,
@@ -142,6 +148,16 @@ class AuthSettings(StoreSettings):
         return values
 
     @model_validator(mode="after")
+    def _chosen_versions_listed(self) -> Self:
+        for name, chosen, secrets, versions in (
+            ("AUTH_PEPPER_VERSION", self.auth_pepper_version, "AUTH_PEPPERS", self.peppers),
+            ("AUTH_KEYRING_VERSION", self.auth_keyring_version, "AUTH_KEYRING", self.keyring),
+        ):
+            if chosen is not None and chosen not in versions.by_version:
+                raise ValueError(f"{name} has to be a version that {secrets} lists")
+        return self
+
+    @model_validator(mode="after")
     def _provider_described(self) -> Self:
         if self.auth_kek_provider is KekProvider.VAULT and self.auth_vault_address is None:
             raise ValueError("AUTH_KEK_PROVIDER=vault needs AUTH_VAULT_ADDRESS")
@@ -174,12 +190,12 @@ class AuthSettings(StoreSettings):
     @property
     def peppers(self) -> VersionedSecrets:
         """The secrets that API keys are hashed with."""
-        return VersionedSecrets.parse(self.auth_peppers.get_secret_value())
+        return VersionedSecrets.parse(self.auth_peppers.get_secret_value(), chosen=self.auth_pepper_version)
 
     @property
     def keyring(self) -> VersionedSecrets:
         """The keys of the local provider."""
-        return VersionedSecrets.parse(self.auth_keyring.get_secret_value())
+        return VersionedSecrets.parse(self.auth_keyring.get_secret_value(), chosen=self.auth_keyring_version)
 
     @property
     def has_keyring(self) -> bool:

@@ -1,4 +1,4 @@
-"""Secrets that are replaced one after the other: each has a version, the highest is the one to use from now on."""
+"""Secrets that are replaced one after the other: each has a version, one of them is the one to use from now on."""
 
 import base64
 import binascii
@@ -11,12 +11,13 @@ SECRET_BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class VersionedSecrets:
-    """Secrets of 32 bytes by their version."""
+    """Secrets of 32 bytes by their version. `chosen`: the version for everything new; the highest if it is None."""
 
     by_version: Mapping[int, bytes] = field(repr=False)
+    chosen: int | None = None
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: str, *, chosen: int | None = None) -> Self:
         """Read `1:<base64 of 32 bytes>[,2:…]`. Raises `ValueError`, which never quotes the text."""
         by_version: dict[int, bytes] = {}
         for item in text.split(","):
@@ -32,12 +33,12 @@ class VersionedSecrets:
             if int(version) in by_version:
                 raise ValueError(f"version {version} is given twice")
             by_version[int(version)] = secret
-        return cls(by_version)
+        return cls(by_version, chosen)
 
     @property
     def current_version(self) -> int:
         """The version for everything new."""
-        return max(self.by_version)
+        return max(self.by_version) if self.chosen is None else self.chosen
 
     @property
     def current(self) -> bytes:

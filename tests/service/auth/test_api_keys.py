@@ -279,6 +279,39 @@ async def test_keys_outlive_a_change_of_the_pepper_and_move_to_the_new_one_when_
         assert await refused(idle_gateway, unused) == "invalid_api_key"
 
 
+async def test_a_new_pepper_costs_no_key_while_workers_are_replaced_one_by_one(
+    settings: AuthSettings, database: Database, idle_gateway: Gateway
+) -> None:
+    """C2"""
+    old, new = (base64.b64encode(secrets.token_bytes(32)).decode() for _ in range(2))
+    first, both, last = f"1:{old}", f"1:{old},2:{new}", f"2:{new}"
+    keys: list[str] = []
+    ada: UserRow | None = None
+    for peppers, current in (
+        (first, None),
+        # the first rollout: whoever is replaced knows the new pepper, and writes nothing that the others do not find
+        (both, 1),
+        (first, None),
+        # the second, where all know both
+        (both, 2),
+        (both, 1),
+        (both, 2),
+        # the third
+        (last, None),
+        (both, 2),
+    ):
+        update = {"auth_peppers": SecretStr(peppers), "auth_pepper_version": current}
+        # a worker that ends has written what its checks left to be written
+        async with serve(settings.model_copy(update=update)):
+            ada = ada or await idle_gateway.register("ada@example.com")
+            for key in keys:
+                assert (await idle_gateway.check_key(key)).user_id == ada.id
+            keys.append(new_key())
+            await idle_gateway.create_key(ada.id, keys[-1])
+    stored = await database.get_collection("api_keys").find().to_list()
+    assert [secret["pepper_version"] for key in stored for secret in key["secrets"]] == [2] * 8
+
+
 async def test_no_two_keys_are_known_by_the_same_secret_not_even_by_one_in_its_grace(
     gateway: Gateway, database: Database, ada: UserRow
 ) -> None:

@@ -41,6 +41,18 @@ async def test_a_wrong_key_and_a_missing_key_are_told_apart() -> None:
         await local(v2=SECOND).unwrap(wrapped, record_id="record")
 
 
+async def test_a_version_is_known_to_all_before_it_is_the_current_one_of_any() -> None:
+    versions = {1: FIRST, 2: SECOND}
+    behind, ahead = (LocalKeyEncryption(VersionedSecrets(versions, chosen)) for chosen in (1, 2))
+    wrapped = await behind.wrap(b"secret", record_id="record")
+    assert await local(v1=FIRST).unwrap(wrapped, record_id="record") == b"secret"
+    moved = await ahead.rewrap(wrapped, record_id="record")
+    assert (wrapped.key_version, moved.key_version) == (1, 2)
+    assert await behind.unwrap(moved, record_id="record") == b"secret"
+    assert [version.version for version in await behind.versions()] == [1, 2]
+    assert [version.version for version in await ahead.versions()] == [2, 1]
+
+
 async def test_what_the_last_release_stored_still_opens() -> None:
     wrapped = await local(v1=FIRST).wrap(b"secret", record_id="record")
     stored = {"key_version": 1, "nonce": wrapped.nonce, "ciphertext": wrapped.ciphertext}

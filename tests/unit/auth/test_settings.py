@@ -32,6 +32,24 @@ def test_the_highest_version_is_the_current_secret() -> None:
 
 
 @pytest.mark.parametrize(
+    ("chosen", "listed"), [("AUTH_PEPPER_VERSION", "AUTH_PEPPERS"), ("AUTH_KEYRING_VERSION", "AUTH_KEYRING")]
+)
+def test_a_listed_version_can_be_chosen_and_no_other(monkeypatch: pytest.MonkeyPatch, chosen: str, listed: str) -> None:
+    both = {
+        name: f"{own_secret()},{versioned(2, secrets.token_bytes(32))}" for name in ("AUTH_PEPPERS", "AUTH_KEYRING")
+    }
+    settings = production(monkeypatch, **both, **{chosen: "1"})
+    current = {"AUTH_PEPPERS": settings.peppers, "AUTH_KEYRING": settings.keyring}
+    assert {name: versions.current_version for name, versions in current.items()} == {
+        **dict.fromkeys(both, 2),
+        listed: 1,
+    }
+    with pytest.raises(ValidationError, match=f"{chosen} has to be a version that {listed} lists") as refused:
+        production(monkeypatch, **both, **{chosen: "3"})
+    assert not any(secret[2:46] in str(refused.value) for secret in both.values())
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "",
