@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from beanie import Document
-from morpheus_common.contracts.vault import KekUse, KekUses, KeysRewrapped, RewrapKeys, WrappedKind
+from morpheus_common.contracts.vault import KekName, KekUse, KekUses, KeysRewrapped, RewrapKeys, WrappedKind
 from morpheus_common.errors import ApiError
 from morpheus_common.logs import get_logger
 
@@ -66,8 +66,14 @@ class KekRotation:
         )
 
     async def rewrap(self, batch: RewrapKeys) -> KeysRewrapped:
-        """Rewrap the next records that are not on the current version. Raises `ApiError` (service_unavailable)."""
+        """Rewrap the next records that are not on the current version. Raises `ApiError` (service_unavailable).
+
+        Where another version is current here than the batch is for, nothing is done: the answer names it.
+        """
         current = (await self._versions())[0]
+        name = KekName(provider=current.provider, key=current.key, version=str(current.version))
+        if batch.expected is not None and not batch.expected.fits(name):
+            return KeysRewrapped(rewrapped=0, failed=[], last=None, current=name)
         kind, field = _WRAPPED[batch.kind]
         query: dict[str, Any] = {"$nor": [_on(current, field)]}
         if batch.after is not None:
@@ -91,7 +97,7 @@ class KekRotation:
                     rewrapped += outcome
         log.info("keys rewrapped", kind=batch.kind, version=current.version, rewrapped=rewrapped, failed=len(failed))
         last = rows[-1]["_id"] if len(rows) == batch.limit else None
-        return KeysRewrapped(rewrapped=rewrapped, failed=failed, last=last)
+        return KeysRewrapped(rewrapped=rewrapped, failed=failed, last=last, current=name)
 
     async def _rewrap_one(self, kind: type[Document], field: str, row: dict[str, Any]) -> int:
         """Return how many records were changed: none if it was deleted or rewrapped meanwhile."""

@@ -7,7 +7,7 @@ import secrets
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,19 @@ from morpheus_auth.worker import serve
 from morpheus_common.bus.names import User
 from morpheus_common.bus.rpc import RpcClient
 from morpheus_common.clock import utc_now
-from morpheus_common.contracts.vault import REWRAP_KEYS, KeysRewrapped, RewrapKeys, WrappedKind
+from morpheus_common.contracts.vault import (
+    KEK_USES,
+    REWRAP_KEYS,
+    KekName,
+    KekUse,
+    KekUses,
+    KeysRewrapped,
+    RewrapKeys,
+    WrappedKind,
+)
 from morpheus_common.errors import ApiError
 from morpheus_common.store.mongo import Database, connect, init_documents
+from nats.aio.msg import Msg
 from pydantic import SecretStr
 
 from tests.servers import NatsAccount
@@ -138,7 +148,7 @@ async def test_everything_gets_to_the_new_version_while_it_is_read(
     assert f"{everything} to rewrap." in looked.out
     assert rotated.code == 0, rotated.err
     assert f"local version 2: {everything} keys (current)" in rotated.out
-    assert f"{everything} rewrapped, 0 on older versions." in rotated.out
+    assert f"{everything} rewrapped, 0 on other versions." in rotated.out
     assert "Nothing is wrapped by local version 1 any more" in rotated.out
     told = json.loads(again.out)
     assert (told["rewrapped"], told["remaining"], told["failed"]) == (0, 0, [])
@@ -186,7 +196,7 @@ async def test_a_rotation_that_was_killed_goes_on_where_it_was(
         left = len(USERS) - (await stored.versions())[2]
         rotated = await rotate_kek(nats_streams)
     assert left > 0
-    assert f"{left + SERVICE_KEYS} rewrapped, 0 on older versions." in rotated.out
+    assert f"{left + SERVICE_KEYS} rewrapped, 0 on other versions." in rotated.out
     assert await stored.open_all(keyring(v2=SECOND)) == stored.private_keys
 
 
@@ -217,7 +227,7 @@ async def test_a_key_that_does_not_open_is_told_of_and_stops_no_other(
     async with serve(stored.settings.model_copy(update={"auth_keyring": ring})):
         rotated = await rotate_kek(nats_streams)
     assert rotated.code == 3
-    assert f"{len(USERS) - 1 + SERVICE_KEYS} rewrapped, 1 on older versions." in rotated.out
+    assert f"{len(USERS) - 1 + SERVICE_KEYS} rewrapped, 1 on other versions." in rotated.out
     assert broken["_id"] in rotated.out
     assert "any more" not in rotated.out
 
@@ -289,14 +299,16 @@ async def test_vault_rewraps_without_showing_us_one_key_and_goes_on_after_it_was
                 provider.status = 503
                 away = await rotate_kek(nats_streams)
                 provider.status = None
-                rotated = await rotate_kek(nats_streams)
+                rotated = await rotate_kek(nats_streams, "--version", "vault:2")
                 assert "decrypt" not in provider.asked
             provider.min_decryption_version = 2
             assert await stored.open_all(keys) == stored.private_keys
     assert away.code == 1
     assert "does not answer, or refuses" in away.err
+    assert rotated.code == 0, rotated
+    assert "Current is vault morpheus-auth version 2." in rotated.out
     assert "vault morpheus-auth version 1" in rotated.out
-    assert f"{len(USERS) + SERVICE_KEYS} rewrapped, 0 on older versions." in rotated.out
+    assert f"{len(USERS) + SERVICE_KEYS} rewrapped, 0 on other versions." in rotated.out
 
 
 async def test_what_was_wrapped_locally_moves_to_vault(stored: Stored, nats_streams: NatsAccount) -> None:
@@ -310,6 +322,103 @@ async def test_what_was_wrapped_locally_moves_to_vault(stored: Stored, nats_stre
         assert "Nothing is wrapped by local version 1 any more" in rotated.out, rotated
         async with open_keyring(settings.model_copy(update={"auth_keyring": SecretStr(written(v1=SECOND))})) as keys:
             assert await stored.open_all(keys) == stored.private_keys
+
+
+async def test_a_rotation_that_is_too_early_says_which_version_is_current_and_does_nothing(
+    stored: Stored, nats_streams: NatsAccount
+) -> None:
+    """C38."""
+    await stored.fill(keyring(v1=FIRST))
+    ring = SecretStr(written(v1=FIRST, v2=SECOND))
+    async with serve(stored.settings.model_copy(update={"auth_keyring": ring, "auth_keyring_version": 1})):
+        early = await rotate_kek(nats_streams, "--version", "2")
+        looked = await rotate_kek(nats_streams, "--version", "2", "--dry-run", "--json")
+        unasked = await rotate_kek(nats_streams)
+        elsewhere = await rotate_kek(nats_streams, "--version", "vault:1")
+    assert early.code == 3, early
+    assert "For an auth process local version 1 is current, not local version 2: it rewrapped nothing." in early.out
+    assert "Every version is still needed." in early.out
+    assert "Current is local version 1." in early.out
+    assert "any more" not in early.out
+    told = json.loads(looked.out)
+    assert (looked.code, told["current"]) == (3, "local version 1")
+    assert "not local version 2" in told["mismatch"]
+    assert (unasked.code, "Current is local version 1." in unasked.out) == (0, True)
+    # the new version wraps nothing yet, which is no reason to take it out
+    assert "any more" not in unasked.out
+    assert elsewhere.code == 3
+    assert "not vault version 1" in elsewhere.out
+    async with serve(stored.settings.model_copy(update={"auth_keyring": ring, "auth_keyring_version": 2})):
+        rotated = await rotate_kek(nats_streams, "--version", "2")
+    assert rotated.code == 0, rotated
+    assert f"{len(USERS) + SERVICE_KEYS} rewrapped, 0 on other versions." in rotated.out
+    assert "Current is local version 2." in rotated.out
+    assert await stored.open_all(keyring(v2=SECOND)) == stored.private_keys
+
+
+async def test_a_process_with_another_version_than_asked_for_rewraps_nothing(stored: Stored) -> None:
+    await stored.fill(keyring(v1=FIRST))
+    expected = KekName(provider="local", version="2")
+    question = RewrapKeys(kind=WrappedKind.PRIVATE_KEYS, expected=expected)
+    new = await KekRotation(keyring(v1=FIRST, v2=SECOND)).rewrap(question)
+    assert (new.rewrapped, new.current) == (len(USERS), KekName(provider="local", key="", version="2"))
+    late = await KekRotation(LocalKeyEncryption(VersionedSecrets({1: FIRST, 2: SECOND}, chosen=1))).rewrap(question)
+    assert (late.rewrapped, late.last, late.current) == (0, None, KekName(provider="local", key="", version="1"))
+    assert await stored.versions() == {2: len(USERS)}
+
+
+@dataclass
+class Processes:
+    """Auth processes that answer in turn, each with what is current for it; None: of an earlier release."""
+
+    current: list[str | None]
+    asked: list[KekName | None] = field(default_factory=list)
+
+    async def rewrap(self, msg: Msg) -> None:
+        question = RewrapKeys.model_validate_json(msg.data)
+        self.asked.append(question.expected)
+        version = self.current[min(len(self.asked), len(self.current)) - 1]
+        name = None if version is None else KekName(provider="local", key="", version=version)
+        fits = question.expected is None or name is None or question.expected.fits(name)
+        answer = KeysRewrapped(rewrapped=7 if fits else 0, failed=[], last=None, current=name)
+        await msg.respond(json.dumps({"ok": answer.model_dump(mode="json")}).encode())
+
+    async def uses(self, msg: Msg) -> None:
+        use = KekUse(provider="local", key="", version=self.current[-1] or "1", records=28, current=True)
+        await msg.respond(json.dumps({"ok": KekUses(uses=[use]).model_dump(mode="json")}).encode())
+
+
+@pytest.mark.parametrize(
+    ("current", "arguments", "code", "rewrapped", "said"),
+    [
+        (
+            ["2", "1", "2"],
+            ["--version", "2"],
+            3,
+            7,
+            "For an auth process local version 1 is current, not local version 2",
+        ),
+        # the one that counts in the end is behind, too: what it wraps from now on needs the old version
+        (["2", "2", "2", "2", "1"], ["--version", "2"], 3, 28, "local version 1 is current, not local version 2"),
+        (["2", None], ["--version", "2"], 3, 14, "An auth process of an earlier release answered"),
+        (["1", "2"], [], 3, 7, "Auth processes differ in what is current: local version 1 and local version 2."),
+        ([None], [], 0, 28, "Current is local version 1."),
+        (["2"], ["--version", "2"], 0, 28, "Current is local version 2."),
+    ],
+)
+async def test_processes_with_different_current_versions_are_noticed(
+    nats_streams: NatsAccount, current: list[str | None], arguments: list[str], code: int, rewrapped: int, said: str
+) -> None:
+    processes = Processes(current)
+    connection = await nats_streams.connect(User.AUTH)
+    await connection.subscribe(REWRAP_KEYS.subject, queue=User.AUTH, cb=processes.rewrap)
+    await connection.subscribe(KEK_USES.subject, queue=User.AUTH, cb=processes.uses)
+    await connection.flush()
+    told = await rotate_kek(nats_streams, *arguments)
+    await connection.close()
+    assert told.code == code, told
+    assert f"{rewrapped} rewrapped" in told.out
+    assert said in told.out
 
 
 async def test_nobody_else_may_rotate(gateway: Gateway) -> None:

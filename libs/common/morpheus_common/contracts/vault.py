@@ -79,6 +79,18 @@ class KekUse(Message):
     current: bool
 
 
+class KekName(Message):
+    """What a version of a key-encryption key is called. `key`: the provider's name for it, may be ''; None: any."""
+
+    provider: str
+    key: str | None = None
+    version: str
+
+    def fits(self, other: "KekName") -> bool:
+        """Tell whether `other`, which names its key, is meant."""
+        return (self.provider, self.version) == (other.provider, other.version) and self.key in {None, other.key}
+
+
 class KekUses(Message):
     """The current version first."""
 
@@ -86,19 +98,28 @@ class KekUses(Message):
 
 
 class RewrapKeys(Message):
-    """Rewrap the next batch of a kind to the current version. `after`: the last id of the batch before."""
+    """Rewrap the next batch of a kind to the current version. `after`: the last id of the batch before.
+
+    `expected`: a process where another version is current does nothing. Processes are replaced one by one, and each
+    question is answered by any of them.
+    """
 
     kind: WrappedKind
     after: str | None = None
     limit: int = Field(BATCH_KEYS, ge=1, le=BATCH_KEYS)
+    expected: KekName | None = None
 
 
 class KeysRewrapped(Message):
-    """`failed`: records that do not open. `last`: ask again after it; None when the kind is through."""
+    """`failed`: records that do not open. `last`: ask again after it; None when the kind is through.
+
+    `current`: what this process wraps with; None from one of an earlier version, which looks at no `expected` either.
+    """
 
     rewrapped: int
     failed: list[str]
     last: str | None
+    current: KekName | None = None
 
 
 STORE_PRIVATE_KEY = REGISTRY.rpc(
