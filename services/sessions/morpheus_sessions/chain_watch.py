@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from morpheus_common.logs import get_logger
 
@@ -15,19 +16,25 @@ from morpheus_sessions.router import ROUTER_ERRORS, Router, RouterUnreachable
 
 log = get_logger(__name__)
 
+LEAP_BLOCKS: Final = 10_000
+"""Five hours of blocks at two seconds each. No chain reorganises so many; one height this far from the last may be none."""
+LEAPS_BELIEVED: Final = 4
+"""So many heights in a row, all that far from the last that was believed, show that it is the wrong one: a minute at 15 s."""
+
 
 @dataclass(slots=True)
 class Chain:
     """What is known of the chain behind one router. Times are monotonic seconds.
 
-    `is_up`: None if its router does not answer. `height`: of the node, None unless it is up. `rose_at`: when it was first seen
-    at its `highest`.
+    `is_up`: None if its router does not answer. `height`: of the node, None unless it is up. `rose_at`: when it was last seen to
+    rise above the `highest` before. `leaps`: how many heights in a row were too far from that to be believed.
     """
 
     is_up: bool | None = None
     height: int | None = None
     highest: int = -1
     rose_at: float | None = None
+    leaps: int = 0
 
 
 class ChainWatch:
@@ -69,10 +76,20 @@ class ChainWatch:
             chain.is_up = False if await self._is_there(router, error) else None
         else:
             chain.is_up, chain.height = True, height
-            if height > chain.highest:
-                chain.highest, chain.rose_at = height, self._clock()
+            self._note(chain, height)
         if chain.is_up is not before and chain.is_up is False:
             log.error("a router answers, and its chain node does not", router=router.name)
+
+    def _note(self, chain: Chain, height: int) -> None:
+        if chain.rose_at is not None and abs(height - chain.highest) > LEAP_BLOCKS:
+            chain.leaps += 1
+            if chain.leaps == LEAPS_BELIEVED:
+                # its age stays: only the next block shows that the chain grows, and not another node behind the same router
+                chain.highest, chain.leaps = height, 0
+            return
+        chain.leaps = 0
+        if height > chain.highest:
+            chain.highest, chain.rose_at = height, self._clock()
 
     async def _is_there(self, router: Router, error: Exception) -> bool:
         if isinstance(error, RouterUnreachable):

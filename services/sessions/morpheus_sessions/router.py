@@ -296,29 +296,29 @@ class Router:
     @_as_contract_says
     async def balance(self) -> int:
         """Return the wallet's MOR in wei."""
-        return int((await self._get("/blockchain/balance"))["mor"])
+        return _amount((await self._get("/blockchain/balance"))["mor"])
 
     @_as_contract_says
     async def funds(self) -> tuple[int, int]:
         """Return the wallet's MOR and its ETH for gas, both in wei."""
         answer = await self._get("/blockchain/balance")
-        return int(answer["mor"]), int(answer["eth"])
+        return _amount(answer["mor"]), _amount(answer["eth"])
 
     @_as_contract_says
     async def allowance(self, spender: str) -> int:
         """Return how much of the wallet's MOR a contract may take, in wei."""
-        return int((await self._get("/blockchain/allowance", {"spender": spender}))["allowance"])
+        return _amount((await self._get("/blockchain/allowance", {"spender": spender}))["allowance"])
 
     @_as_contract_says
     async def latest_block(self) -> int:
         """Return the height of the node behind the router."""
-        return int((await self._get("/blockchain/latestBlock"))["block"])
+        return _time_or_height((await self._get("/blockchain/latestBlock"))["block"])
 
     @_as_contract_says
     async def supply_and_budget(self) -> tuple[int, int]:
         """Return the two figures of the stake formula, in wei."""
-        supply = int((await self._get("/blockchain/token/supply"))["supply"])
-        budget = int((await self._get("/blockchain/sessions/budget"))["budget"])
+        supply = _amount((await self._get("/blockchain/token/supply"))["supply"])
+        budget = _amount((await self._get("/blockchain/sessions/budget"))["budget"])
         return supply, budget
 
     @_as_contract_says
@@ -332,7 +332,7 @@ class Router:
                 owner=_address(item["Owner"]),
                 tags=tuple(_text(tag, MAX_TAG_LENGTH) for tag in (item["Tags"] or ())[:MAX_TAGS]),
                 type=str(item.get("ModelType") or "UNKNOWN"),
-                created_at=_unix_time(item["CreatedAt"]),
+                created_at=_time_or_height(item["CreatedAt"]),
                 is_deleted=bool(item["IsDeleted"]),
             )
             async for item in self._rows("/blockchain/models", "models")
@@ -602,11 +602,12 @@ def _amount(value: Any) -> int:
     return number
 
 
-def _unix_time(value: Any) -> int:
-    time = _amount(value)
-    if time >= 1 << 53:
-        raise ValueError("no time")
-    return time
+def _time_or_height(value: Any) -> int:
+    """Read a number of seconds or of blocks: none is as high as a double is exact."""
+    number = _amount(value)
+    if number >= 1 << 53:
+        raise ValueError("no time and no height")
+    return number
 
 
 def _score(value: Any) -> float:

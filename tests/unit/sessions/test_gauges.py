@@ -1,18 +1,22 @@
 """What the gauges of a session worker show, and for how long."""
 
 import asyncio
+import json
+from contextlib import suppress
 from typing import Any
 
+import httpx2
 import pytest
 from morpheus_common.errors import ApiError
-from morpheus_sessions.chain_watch import ChainWatch
+from morpheus_sessions.chain_watch import LEAP_BLOCKS, LEAPS_BELIEVED, ChainWatch
 from morpheus_sessions.figures import Figures, InHand
 from morpheus_sessions.fleet import Fleet, Member
 from morpheus_sessions.gauges import KEPT_SECONDS, Gauges, Own
 from morpheus_sessions.purse import PurseReader
 from morpheus_sessions.queueing import Till
-from morpheus_sessions.router import Router, RouterRefused, RouterTimedOut, RouterUnreachable
+from morpheus_sessions.router import Router, RouterRefused, RouterTimedOut, RouterUnclear, RouterUnreachable
 from morpheus_sessions.settings import RouterSettings
+from prometheus_client import CollectorRegistry, generate_latest
 from pydantic import SecretStr
 from pymongo.errors import AutoReconnect, ExecutionTimeout
 
@@ -26,18 +30,18 @@ class Clock:
 
 
 class FakeRouter(Router):
-    """Has a height and a wallet, or an error instead."""
+    """Has a height and a wallet, or an error instead. Without a height it asks for one."""
 
     def __init__(self) -> None:
         settings = RouterSettings(name="r1", url="http://127.0.0.1:9", user="admin", password=SecretStr("x"))
         super().__init__(settings, read_timeout=1.0)
-        self.height: int | Exception = 100
+        self.height: int | Exception | None = 100
         self.owner: str | Exception = "0xw"
 
     async def latest_block(self) -> int:
         if isinstance(self.height, Exception):
             raise self.height
-        return self.height
+        return await super().latest_block() if self.height is None else self.height
 
     async def current_wallet(self) -> str:
         if isinstance(self.owner, Exception):
@@ -74,13 +78,13 @@ class Worker:
         self.clock = Clock()
         self.router = FakeRouter()
         self.deployment = Deployment()
-        purse = PurseReader(self.router)
+        self.purse = PurseReader(self.router)
         self.chains = ChainWatch([self.router], seconds=15, clock=self.clock)
-        member = Member(self.router, Till(purse, least_gas=0), deployment=1)
+        member = Member(self.router, Till(self.purse, least_gas=0), deployment=1)
         own = Own(
             fleet=Fleet([member]),
             chains=self.chains,
-            purses={"r1": purse},
+            purses={"r1": self.purse},
             prompts_waiting=lambda: 3,
             prompts_running=lambda: 2,
             sessions_owned=lambda: 1,
@@ -185,6 +189,65 @@ async def test_a_chain_that_grows_is_up_and_its_block_ages_while_it_does_not(wor
     worker.router.height = 105
     await worker.chains.look(worker.router)
     assert chain(worker) == {"chain_up": 1, "block_height": 105, "block_age_seconds": 15}
+
+
+async def look_again(worker: Worker, height: int) -> None:
+    worker.clock.now += 15
+    worker.router.height = height
+    await worker.chains.look(worker.router)
+
+
+async def test_a_height_that_is_absurd_now_and_then_makes_no_block_look_old(worker: Worker) -> None:
+    await worker.chains.look(worker.router)
+    for height in range(107, 107 + 2 * LEAPS_BELIEVED):
+        await look_again(worker, 1 << 50)
+        await look_again(worker, height)
+        assert chain(worker) == {"chain_up": 1, "block_height": height, "block_age_seconds": 0}
+
+
+async def test_a_first_height_that_was_absurd_is_forgotten_within_two_minutes(worker: Worker) -> None:
+    worker.router.height = 1 << 50
+    await worker.chains.look(worker.router)
+    ages = []
+    for height in range(100, 135, 7):
+        await look_again(worker, height)
+        ages.append(worker.shown("morpheus_block_age_seconds", router="r1"))
+    assert ages == [15, 30, 45, 60, 0]
+
+
+async def test_a_chain_that_stands_looks_no_younger_because_of_heights_far_from_its_own(worker: Worker) -> None:
+    """As behind a router with two nodes that both stand, or with one that says anything now and then."""
+    await worker.chains.look(worker.router)
+    far = 100 + 2 * LEAP_BLOCKS
+    heights = [far, 100, *[far] * LEAPS_BELIEVED, far, 100, far, *[100] * LEAPS_BELIEVED, 100]
+    for looks, height in enumerate(heights, 1):
+        await look_again(worker, height)
+        assert worker.shown("morpheus_block_age_seconds", router="r1") == 15 * looks
+
+
+async def test_a_node_that_has_caught_up_with_a_whole_day_is_believed(worker: Worker) -> None:
+    await worker.chains.look(worker.router)
+    for looks in range(LEAPS_BELIEVED + 1):
+        await look_again(worker, 43_300 + 7 * looks)
+    assert worker.shown("morpheus_block_age_seconds", router="r1") == 0
+
+
+async def test_numbers_that_no_chain_has_keep_nobody_from_reading_the_metrics(worker: Worker) -> None:
+    """C42"""
+    body = json.dumps({"mor": 10**400, "eth": 10**400, "allowance": "5", "block": 10**400}).encode()
+    await worker.router.http.aclose()
+    worker.router.http = httpx2.AsyncClient(
+        base_url="http://router.test",
+        transport=httpx2.MockTransport(lambda _: httpx2.Response(200, stream=httpx2.ByteStream(body))),
+    )
+    worker.router.wallet, worker.router.height = "0xw", None
+    with suppress(RouterUnclear):
+        await worker.purse.read()
+    await worker.chains.look(worker.router)
+    assert chain(worker) == {"chain_up": 0, "block_height": None, "block_age_seconds": None}
+    registry = CollectorRegistry()
+    registry.register(worker.gauges)
+    assert b"morpheus_router_up" in generate_latest(registry)
 
 
 @pytest.mark.parametrize("problem", [RouterRefused(500, "dial tcp: lookup node"), RouterTimedOut("ReadTimeout")])

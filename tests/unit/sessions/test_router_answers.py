@@ -225,7 +225,9 @@ def calls_of(router: Router) -> dict[str, Callable[[], Any]]:
         "bid": lambda: router.bid(chain_id(1)),
         "block": router.latest_block,
         "figures": router.supply_and_budget,
+        "balance": router.balance,
         "funds": router.funds,
+        "allowance": lambda: router.allowance(ADDRESS),
         "session": lambda: router.session(chain_id(1)),
         "sessions": lambda: router.sessions_of_wallet(offset=0),
         "who": router.who,
@@ -249,8 +251,8 @@ async def test_what_is_no_answer_is_unclear_and_nothing_worse(body: bytes) -> No
 async def test_a_value_of_another_type_is_unclear_or_read_and_nothing_worse(value: Any) -> None:
     """C42"""
     of_bids = ("bids", "rated", "ratings", "bid")
-    names = ("models", "providers", "bids", "bid", "block", "supply", "budget", "mor", "eth", "session", "sessions")
-    tries = [(value, ALL_CALLS), (dict.fromkeys(names, value), ALL_CALLS)]
+    names = ("models", "providers", "bids", "bid", "block", "supply", "budget", "mor", "eth", "allowance")
+    tries = [(value, ALL_CALLS), (dict.fromkeys((*names, "session", "sessions"), value), ALL_CALLS)]
     tries += [({"models": [model_row(1) | {field: value}]}, ("models",)) for field in model_row(1)]
     for field in bid_row(1):
         changed = bid_row(1) | {field: value}
@@ -264,6 +266,27 @@ async def test_a_value_of_another_type_is_unclear_or_read_and_nothing_worse(valu
                 await made[name]()
             except RouterUnclear:
                 continue
+
+
+@pytest.mark.parametrize("name", ["balance", "funds", "allowance", "figures", "block"])
+@pytest.mark.parametrize("number", [10**400, str(10**400), 1 << 256, -1], ids=["huge", "text", "over", "below"])
+async def test_a_number_that_no_chain_has_is_unclear(name: str, number: Any) -> None:
+    """C42"""
+    names = ("mor", "eth", "allowance", "supply", "budget", "block")
+    with pytest.raises(RouterUnclear):
+        await calls_of(router_that(always(dict.fromkeys(names, number))))[name]()
+
+
+async def test_a_height_that_a_double_does_not_hold_exactly_is_unclear() -> None:
+    """C42"""
+    assert await router_that(always({"block": (1 << 53) - 1})).latest_block() == (1 << 53) - 1
+    with pytest.raises(RouterUnclear):
+        await router_that(always({"block": 1 << 53})).latest_block()
+
+
+async def test_the_largest_allowance_there_is_is_read() -> None:
+    largest = (1 << 256) - 1
+    assert await router_that(always({"allowance": str(largest)})).allowance(ADDRESS) == largest
 
 
 async def test_ratings_keep_the_routers_order_and_its_kinds_of_numbers() -> None:
