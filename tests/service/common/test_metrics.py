@@ -1,7 +1,9 @@
 """What services with a database measure, beside a real one and a real bus."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 from morpheus_common.bus import durable
@@ -9,9 +11,13 @@ from morpheus_common.bus.durable import read_events
 from morpheus_common.bus.names import Stream, User
 from morpheus_common.bus.topology import CONSUMERS
 from morpheus_common.settings import StoreSettings
+from morpheus_common.store.metrics import CONSUMER_PENDING
 from morpheus_common.store.mongo import Database, MongoClient, connect, database_of, is_reachable
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+from nats.js.api import ConsumerInfo
+from nats.js.errors import NotFoundError, ServiceUnavailableError
 from pydantic import SecretStr
 
 from tests.metrics import Moves, shown
@@ -35,6 +41,23 @@ async def sessions(nats_streams: NatsAccount) -> AsyncIterator[Client]:
     connection = await nats_streams.connect(User.SESSIONS)
     yield connection
     await connection.close()
+
+
+@asynccontextmanager
+async def reads(jetstream: JetStreamContext) -> AsyncIterator[None]:
+    async def handle(_: Msg) -> None:
+        return
+
+    reading = asyncio.create_task(read_events(jetstream, KEYS, handle))
+    try:
+        yield
+    finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+
+
+async def is_known(known: bool) -> bool:
+    return math.isnan(shown("morpheus_consumer_pending", consumer=KEYS.name)) is not known
 
 
 async def test_what_waits_in_the_outbox_is_shown_by_every_worker_until_one_has_published_it(
@@ -95,6 +118,46 @@ async def test_events_are_counted_by_what_came_of_them_and_what_is_left(
     assert read == {"ok": 2, "retry": KEYS.max_deliver - 1, "dead": 1}
     assert moves.of("morpheus_dead_letters_total", consumer=KEYS.name) == 1
     assert len(await messages(nats_streams, Stream.DLQ)) == 1
+
+
+async def test_what_a_consumer_has_left_is_not_known_while_nobody_can_count(
+    sessions: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C48: an old figure would stand above those of workers that can count."""
+    monkeypatch.setattr(durable, "PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(durable, "COUNTED_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(durable, "FETCH_SECONDS", 0.1)
+    jetstream, is_away = sessions.jetstream(), False
+    consumer_info: Callable[[str, str], Awaitable[ConsumerInfo]] = jetstream.consumer_info
+
+    async def asked(stream: str, name: str) -> ConsumerInfo:
+        if is_away:
+            raise ServiceUnavailableError
+        return await consumer_info(stream, name)
+
+    monkeypatch.setattr(jetstream, "consumer_info", asked)
+    async with reads(jetstream):
+        await until(lambda: is_known(True))
+        is_away = True
+        await until(lambda: is_known(False))
+        is_away = False
+        await until(lambda: is_known(True))
+
+
+async def test_what_a_consumer_has_left_is_not_known_while_it_does_not_exist(
+    sessions: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C48."""
+    monkeypatch.setattr(durable, "PAUSE_SECONDS", 0.02)
+    jetstream = sessions.jetstream()
+
+    async def asked(*_: str) -> ConsumerInfo:
+        raise NotFoundError
+
+    monkeypatch.setattr(jetstream, "consumer_info", asked)
+    CONSUMER_PENDING.labels(KEYS.name).set(7)
+    async with reads(jetstream):
+        await until(lambda: is_known(False))
 
 
 async def test_commands_of_the_database_are_measured(database: Database) -> None:

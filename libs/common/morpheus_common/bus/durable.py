@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -51,6 +52,7 @@ async def read_events(
         try:
             if missing := await missing_topology(jetstream, consumer.service):
                 log.error("events wait for what is missing; run `morpheus apply`", missing=missing)
+                _not_counted(consumer)
                 await asyncio.sleep(PAUSE_SECONDS)
                 continue
             subscription = await jetstream.pull_subscribe_bind(consumer=consumer.name, stream=consumer.stream)
@@ -61,7 +63,13 @@ async def read_events(
                 await subscription.unsubscribe()
         except (NatsError, JetStreamError) as error:
             log.warning("events wait", consumer=consumer.name, problem=type(error).__name__)
+            _not_counted(consumer)
             await asyncio.sleep(PAUSE_SECONDS)
+
+
+def _not_counted(consumer: Consumer) -> None:
+    # an old figure would stand above those of workers that can count
+    CONSUMER_PENDING.labels(consumer.name).set(math.nan)
 
 
 class _Failures:
