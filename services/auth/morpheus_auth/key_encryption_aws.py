@@ -128,7 +128,8 @@ class AwsKeyEncryption:
                 raise _Refused from None
             log.error("KMS refuses", problem=code)
             raise ProviderAway from None
-        except (BotoCoreError, TimeoutError) as error:
+        except (BotoCoreError, OSError) as error:
+            # the latter: too late, or a file that credentials are read from is not there
             log.warning("KMS cannot be asked", problem=type(error).__name__)
             raise ProviderAway from None
 

@@ -124,10 +124,13 @@ async def measure_key_encryption(keyring: Keyring) -> None:
 
 
 async def look_at_key_encryption(keyring: Keyring) -> None:
-    """Ask the provider once; it says itself what is wrong."""
+    """Ask the provider once; it says itself why it is away."""
     try:
         await keyring.check()
     except (ProviderAway, KeyringError):
+        KEY_ENCRYPTION_UP.set(0)
+    except Exception as error:  # noqa: BLE001 - whatever a provider's client makes of an answer: looking on ends no process
+        log.error("the provider of key encryption cannot be looked at", problem=type(error).__name__)
         KEY_ENCRYPTION_UP.set(0)
     else:
         KEY_ENCRYPTION_UP.set(1)

@@ -19,6 +19,7 @@ from morpheus_common.store.mongo import Database, init_documents
 
 from tests.metrics import Moves, shown
 from tests.service.auth.harness import Gateway
+from tests.service.common.waiting import until
 
 
 async def test_logins_are_counted_by_what_came_of_them(gateway: Gateway) -> None:
@@ -82,6 +83,35 @@ async def test_a_provider_of_key_encryption_that_is_away_shows() -> None:
     provider.away = True
     await metrics.look_at_key_encryption(keyring)
     assert shown("morpheus_key_encryption_up") == 0
+
+
+@pytest.mark.parametrize("problem", [FileNotFoundError("/run/token"), KeyError("Arn"), RuntimeError("of its client")])
+async def test_a_provider_that_fails_in_any_way_shows_and_is_looked_at_until_it_is_back(
+    problem: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else every process of auth would end over one file."""
+
+    class Provider(LocalKeyEncryption):
+        problem: Exception | None = None
+
+        async def versions(self) -> list[KekVersion]:
+            if self.problem is not None:
+                raise self.problem
+            return await super().versions()
+
+    async def shows(up: int) -> bool:
+        return shown("morpheus_key_encryption_up") == up and not job.done()
+
+    monkeypatch.setattr(metrics, "MEASURED_EVERY_SECONDS", 0.001)
+    provider = Provider(VersionedSecrets({1: bytes(32)}))
+    job = asyncio.create_task(metrics.measure_key_encryption(Keyring(provider)))
+    await until(lambda: shows(1))
+    provider.problem = problem
+    await until(lambda: shows(0))
+    provider.problem = None
+    await until(lambda: shows(1))
+    job.cancel()
+    await asyncio.gather(job, return_exceptions=True)
 
 
 async def test_who_waits_for_a_hash_is_counted_and_who_is_hashed_is_not() -> None:

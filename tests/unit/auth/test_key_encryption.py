@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+import boto3
 import pytest
 from morpheus_auth.key_encryption import KeyEncryption, KeyringError, LocalKeyEncryption, ProviderAway
 from morpheus_auth.keyring import Keyring, open_keyring
@@ -234,6 +235,22 @@ async def test_a_renewed_vault_token_is_read_from_its_file(tmp_path: Any) -> Non
                 await keys.versions()
             file.write_text("renewed")
             assert await keys.versions()
+
+
+async def test_a_token_file_that_kms_credentials_are_to_come_from_and_that_is_not_there_counts_as_away(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    # boto3 keeps the credentials that other tests gave it
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::111122223333:role/morpheus")
+    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
+    async with fake_kms() as kms, open_keyring(kms_settings(kms)) as keys:
+        with pytest.raises(ProviderAway):
+            await keys.versions()
+        assert not kms.asked
 
 
 @pytest.mark.parametrize("key", ["../../sys/seal", "..", "", "a/b", "morpheus-auth\n"])
