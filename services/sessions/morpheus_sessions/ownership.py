@@ -16,7 +16,7 @@ from morpheus_common.contracts.sessions import SessionState, Slot
 from morpheus_common.logs import get_logger
 from morpheus_common.store.leases import Holder
 from morpheus_common.store.mongo import Database, from_now
-from morpheus_common.store.workers import BEAT_SECONDS, Heartbeat, is_alive
+from morpheus_common.store.workers import Heartbeat, is_alive
 from pymongo import ReturnDocument, UpdateOne
 from pymongo.errors import PyMongoError
 
@@ -289,15 +289,6 @@ class Ownership:
                     mark.owned.used_written_at = mark.noted_at
         finally:
             self._being_written = {}
-
-    async def watch(self) -> None:
-        """Look at the owned sessions with every sign of life, until cancelled."""
-        while True:
-            await asyncio.sleep(BEAT_SECONDS)
-            try:
-                await self.refresh()
-            except PyMongoError as error:
-                log.warning("owned sessions not looked at", problem=type(error).__name__)
 
     async def refresh(self, key_id: str | None = None) -> None:
         """Read the owned sessions again, of one key or all: what is not current any more is not ours to use."""

@@ -1,15 +1,24 @@
 """Letting a session go before it is closed: its worker takes no more prompts and finishes the running one."""
 
+import asyncio
+from typing import Any, Final
+
 from morpheus_common.bus.names import session_changed
+from morpheus_common.logs import get_logger
 from morpheus_common.store.leases import Holder
 from morpheus_common.store.mongo import Database
-from morpheus_common.store.workers import is_alive
+from morpheus_common.store.workers import BEAT_SECONDS, is_alive
 from nats.aio.client import Client
+from pymongo.errors import PyMongoError
 
 from morpheus_sessions.chat import Chat
 from morpheus_sessions.documents import SessionDocument
 from morpheus_sessions.journal import Journal
 from morpheus_sessions.ownership import Ownership
+
+log = get_logger(__name__)
+
+LEFT_COMMENT: Final = "owned and not current"
 
 
 class Release:
@@ -37,16 +46,27 @@ class Release:
         await self._connection.publish(session_changed(fresh.owner.worker, fresh.key_id), b"")
         return False
 
-    async def look_again(self, key_id: str) -> None:
-        """Let go of what is not a key's current session any more: another worker waits for it."""
+    async def watch(self) -> None:
+        """Look at the owned sessions with every sign of life, until cancelled: whom the bus does not reach must not keep one."""
+        while True:
+            await asyncio.sleep(BEAT_SECONDS)
+            try:
+                await self.look_again()
+            except PyMongoError as error:
+                log.warning("owned sessions not looked at", problem=type(error).__name__)
+
+    async def look_again(self, key_id: str | None = None) -> None:
+        """Let go of what is not its key's current session any more, of one key or all: another worker may wait for it."""
         await self._ownership.refresh(key_id)
         holder = self._ownership.holder
-        left = SessionDocument.get_pymongo_collection().find(
-            {"key_id": key_id, "slot": None, "owner.worker": holder.worker, "owner.boot": holder.boot}, {"_id": 1}
-        )
+        # asked of the database: one that a prompt runs in was forgotten earlier, and is let go when that has ended
+        query: dict[str, Any] = {"slot": None, "owner.worker": holder.worker, "owner.boot": holder.boot}
+        if key_id is not None:
+            query["key_id"] = key_id
+        left = SessionDocument.get_pymongo_collection().find(query, {"_id": 1}, comment=LEFT_COMMENT)
         async for document in left:
             session = await self._journal.session(document["_id"])
-            if session is not None:
+            if session is not None and session.slot is None:
                 await self._let_go(session)
 
     async def _let_go(self, session: SessionDocument) -> bool:

@@ -406,7 +406,7 @@ async def serve(settings: SessionsSettings, standing: Standing | None = None) ->
                 catalogue.run(),
                 capital.run(),
                 ownership.write_marks(),
-                ownership.watch(),
+                release.watch(),
                 usage.run(),
                 chat.beat(),
                 chat.release_idle(),

@@ -4,8 +4,10 @@ import asyncio
 from typing import Any
 
 import pytest
+from morpheus_common.bus.names import session_changed
 from morpheus_common.errors import ApiError
 from morpheus_common.ids import uuid7
+from morpheus_sessions.worker import Parts
 
 from tests.service.sessions.house import House, until
 
@@ -117,6 +119,41 @@ async def test_a_close_waits_for_the_running_prompt_and_no_new_one_begins(house:
         assert (await late).code == "session_not_found"
     assert await house.simulator.open_sessions() == []
     assert await house.simulator.prompts() == 1
+
+
+async def test_a_close_needs_no_word_to_the_worker_that_owns_the_session_and_still_waits_for_its_prompt(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bus may be gone for that worker alone, while the database hears from it."""
+    nobodys = session_changed("nobody", "*")
+    # for the owner, which is in this process
+    monkeypatch.setattr("morpheus_common.bus.names.session_changed", lambda *_: nobodys)
+    monkeypatch.setattr("morpheus_sessions.release.BEAT_SECONDS", 0.2)
+    async with house.process("w1"):
+        for key in ("idle", "busy"):
+            await house.gateway.open(key)
+        async with house.worker("w2") as owner:
+            assert (await house.gateway.chat(key="idle", first="w2")).worker == "w2"
+            await house.simulator.arm("chat", "stall", at=2)
+            running = asyncio.create_task(house.gateway.chat("running", key="busy", first="w2"))
+            await until(lambda: house.simulator.struck("chat"))
+            assert {session["owner"]["worker"] for session in await house.sessions()} == {"w2"}
+
+            closing = asyncio.create_task(house.gateway.close("busy", wait=10.0))
+            assert (await house.gateway.close("idle", wait=10.0)).confirmed
+            await until(lambda: is_forgotten(owner, "busy"))
+            await owner.release.look_again()
+            assert (await house.only_session(key_id="busy"))["owner"]["worker"] == "w2"
+            assert not closing.done()
+
+            await house.simulator.disarm()
+            (await running).assert_whole()
+            assert (await closing).confirmed
+    assert await house.simulator.open_sessions() == []
+
+
+async def is_forgotten(owner: Parts, key: str) -> bool:
+    return owner.chat._ownership.owned(key) is None
 
 
 async def test_a_session_that_is_still_opening_is_closed_once_it_is_open(house: House) -> None:

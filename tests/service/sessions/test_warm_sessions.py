@@ -22,6 +22,7 @@ BUSY_MARKS = ("update", "sessions", "busy marks")
 PER_SECOND = {
     BUSY_MARKS: 1 / 0.05,
     ("find", "sessions", "owner refresh"): 1 / 5,
+    ("find", "sessions", "owned and not current"): 1 / 5,
     ("find", "sessions", None): 1 / 15,
     ("aggregate", "sessions", None): 1 / 5,
     ("find", "wallets", None): 1 / 15,
