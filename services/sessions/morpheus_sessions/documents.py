@@ -334,11 +334,15 @@ class IdempotencyDocument(Document):
 
 
 class KeyGuardDocument(Document):
-    """A document per API key that an open and a revocation both write, so that they cannot miss each other."""
+    """A document per API key that an open and a revocation both write, so that they cannot miss each other.
+
+    `unwanted_at`: since when the key is not wanted (database time); also None if that is long ago or was written nowhere.
+    """
 
     id: str  # type: ignore[assignment]  # the key's id
     user_id: str
     wanted: bool = True
+    unwanted_at: datetime | None = None
     changes: int = 0
 
     class Settings:

@@ -32,7 +32,7 @@ from morpheus_sessions.documents import (
     UsageDocument,
     UsageSeriesDocument,
 )
-from morpheus_sessions.journal import Journal
+from morpheus_sessions.journal import UNWANTED, Journal
 
 BATCH = 500
 """Records in one transaction: 20,000 sessions and their operations took longer than a transaction may, 20 s (measured)."""
@@ -69,7 +69,7 @@ class Erasing:
         async def body(tx: AsyncClientSession) -> bool:
             await end_user(user_id, tx)
             await KeyGuardDocument.get_pymongo_collection().update_many(
-                {"user_id": user_id, "wanted": True}, {"$set": {"wanted": False}, "$inc": {"changes": 1}}, session=tx
+                {"user_id": user_id, "wanted": True}, [{"$set": UNWANTED}], session=tx
             )
             return True
 

@@ -213,7 +213,8 @@ def _of_the_deployment(figures: Figures, age: float) -> Iterator[Metric]:
     )
     yield _by(
         "morpheus_invariant_violations",
-        "How often an invariant is broken, as far as records and the last complete passes tell",
+        "How often an invariant is broken, as far as records and the last complete passes tell; I6 from a minute after a "
+        "revocation on",
         ["invariant"],
         figures.violations,
     )

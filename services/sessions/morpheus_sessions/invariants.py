@@ -3,9 +3,9 @@
 They are those of the architecture, by its numbers. Two of them cannot be told from outside while the system runs, and are
 counted where they would break: I4, a frame that reaches another's attempt (`morpheus_frames_refused_total`), and I7, chain
 calls that overlap (`morpheus_chain_call_overlaps`; an overlap that a process's death forces is allowed). Of I6 the part is
-told that is here: no session stays usable for a key that is known to be revoked; how fast a gateway refuses the key is its own
-to count. Of I8 a prompt that began while its session rested is told; one whose worker died before its mark was written is
-counted when the session is taken over (`morpheus_sessions_taken_over_total`).
+told that is here: no session stays usable for longer than `CLOSE_SLACK` after its key was known to be revoked; how fast a
+gateway refuses the key is its own to count. Of I8 a prompt that began while its session rested is told; one whose worker died
+before its mark was written is counted when the session is taken over (`morpheus_sessions_taken_over_total`).
 
 The checkers of the tests (tests/faults, tests/state_machine) write all of this down once more on purpose: they are not to
 inherit a mistake of what they check. What audits look for besides is in doubled.py, for both.
@@ -40,6 +40,8 @@ EVENTS_LOOKED_AT: Final = 500
 CLOSED_LATELY: Final = timedelta(hours=1)
 REST_SLACK: Final = timedelta(seconds=60)
 """A worker counts a rest from its beginning, the database from when it was written: while it was away, that much later."""
+CLOSE_SLACK: Final = timedelta(seconds=60)
+"""A key's end is written first, then the closes of its sessions and of those of its user's other keys, one by one."""
 FOUND: Final = 100
 """So many violations of a kind are counted."""
 
@@ -106,7 +108,7 @@ async def violations(
         "I2": counted.lost + counted.undone,
         "I3": await _doubled(snapshot, APPROVAL) + (await _opened_twice(snapshot) if counted.lost else 0),
         "I5": await _gaps(snapshot) + await _doubled(snapshot, VERSION),
-        "I6": await _usable_though_revoked(snapshot),
+        "I6": await _usable_though_revoked(snapshot, now),
         "I8": counted.restless,
         "I9": await _doubled(snapshot, CHAIN_SESSION),
         "I10": counted.untagged + await _closed_untagged(snapshot, now, wallets, deployment),
@@ -189,7 +191,7 @@ async def _gaps(snapshot: Snapshot) -> int:
     )
 
 
-async def _usable_though_revoked(snapshot: Snapshot) -> int:
+async def _usable_though_revoked(snapshot: Snapshot, now: datetime) -> int:
     guard = {
         "from": KeyGuardDocument.get_collection_name(),
         "localField": "key_id",
@@ -197,9 +199,15 @@ async def _usable_though_revoked(snapshot: Snapshot) -> int:
         "as": "guard",
     }
     usable = [SessionState.ACTIVE.value, SessionState.PARKED.value]
+    # also true if it is not known since when
+    long_unwanted = {"wanted": False, "unwanted_at": {"$not": {"$gt": now - CLOSE_SLACK}}}
     return await snapshot.count(
         SessionDocument,
-        [{"$match": {"state": {"$in": usable}}}, {"$lookup": guard}, {"$match": {"guard.wanted": False}}],
+        [
+            {"$match": {"state": {"$in": usable}}},
+            {"$lookup": guard},
+            {"$match": {"guard": {"$elemMatch": long_unwanted}}},
+        ],
     )
 
 

@@ -68,6 +68,14 @@ IN_HAND = [OperationState.PENDING.value, OperationState.SENT.value, OperationSta
 """States of an operation that somebody has to carry on."""
 _WITHOUT_FACTS = {"facts": 0}
 
+UNWANTED: dict[str, Any] = {
+    "wanted": False,
+    # a repeat is not a later end
+    "unwanted_at": {"$cond": [{"$eq": ["$wanted", False]}, "$unwanted_at", "$$NOW"]},
+    "changes": {"$add": [{"$ifNull": ["$changes", 0]}, 1]},
+}
+"""What is set in a key's guard, by a pipeline, when the key is not wanted any more."""
+
 LOST = "lost"
 """Why a session is parked that its provider or its router does not know any more."""
 SUSPECT = "suspect"
@@ -1150,7 +1158,7 @@ class Journal:
                 return False
             await KeyGuardDocument.get_pymongo_collection().update_one(
                 {"_id": key_id},
-                {"$set": {"wanted": False}, "$inc": {"changes": 1}, "$setOnInsert": {"user_id": user_id}},
+                [{"$set": {"user_id": {"$ifNull": ["$user_id", {"$literal": user_id}]}, **UNWANTED}}],
                 upsert=True,
                 session=session,
             )

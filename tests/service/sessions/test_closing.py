@@ -7,6 +7,9 @@ import pytest
 from morpheus_common.bus.names import session_changed
 from morpheus_common.errors import ApiError
 from morpheus_common.ids import uuid7
+from morpheus_sessions.documents import SessionDocument
+from morpheus_sessions.figures import FiguresReader
+from morpheus_sessions.journal import Journal
 from morpheus_sessions.worker import Parts
 
 from tests.service.sessions.house import House, until
@@ -252,6 +255,50 @@ async def test_a_revocation_that_comes_twice_does_no_harm(house: House) -> None:
         await house.session_is("closed")
 
     assert len(await house.operations(kind="close")) == 1
+
+
+async def test_no_invariant_is_broken_between_the_end_of_a_key_and_the_closes_of_its_sessions(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I6"""
+    reader = FiguresReader(house.database, routers=["r1"], deployment=7)
+    request_close = Journal.request_close
+    seen = []
+
+    async def read_before(self: Journal, session: SessionDocument, reason: str) -> str | None:
+        assert await is_unwanted(house, session.key_id)
+        figures = await reader.read()
+        seen.append((reason, figures.sessions["active"], figures.violations["I6"]))
+        return await request_close(self, session, reason)
+
+    async with house.worker() as parts:
+        for key in ("k1", "k2", "k3"):
+            await house.gateway.open(key)
+        monkeypatch.setattr(Journal, "request_close", read_before)
+        await parts.journal.revoke("k1", "u1")
+        await parts.erasing.close_all("u1")
+
+    assert seen == [("key_revoked", 3, 0), ("account_deleted", 2, 0), ("account_deleted", 1, 0)]
+
+
+async def test_a_key_that_is_revoked_again_is_unwanted_since_the_first_time(house: House) -> None:
+    """I6: what is repeated for ever must not put off for ever that it is told."""
+    guards = house.database["key_guards"]
+    await guards.insert_one({"_id": "long ago", "user_id": "u1", "wanted": False, "changes": 1})
+    async with house.worker() as parts:
+        await house.gateway.open("k1")
+        for key in ("k1", "k1", "long ago", "never used"):
+            await parts.journal.revoke(key, "$u1")
+        first = await guards.find_one({"_id": "k1"})
+        await parts.journal.revoke("k1", "u1")
+        await parts.erasing.close_all("u1")
+
+    assert first is not None
+    changed = {guard["_id"]: guard async for guard in guards.find()}
+    assert changed["k1"] == {**first, "changes": first["changes"] + 1}
+    assert changed["long ago"].get("unwanted_at") is None
+    assert changed["never used"]["user_id"] == "$u1"
+    assert changed["never used"]["unwanted_at"] >= first["unwanted_at"]
 
 
 async def all_closed(house: House, key: str) -> bool:

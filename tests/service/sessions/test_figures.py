@@ -238,7 +238,12 @@ async def event_told_twice(database: Database, _: datetime) -> None:
     await database["outbox"].insert_one({**event_records(session)[1], "_id": uuid7()})
 
 
-async def usable_though_revoked(database: Database, _: datetime) -> None:
+async def usable_though_revoked(database: Database, at: datetime) -> None:
+    ended = {"wanted": False, "unwanted_at": at - timedelta(minutes=2)}
+    await database["key_guards"].insert_one({"_id": "k1", "user_id": "u1", "changes": 1, **ended})
+
+
+async def usable_though_revoked_long_ago(database: Database, _: datetime) -> None:
     await database["key_guards"].insert_one({"_id": "k1", "user_id": "u1", "wanted": False, "changes": 1})
 
 
@@ -274,6 +279,7 @@ PLANTS: list[tuple[str, Callable[[Database, datetime], Awaitable[None]]]] = [
     ("I5", changed_without_an_event),
     ("I5", event_told_twice),
     ("I6", usable_though_revoked),
+    ("I6", usable_though_revoked_long_ago),
     ("I8", prompted_while_it_rests),
     ("I9", in_two_records),
     ("I10", live_without_our_tag),
