@@ -39,8 +39,8 @@ class NatsAccount:
 
 
 @contextmanager
-def running(command: Command) -> Iterator[None]:
-    """Run a server while the block runs. It outlives event loops, which asyncio's own processes do not."""
+def running(command: Command) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a server while the block runs. Its process outlives event loops, which asyncio's own processes do not."""
     with command.log.open("ab") as log:
         process = subprocess.Popen(
             command.argv,
@@ -50,7 +50,7 @@ def running(command: Command) -> Iterator[None]:
             preexec_fn=die_with(os.getpid()),  # noqa: PLW1509 - it calls prctl and takes no lock
         )
     try:
-        yield
+        yield process
     finally:
         process.terminate()
         try:

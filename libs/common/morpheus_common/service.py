@@ -13,7 +13,7 @@ from faststream.nats.subscriber.usecases.core_subscriber import ConcurrentCoreSu
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
-from morpheus_common.bus.connection import round_trip
+from morpheus_common.bus.connection import CLOSE_SECONDS, abort, round_trip
 from morpheus_common.logs import configure_logs, get_logger
 from morpheus_common.metrics import show
 from morpheus_common.private_port import private_port
@@ -121,11 +121,26 @@ async def stop_broker(broker: NatsBroker, *, seconds: float = 30.0) -> None:
     """Leave the queue groups, finish what was received, close the connection; also while the bus is away."""
     await leave_queue_groups(broker, seconds=seconds)
     connection = broker.connection
+    problem = await _problem(broker.stop(), seconds=seconds + CLOSE_SECONDS)
+    if problem is not None:
+        log.warning("bus connection not closed in order", problem=problem)
+        await _problem(connection.close(), seconds=2 * CLOSE_SECONDS)
+        abort(connection)
+
+
+async def _problem(work: Coroutine[Any, Any, None], *, seconds: float) -> str | None:
+    """Return why the end of a connection was not in order. A task of its own, because nats-py swallows cancellations."""
+    task = asyncio.create_task(work)
     try:
-        await broker.stop()
-    except NatsError as error:
-        log.warning("bus connection not closed in order", problem=type(error).__name__)
-        await connection.close()
+        await asyncio.wait({task}, timeout=seconds)
+        if not task.done():
+            return "TimeoutError"
+        await task
+    except (NatsError, OSError) as error:
+        return type(error).__name__
+    finally:
+        task.cancel()
+    return None
 
 
 Start = Callable[[Standing], AbstractAsyncContextManager[Any]]
