@@ -180,8 +180,10 @@ async def test_a_database_that_is_nowhere_shows_as_errors() -> None:
     client, moves = connect(settings, "test"), Moves()
     assert not await is_reachable(database_of(client, "any"))
     assert moves.of("morpheus_database_errors_total", command="ping") == 1
-    await client.close()
     with warnings.catch_warnings():
         # PyMongo leaves the socket of an attempt that is cancelled to the garbage collector
         warnings.simplefilter("ignore", ResourceWarning)
+        await client.close()
+        if left := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(left, timeout=5)
         gc.collect()
