@@ -31,6 +31,7 @@ PER_SECOND = {
     ("update", "workers", None): 1 / 5,
     ("findAndModify", "leases", None): 2 * 3 / 15,
     ("find", "outbox", None): 1 / 0.25 + 1,
+    ("aggregate", "outbox", None): 1 / 5,
     ("find", "operations", None): 2 / 0.25,
     ("aggregate", "operations", None): 1 / 0.25,
     ("ping", None, None): 1,
