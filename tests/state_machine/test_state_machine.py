@@ -4,6 +4,7 @@ A failure prints its rules and `@reproduce_failure(…, b'…')`: what stands in
 `python -m tests.state_machine --blob …`.
 """
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
@@ -14,6 +15,8 @@ EXAMPLES = 40
 RULES = 30
 
 
+# a minute by itself; beside all other tests it gets little of the processor
+@pytest.mark.timeout(400)
 def test_no_interleaving_loses_doubles_or_forgets_a_stake(stage: House) -> None:
     class Bound(Machine):
         house = stage

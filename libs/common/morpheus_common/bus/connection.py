@@ -54,11 +54,11 @@ class PromptTransport(TcpTransport):
 
     def write(self, payload: bytes) -> None:
         self._require_open()
-        super().write(payload)  # type: ignore[no-untyped-call]
+        super().write(payload)  # type: ignore[no-untyped-call]  # nats-py does not say
 
     def writelines(self, payload: list[bytes]) -> None:
         self._require_open()
-        super().writelines(payload)  # type: ignore[no-untyped-call]
+        super().writelines(payload)  # type: ignore[no-untyped-call]  # nats-py does not say
 
     def _require_open(self) -> None:
         # uvloop raises RuntimeError, which nats-py does not take for a broken connection: it stopped reconnecting for good
@@ -69,7 +69,7 @@ class PromptTransport(TcpTransport):
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 # a cancelled wait would cancel the stream's only future, and everybody who waits after that
-                await asyncio.shield(super().wait_closed())  # type: ignore[no-untyped-call]
+                await asyncio.shield(super().wait_closed())  # type: ignore[no-untyped-call]  # nats-py does not say
         except TimeoutError:
             self.abort()
 
@@ -80,7 +80,7 @@ class PromptTransport(TcpTransport):
 
 
 # `Client` makes its own transport, by this name
-nats.aio.client.TcpTransport = PromptTransport  # type: ignore[attr-defined]
+nats.aio.client.TcpTransport = PromptTransport  # type: ignore[attr-defined]  # imported there, and not exported
 
 
 async def _log_error(error: Exception) -> None:
