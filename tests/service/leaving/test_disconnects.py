@@ -178,12 +178,15 @@ async def test_clients_that_leave_at_any_place_leave_nothing_behind(relay: BothE
                 # what is made once
                 await leave(relay, stream)
         assert await relay.comes_to({"tasks": 10_000}) == {}
+        await until(lambda: not len(relay.worker.usage))
         before, held = {"tasks": relay.held()["tasks"]}, in_our_code()
         for place, leave in PLACES.items():
             for mode, stream in MODES.items():
                 for _ in range(TIMES // AT_ONCE):
                     await leave(relay, stream)
                 assert (place, mode, await relay.comes_to(before)) == (place, mode, {})
+        # what was used is held until the database has it, a kilobyte each
+        await until(lambda: not len(relay.worker.usage))
         grown = in_our_code() - held
     finally:
         tracemalloc.stop()
