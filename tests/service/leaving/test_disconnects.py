@@ -22,6 +22,8 @@ TIMES = int(os.environ.get("DISCONNECTS", "10"))
 AT_ONCE = min(TIMES, 25)
 BYTES_EACH = 1_024
 """What a prompt that was left may cost in memory: what the allocator does not give back, no more."""
+ONCE_BYTES = 64 * 1_024
+"""What is made once, at whatever moment: on a busy machine it may be after the first look."""
 PATIENCE = 20.0
 MODEL = "llama-3.3-70b"
 
@@ -190,7 +192,7 @@ async def test_clients_that_leave_at_any_place_leave_nothing_behind(relay: BothE
         grown = in_our_code() - held
     finally:
         tracemalloc.stop()
-    assert grown < len(PLACES) * len(MODES) * TIMES * BYTES_EACH
+    assert grown < ONCE_BYTES + len(PLACES) * len(MODES) * TIMES * BYTES_EACH
     assert not [owned for owned in relay.worker.chat._ownership.all() if owned.rest_left() > 0]
     assert (await relay.sessions.simulator.state())["max_unfinished_prompts_of_a_session"] == 1
 
