@@ -108,12 +108,12 @@ class Health:
         pongs = await asyncio.gather(*(_ping(rpc, service) for service in PING))
         services = dict(zip(PING, pongs, strict=True))
         sessions = services[User.SESSIONS]
-        without = [service for service, pong in services.items() if _DATABASE in pong.lacks]
+        without = {service for service, pong in services.items() if _DATABASE in pong.lacks}
         self._looked_at = began
         self._components = {
             # a service that does not answer is named itself; it says nothing of the database
             _DATABASE: Component(
-                any(pong.state.healthy for pong in pongs) and not set(without) & set(_NEEDED),
+                any(pong.state.healthy for pong in pongs) and without.isdisjoint(_NEEDED),
                 in_part=bool(without) or any(pong.state.in_part for pong in pongs),
             ),
             "bus": _bus(connection, pongs),
